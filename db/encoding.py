@@ -1,0 +1,57 @@
+"""Records to the values of a row, and back. Knows nothing of transactions."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+from db.records import Entry, ImageRow, ImageState, Run, UnitDraft
+
+IMAGE_FIELDS = tuple(field.name for field in fields(ImageRow))
+_STATE = IMAGE_FIELDS.index("state")
+
+
+def draft_values(run: Run, draft: UnitDraft) -> dict[str, Any]:
+    """A unit's row, except for what the database fills in."""
+    return {
+        "run_id": run.id,
+        "number": draft.number,
+        "priority": run.priority,
+        "entries": entries_to_text(draft.entries),
+    }
+
+
+def entries_to_text(entries: Sequence[Entry]) -> str:
+    """Compact JSON: a list of `[row, key, version, label]`."""
+    rows = [(e.row, e.key, e.version, e.label) for e in entries]
+    return json.dumps(rows, separators=(",", ":"))
+
+
+def entries_from_text(text: str) -> tuple[Entry, ...]:
+    """The inverse of `entries_to_text`."""
+    return tuple(Entry(row, key, version, label) for row, key, version, label in json.loads(text))
+
+
+def image_values(row: ImageRow) -> dict[str, Any]:
+    """A row of the images' table. NaN becomes None: SQLite cannot hold it, PostgreSQL sorts it last."""
+    return {name: _none_if_nan(getattr(row, name)) for name in IMAGE_FIELDS}
+
+
+def image_from_row(row: Sequence[Any]) -> ImageRow:
+    """The record of a row that was selected in the order of `IMAGE_FIELDS`."""
+    values = list(row)
+    values[_STATE] = ImageState(values[_STATE])
+    return ImageRow(*values)
+
+
+def run_from_row(row: Any) -> Run:
+    """The record of a row of the runs' table."""
+    values = dict(row._mapping)
+    for name in ("created_at", "submitted_at"):
+        values[name] = datetime.fromtimestamp(values[name], UTC)
+    return Run(**values)
+
+
+def _none_if_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,47 @@
+"""The root of the error tree, and what storage can raise.
+
+The class decides what happens to a unit of work: `Retryable` is tried again later, `Permanent` is recorded and left.
+
+    AttribatchError
+    ├── Retryable            try the same thing again, later
+    │   └── StoreUnavailable
+    ├── Permanent            trying again changes nothing
+    │   ├── ObjectMissing
+    │   └── IndexOutdated
+    └── UsageError           the request itself is wrong: said to whoever asked, before any unit starts
+        └── NotFound
+
+`pipeline.errors` adds the leaves that only the pipeline knows.
+"""
+
+
+class AttribatchError(Exception):
+    """Whatever attribatch raises on purpose. The message names the culprit and the remedy."""
+
+
+class Retryable(AttribatchError):
+    """A passing condition: the unit goes back and is tried again, a bounded number of times."""
+
+
+class Permanent(AttribatchError):
+    """A lasting condition: recorded as the reason, never tried again on its own."""
+
+
+class UsageError(AttribatchError):
+    """The request is wrong. Raised before anything is stored."""
+
+
+class StoreUnavailable(Retryable):
+    """Object storage did not take or give an object this time."""
+
+
+class ObjectMissing(Permanent):
+    """An object that the index names is not in storage; `attribatch repair` re-queues its unit."""
+
+
+class IndexOutdated(Permanent):
+    """The database holds a newer schema than this version of attribatch knows."""
+
+
+class NotFound(UsageError):
+    """No run, image or object by that name."""

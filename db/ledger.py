@@ -1,0 +1,338 @@
+"""Every state transition of units and runs, each one transaction, by the database's clock only.
+
+A unit goes `pending -> leased -> done | failed`, or `cancelled`. A claim hands out a token; whatever is said
+of the unit later counts only where that token still stands. Knows nothing of what a unit computes, nor of
+messages.
+
+An image that kills its process is found by counting: its row is noted before it is computed with care. After
+`DEATHS` deaths it is condemned; the engine leaves it out, and its unit is granted `DEATHS` more attempts.
+
+Every method raises `StoreUnavailable` where the database does not answer; nothing is written then.
+"""
+
+import secrets
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Engine,
+    Select,
+    and_,
+    case,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from db.encoding import draft_values, entries_from_text, image_values, run_from_row
+from db.records import ImageRow, ImageState, Run, Unit, UnitDraft, UnitState
+from db.session import reading, writing
+from db.tables import WAITING, images, now, runs, suspects, units
+
+DEATHS = 3  # of a process while it computed one row with care: then the row is condemned
+INSERT_BATCH = 200  # units per statement: bounds the producer's memory
+
+_UNLEASED: dict[str, Any] = {"token": None, "lease_until": None}
+_PENDING = _UNLEASED | {"state": UnitState.PENDING, "not_before": 0.0, "enqueued_at": None}
+_REARMED = _PENDING | {"attempt": 0, "error": None, "images_done": 0, "images_failed": 0}
+_WORN_OUT = " stopped answering while it held this unit, and no attempt is left; see its log, then retry"
+
+
+class Ledger:
+    """The only writer of the index.
+
+    Args:
+        engine: from `db.session.open_engine`, migrated.
+        lease_seconds: how long a claim lasts unless renewed.
+        max_attempts: claims after which a unit is failed for good; condemned rows grant more.
+    """
+
+    def __init__(self, engine: Engine, *, lease_seconds: float = 60.0, max_attempts: int = 5) -> None:
+        self._engine = engine
+        self._lease_seconds = lease_seconds
+        self._max_attempts = max_attempts
+        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        write = self._insert(images)
+        figures = {c.name: write.excluded[c.name] for c in images.c if not c.primary_key}
+        self._upsert = write.on_conflict_do_update(index_elements=["run_id", "row"], set_=figures)
+
+    # ---- what producers say
+
+    def submit(self, run: Run, drafts: Iterable[UnitDraft]) -> Run:
+        """Store a run and its units, or arm the one that has its id already, and return what is stored.
+
+        Submitting again duplicates nothing: it makes the run the latest, takes over the priority and (if
+        given) the name, and re-arms cancelled units. The stored unit size stands, and `drafts` is not read
+        then. Two producers may submit the same run at once. At most `INSERT_BATCH` drafts are held at a time.
+        """
+        with writing(self._engine) as connection:
+            fresh = self._insert(runs).values(_new_run(run)).on_conflict_do_nothing(index_elements=["id"])
+            if connection.execute(fresh.returning(runs.c.id)).scalar() is None:
+                _resubmit(connection, run)
+            else:
+                remaining = iter(drafts)
+                insert = units.insert().values(created_at=now(), changed_at=now())
+                while batch := [draft_values(run, draft) for draft in islice(remaining, INSERT_BATCH)]:
+                    connection.execute(insert, batch)
+            return run_from_row(connection.execute(select(runs).where(runs.c.id == run.id)).one())
+
+    def cancel(self, run_id: str) -> int:
+        """Stop what waits or is computed: who holds a unit finds it gone on renewal. Units cancelled."""
+        stopped = update(units).where(units.c.run_id == run_id, WAITING)
+        return self._count(stopped.values(_UNLEASED | {"state": UnitState.CANCELLED, "changed_at": now()}))
+
+    def retry(self, run_id: str) -> int:
+        """Give failed and cancelled units all their attempts again. Units re-armed."""
+        over = and_(units.c.run_id == run_id, units.c.state.in_([UnitState.FAILED, UnitState.CANCELLED]))
+        with writing(self._engine) as connection:
+            connection.execute(delete(suspects).where(suspects.c.unit_id.in_(select(units.c.id).where(over))))
+            return _rowcount(connection.execute(update(units).where(over).values(_REARMED | {"changed_at": now()})))
+
+    # ---- what workers say
+
+    def claim(self, worker: str, *, run_id: str | None = None, unit_id: int | None = None) -> Unit | None:
+        """Lease the most urgent unit: pending and due, or its lease has run out; None where there is none.
+
+        Larger priorities go first, then older units. The attempt is counted now, before anything is computed.
+
+        Args:
+            worker: who asks, unique per process: `release_owned_by` finds its leases by it.
+            run_id: of this run only.
+            unit_id: this unit only.
+        """
+        # One CASE and no "pending or leased": for that PostgreSQL gathers and sorts all that waits, 40 ms a claim.
+        pending = units.c.state == UnitState.PENDING
+        free_at = case((pending, units.c.not_before), else_=units.c.lease_until)
+        left = or_(pending, units.c.attempt < self._allowed())
+        candidates = select(units.c.id).where(WAITING, free_at <= now(), left)
+        if run_id is not None:
+            candidates = candidates.where(units.c.run_id == run_id)
+        if unit_id is not None:
+            candidates = candidates.where(units.c.id == unit_id)
+        leased = {
+            "state": UnitState.LEASED,
+            "token": secrets.token_hex(16),
+            "worker": worker,
+            "lease_until": now() + self._lease_seconds,
+            "attempt": units.c.attempt + 1,
+            "changed_at": now(),
+        }
+        columns = (units.c[name] for name in ("id", "run_id", "number", "entries", "token", "attempt"))
+        first = _most_urgent(candidates, 1).scalar_subquery()
+        with writing(self._engine) as connection:
+            row = connection.execute(
+                update(units).where(units.c.id == first).values(leased).returning(*columns)
+            ).first()
+        if row is None:
+            return None
+        return Unit(row.id, row.run_id, row.number, entries_from_text(row.entries), row.token, row.attempt)
+
+    def renew(self, unit: Unit) -> bool:
+        """Extend the lease from now on. False: the unit is lost, stop computing it."""
+        return self._say(unit, {"lease_until": now() + self._lease_seconds})
+
+    def complete(self, unit: Unit, rows: Sequence[ImageRow]) -> bool:
+        """Write the rows and mark the unit done. False: fenced off, nothing was written.
+
+        Saying so twice is fine: where the first answer was lost on the way, the second is True as well.
+        """
+        done = update(units).where(_held(unit)).values(_done(rows))
+        with writing(self._engine) as connection:
+            if connection.execute(done).rowcount == 0:
+                mine = (units.c.id == unit.id, units.c.token == unit.token, units.c.state == UnitState.DONE)
+                return connection.execute(select(units.c.id).where(*mine)).first() is not None
+            self._write(connection, rows)
+            connection.execute(delete(suspects).where(suspects.c.unit_id == unit.id))
+            return True
+
+    def release(self, unit: Unit) -> bool:
+        """Hand the unit back at once, as if it had not been claimed. False: it was lost already."""
+        return self._say(unit, _PENDING | {"attempt": units.c.attempt - 1, "changed_at": now()})
+
+    def fail(self, unit: Unit, error: str, *, retry_in: float | None) -> bool:
+        """Record an error, and try again in `retry_in` seconds if attempts are left. False: unit lost.
+
+        Args:
+            unit: the claim.
+            error: what status shows; name the culprit.
+            retry_in: None where trying again changes nothing.
+        """
+        over: ColumnElement[bool] = literal(True) if retry_in is None else units.c.attempt >= self._allowed()
+        values = _PENDING | self._back_or_failed(over) | {"error": error, "not_before": now() + (retry_in or 0.0)}
+        return self._say(unit, values)
+
+    def note_row(self, unit: Unit, row: int) -> bool:
+        """Count one death of this row, before it is computed with care. False: the unit was lost."""
+        with writing(self._engine) as connection:
+            if connection.execute(select(units.c.id).where(_held(unit))).first() is None:
+                return False
+            note = self._insert(suspects).values(unit_id=unit.id, row=row, deaths=1)
+            more = {"deaths": suspects.c.deaths + 1}
+            connection.execute(note.on_conflict_do_update(index_elements=["unit_id", "row"], set_=more))
+            return True
+
+    def clear_row(self, unit: Unit, row: int) -> None:
+        """Forget the deaths of a row that was computed and survived."""
+        held = select(units.c.id).where(_held(unit)).scalar_subquery()
+        self._count(delete(suspects).where(suspects.c.unit_id == held, suspects.c.row == row))
+
+    def suspects(self, unit: Unit) -> dict[int, int]:
+        """Deaths by row. Rows with `DEATHS` or more are condemned."""
+        with reading(self._engine) as connection:
+            query = select(suspects.c.row, suspects.c.deaths).where(suspects.c.unit_id == unit.id)
+            return {found.row: found.deaths for found in connection.execute(query)}
+
+    # ---- what the sweep says
+
+    def sweep(self) -> int:
+        """Take units from silent workers: pending again, or failed when attempts are used up. Units taken."""
+        return self._take(units.c.lease_until < now())
+
+    def release_owned_by(self, workers: Collection[str]) -> int:
+        """The same at once, for workers that the caller knows to be dead. Units taken."""
+        return self._take(units.c.worker.in_(list(workers))) if workers else 0
+
+    def lease_owners(self) -> list[str]:
+        """The workers that hold a lease, run out or not, in order of their names."""
+        owners = select(units.c.worker).where(WAITING, units.c.state == UnitState.LEASED).distinct()
+        with reading(self._engine) as connection:
+            return sorted(connection.execute(owners).scalars())
+
+    def unsent(self, limit: int, *, resend_seconds: float = 300.0) -> list[int]:
+        """Mark due units that nobody was told of as sent, and return their ids, the most urgent first.
+
+        Args:
+            limit: at most so many.
+            resend_seconds: units that still wait so long after they were sent are sent again: the message is
+                lost, or the queue is long and a second message does no harm.
+        """
+        silent = or_(units.c.enqueued_at.is_(None), units.c.enqueued_at < now() - resend_seconds)
+        pending = and_(WAITING, units.c.state == UnitState.PENDING, units.c.not_before <= now())
+        chosen = _most_urgent(select(units.c.id).where(pending, silent), limit).cte("chosen")
+        mark = update(units).where(units.c.id.in_(select(chosen.c.id))).values(enqueued_at=now())
+        with writing(self._engine) as connection:
+            marked = connection.execute(mark.returning(units.c.id, units.c.priority)).all()
+        return [row.id for row in sorted(marked, key=lambda row: (-row.priority, row.id))]
+
+    # ---- what repair says
+
+    def adopt(self, run_id: str, number: int, rows: Sequence[ImageRow]) -> bool:
+        """Mark a unit done from its sidecar's rows, whoever holds it. False: the run has no such unit."""
+        with writing(self._engine) as connection:
+            where = (units.c.run_id == run_id, units.c.number == number)
+            unit_id = connection.execute(
+                update(units).where(*where).values(_done(rows) | {"token": None}).returning(units.c.id)
+            ).scalar()
+            if unit_id is None:
+                return False
+            self._write(connection, rows)
+            connection.execute(delete(suspects).where(suspects.c.unit_id == unit_id))
+            return True
+
+    def requeue(self, run_id: str, number: int) -> bool:
+        """Put a done unit back to pending and remove its rows. False: no such unit, or it is not done."""
+        where = (units.c.run_id == run_id, units.c.number == number, units.c.state == UnitState.DONE)
+        with writing(self._engine) as connection:
+            again = update(units).where(*where).values(_REARMED | {"changed_at": now()}).returning(units.c.entries)
+            text = connection.execute(again).scalar()
+            if text is None:
+                return False
+            rows = [entry.row for entry in entries_from_text(text)]
+            for start in range(0, len(rows), 1000):  # databases bound the number of parameters
+                some = images.c.row.in_(rows[start : start + 1000])
+                connection.execute(delete(images).where(images.c.run_id == run_id, some))
+            return True
+
+    # ---- how it is said
+
+    def _allowed(self) -> ColumnElement[int]:
+        condemned = select(func.count()).where(suspects.c.unit_id == units.c.id, suspects.c.deaths >= DEATHS)
+        return self._max_attempts + DEATHS * condemned.correlate(units).scalar_subquery()
+
+    def _back_or_failed(self, over: ColumnElement[bool]) -> dict[str, Any]:
+        return {
+            "state": case((over, UnitState.FAILED.value), else_=UnitState.PENDING.value),
+            "changed_at": now(),
+        }
+
+    def _take(self, which: ColumnElement[bool]) -> int:
+        # Units that another process changes right now are left to it: two sweeps never wait for each other.
+        gone = select(units.c.id).where(WAITING, units.c.state == UnitState.LEASED, which)
+        over = units.c.attempt >= self._allowed()
+        error = case((over, func.coalesce(units.c.worker, "a worker") + _WORN_OUT), else_=units.c.error)
+        values = _PENDING | self._back_or_failed(over) | {"error": error}
+        taken = units.c.id.in_(gone.with_for_update(skip_locked=True))
+        return self._count(update(units).where(taken).values(values))
+
+    def _say(self, unit: Unit, values: dict[str, Any]) -> bool:
+        return self._count(update(units).where(_held(unit)).values(values)) == 1
+
+    def _count(self, statement: Any) -> int:
+        with writing(self._engine) as connection:
+            return _rowcount(connection.execute(statement))
+
+    def _write(self, connection: Connection, rows: Sequence[ImageRow]) -> None:
+        if rows:
+            connection.execute(self._upsert, [image_values(row) for row in rows])
+
+
+def _new_run(run: Run) -> dict[str, Any]:
+    columns = (
+        "id",
+        "name",
+        "spec",
+        "spec_key",
+        "source",
+        "manifest_digest",
+        "image_count",
+        "unit_size",
+        "priority",
+    )
+    return {name: getattr(run, name) for name in columns} | {
+        "created_at": now(),
+        "submitted_at": _after_all(),
+    }
+
+
+def _resubmit(connection: Connection, run: Run) -> None:
+    values = {"submitted_at": _after_all(), "priority": run.priority}
+    if run.name is not None:
+        values["name"] = run.name
+    connection.execute(update(runs).where(runs.c.id == run.id).values(values))
+    of_run = units.c.run_id == run.id
+    cancelled = and_(of_run, units.c.state == UnitState.CANCELLED)
+    connection.execute(update(units).where(cancelled).values(_REARMED | {"changed_at": now()}))
+    connection.execute(update(units).where(of_run, units.c.priority != run.priority).values(priority=run.priority))
+
+
+def _after_all() -> ColumnElement[float]:
+    # The last submission is the latest even within one tick of SQLite's clock, which shows milliseconds.
+    latest = func.coalesce(select(func.max(runs.c.submitted_at)).scalar_subquery(), 0.0) + 1e-6
+    return case((latest > now(), latest), else_=now())
+
+
+def _done(rows: Sequence[ImageRow]) -> dict[str, Any]:
+    failed = sum(row.state is ImageState.FAILED for row in rows)
+    counts = {"images_done": len(rows) - failed, "images_failed": failed}
+    return counts | {"state": UnitState.DONE, "lease_until": None, "error": None, "changed_at": now()}
+
+
+def _held(unit: Unit) -> ColumnElement[bool]:
+    return and_(units.c.id == unit.id, units.c.token == unit.token, units.c.state == UnitState.LEASED)
+
+
+def _most_urgent(candidates: Select[Any], limit: int) -> Select[Any]:
+    ordered = candidates.order_by(units.c.priority.desc(), units.c.id).limit(limit)
+    return ordered.with_for_update(skip_locked=True)
+
+
+def _rowcount(result: CursorResult[Any]) -> int:
+    return result.rowcount

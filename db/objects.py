@@ -1,0 +1,382 @@
+"""Object storage: bytes under keys, in a folder or in S3. Knows nothing of what the bytes mean.
+
+`put_once` never shows half an object and never replaces one: of many writers of a key, exactly one is told
+True. In a folder that is a temporary file, fsync and link; in S3 `If-None-Match: *`. A False may also be
+one's own earlier write whose answer was lost (17 of 60 in a trial on a cut line): compare before crying foul.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from db.errors import ObjectMissing, StoreUnavailable, UsageError
+
+INCOMING = ".incoming"  # folder of temporary files: on the same file system, and never listed
+LEFTOVER_SECONDS = 24 * 3600  # a temporary file so old was left by a crash
+CONFLICT_TRIES = 5
+READ_TRIES = 3  # botocore retries requests, but not a body that is cut short
+
+
+class Objects(ABC):
+    """What attribatch needs of a store. Keys are '/'-separated, relative, without empty, '.' or '..' parts.
+
+    Every method raises `UsageError` for another key, and `StoreUnavailable` where the store does not answer,
+    is full or refuses.
+    """
+
+    url: str  # for humans, and for `open_objects`
+
+    @abstractmethod
+    def get(self, key: str, start: int | None = None, length: int | None = None) -> bytes:
+        """The object's bytes, or those of a range; what lies past its end is left out.
+
+        Args:
+            key: which object.
+            start: of the range, in bytes; negative counts from the end (then `length` must be None).
+            length: of the range; None is up to the end.
+
+        Raises:
+            ObjectMissing: there is none.
+        """
+
+    @abstractmethod
+    def put_once(self, key: str, data: bytes) -> bool:
+        """Store an object unless there is one. False: there is one, and it is as it was."""
+
+    @abstractmethod
+    def put(self, key: str, data: bytes) -> None:
+        """Store an object, in place of the one that may be there. Readers see either one, whole."""
+
+    @abstractmethod
+    def size(self, key: str) -> int:
+        """Length in bytes.
+
+        Raises:
+            ObjectMissing: there is none.
+        """
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Keys that begin with a prefix (not only whole parts), sorted by their bytes."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            self.size(key)
+        except ObjectMissing:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def open_objects(url: str, *, s3_endpoint_url: str | None = None) -> Objects:
+    """The store at `file:///path` or `s3://bucket/prefix`. Nothing is read or made yet.
+
+    Args:
+        url: where.
+        s3_endpoint_url: of an S3 that is not Amazon's. Credentials come from where boto3 looks for them.
+
+    Raises:
+        UsageError: the URL is of another kind.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
+        return Folder(Path(unquote(parts.path)))
+    if parts.scheme == "s3" and parts.netloc:
+        return S3(parts.netloc, parts.path.strip("/"), endpoint_url=s3_endpoint_url)
+    raise UsageError(f"{url!r} is no object storage; write file:///path/to/folder or s3://bucket/prefix")
+
+
+class Folder(Objects):
+    """Objects as files below a folder, durable once a put returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._root = path.absolute()
+        self.url = self._root.as_uri()
+        self._swept = False
+
+    def get(self, key: str, start: int | None = None, length: int | None = None) -> bytes:
+        """See `Objects.get`."""
+        _check_range(start, length)
+        path = self._path(key)
+        with self._translated(path), self._missing(key), path.open("rb") as file:
+            if start is not None and start < 0:
+                file.seek(max(0, file.seek(0, os.SEEK_END) + start))
+            elif start:
+                file.seek(start)
+            return file.read() if length is None else file.read(length)
+
+    def put_once(self, key: str, data: bytes) -> bool:
+        """See `Objects.put_once`."""
+        path = self._path(key)
+        with self._translated(path), self._written(data) as temporary:
+            _make_durably(path.parent)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            _sync(path.parent)
+            return True
+
+    def put(self, key: str, data: bytes) -> None:
+        """See `Objects.put`."""
+        path = self._path(key)
+        with self._translated(path), self._written(data) as temporary:
+            _make_durably(path.parent)
+            temporary.replace(path)
+            _sync(path.parent)
+
+    def size(self, key: str) -> int:
+        """See `Objects.size`."""
+        path = self._path(key)
+        with self._translated(path), self._missing(key):
+            found = path.stat()
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError
+            return found.st_size
+
+    def delete(self, key: str) -> None:
+        """See `Objects.delete`."""
+        path = self._path(key)
+        with self._translated(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+            _sync(path.parent)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """See `Objects.list`."""
+        above = prefix.rpartition("/")[0]
+        top = self._path(above) if above else self._root
+        with self._translated(top):
+            for key in _walk(top, f"{above}/" if above else ""):
+                if key.startswith(prefix):
+                    yield key
+
+    def _path(self, key: str) -> Path:
+        check_key(key)
+        return self._root / key
+
+    @contextlib.contextmanager
+    def _written(self, data: bytes) -> Iterator[Path]:
+        """A temporary file with these bytes, on disk; removed at the end unless it was renamed."""
+        folder = self._root / INCOMING
+        _make_durably(folder)
+        if not self._swept:
+            self._swept = True
+            _remove_leftovers(folder)
+        temporary = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _missing(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise _no_object(key, self.url) from None
+
+    @contextlib.contextmanager
+    def _translated(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = " (the file system must allow hard links)" if error.errno == errno.EPERM else ""
+            reason = error.strerror or str(error)
+            raise StoreUnavailable(f"{path} cannot be read or written: {reason}{hint}") from error
+
+
+class S3(Objects):
+    """Objects in a bucket, below a prefix. Threads may share it, and it may be carried across a fork."""
+
+    def __init__(self, bucket: str, prefix: str = "", *, endpoint_url: str | None = None) -> None:
+        if prefix:
+            check_key(prefix)
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._endpoint_url = endpoint_url
+        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._clients: dict[int, Any] = {}  # by process: connections must not be shared across a fork
+
+    def get(self, key: str, start: int | None = None, length: int | None = None) -> bytes:
+        """See `Objects.get`."""
+        _check_range(start, length)
+        if length == 0:
+            return b""
+        whole = start is None and length is None
+        bounds = {} if whole else {"Range": _range_header(start or 0, length)}
+        for left in reversed(range(READ_TRIES)):
+            try:
+                return self._get(key, bounds)
+            except StoreUnavailable:
+                if not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def put_once(self, key: str, data: bytes) -> bool:
+        """See `Objects.put_once`."""
+        for left in reversed(range(CONFLICT_TRIES)):
+            with self._client(key) as (client, place):
+                try:
+                    client.put_object(**place, Body=data, IfNoneMatch="*")
+                    return True
+                except client.exceptions.ClientError as error:
+                    if _status(error) == 412:  # there is one
+                        return False
+                    if _status(error) != 409 or not left:  # 409: another write of this key is under way
+                        raise
+            time.sleep(0.1)
+        raise AssertionError("the last try returns or raises")
+
+    def put(self, key: str, data: bytes) -> None:
+        """See `Objects.put`."""
+        with self._client(key) as (client, place):
+            client.put_object(**place, Body=data)
+
+    def size(self, key: str) -> int:
+        """See `Objects.size`."""
+        with self._client(key) as (client, place):
+            length: int = client.head_object(**place)["ContentLength"]
+            return length
+
+    def delete(self, key: str) -> None:
+        """See `Objects.delete`."""
+        with self._client(key) as (client, place):
+            client.delete_object(**place)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """See `Objects.list`."""
+        keys = []
+        with self._client("x") as (client, _):
+            paginator = client.get_paginator("list_objects_v2")
+            for page in paginator.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
+                keys += [found["Key"].removeprefix(self._prefix) for found in page.get("Contents", ())]
+        return iter(sorted(keys))  # not every server sorts by bytes
+
+    def _get(self, key: str, bounds: dict[str, str]) -> bytes:
+        with self._client(key) as (client, place):
+            try:
+                data: bytes = client.get_object(**place, **bounds)["Body"].read()
+                return data
+            except client.exceptions.ClientError as error:
+                if _status(error) == 416:  # the range begins past the end
+                    return b""
+                raise
+
+    @contextlib.contextmanager
+    def _client(self, key: str) -> Iterator[tuple[Any, dict[str, str]]]:
+        """The client of this process, and where the object lies. Errors of the client are translated."""
+        check_key(key)
+        from botocore.exceptions import BotoCoreError, ClientError  # 0.3 s: only who uses S3 pays for it
+
+        try:
+            client = self._clients.get(os.getpid()) or self._clients.setdefault(os.getpid(), self._connect())
+            yield client, {"Bucket": self._bucket, "Key": self._prefix + key}
+        except ClientError as error:
+            if error.response["Error"].get("Code") in ("NoSuchKey", "404"):
+                raise _no_object(key, self.url) from None
+            raise StoreUnavailable(f"{self.url} did not take or give {key!r}: {error}") from error
+        except (BotoCoreError, OSError) as error:
+            raise StoreUnavailable(f"{self.url} did not take or give {key!r}: {error}") from error
+
+    def _connect(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        session = boto3.session.Session()  # of its own: the default session is not safe between threads
+        config = Config(
+            retries={"mode": "standard", "max_attempts": 8},  # 30 % 503: 100 of 100 in 42 s, adaptive 105 s
+            max_pool_connections=32,
+            connect_timeout=5,
+            read_timeout=60,
+            s3={"addressing_style": "path" if self._endpoint_url else "auto"},
+        )
+        region = session.region_name or "us-east-1"
+        return session.client("s3", endpoint_url=self._endpoint_url, region_name=region, config=config)
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that could leave the store, or mean the same as another.
+
+    Raises:
+        UsageError: it is absolute, empty, or has an empty, '.' or '..' part, a backslash or a NUL.
+    """
+    parts = key.split("/")
+    if any(part in ("", ".", "..") for part in parts) or parts[0] == INCOMING or set(key) & {"\\", "\0"}:
+        raise UsageError(f"{key!r} is no object key: parts joined by '/', none empty, '.' or '..'")
+
+
+def _no_object(key: str, url: str) -> ObjectMissing:
+    return ObjectMissing(f"no object {key!r} in {url}; `attribatch repair` re-queues the unit that made it")
+
+
+def _check_range(start: int | None, length: int | None) -> None:
+    if length is not None and (length < 0 or (start or 0) < 0):
+        raise ValueError(f"start={start} with length={length}: a length goes with a start of 0 or more")
+
+
+def _range_header(start: int, length: int | None) -> str:
+    if start < 0:
+        return f"bytes={start}"
+    return f"bytes={start}-" if length is None else f"bytes={start}-{start + length - 1}"
+
+
+def _status(error: Any) -> int:
+    status: int = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    return status
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[str]:
+    """Keys of the files below a folder, in the order of their bytes: 'a-b' before 'a/b' before 'a0'."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name + "/", True) if entry.is_dir() else (entry.name, False) for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name, is_folder in sorted(found):
+        if not is_folder:
+            yield prefix + name
+        elif prefix + name != f"{INCOMING}/":
+            yield from _walk(folder / name, prefix + name)
+
+
+def _make_durably(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_durably(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Make the folder's entries survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process removed or renamed it
+            if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                path.unlink()

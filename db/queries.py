@@ -1,0 +1,317 @@
+"""Every read of the index. Knows nothing of how rows came to be.
+
+Pages are cut by the last row seen, never by an offset: page 1,000 costs what page 1 costs (PostgreSQL at
+100,000 rows: 1 ms, OFFSET 137 ms).
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Engine, Row, Select, and_, func, literal, or_, select
+
+from db.encoding import IMAGE_FIELDS, entries_from_text, image_from_row, run_from_row
+from db.errors import NotFound, UsageError
+from db.filters import compile_where
+from db.records import Entry, ImageRow, ImageState, Progress, Run, RunState, UnitState
+from db.session import reading
+from db.tables import images, runs, units
+
+BATCH = 1000  # rows held at a time while streaming
+SHORTEST_PREFIX = 4  # digits of a run's id that may stand for it
+
+_IMAGE = [images.c[name] for name in IMAGE_FIELDS]
+_NEWEST_FIRST = (runs.c.submitted_at.desc(), runs.c.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of an answer, and the cursor that continues it (None: that was all)."""
+
+    rows: tuple[ImageRow, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRow:
+    """What is stored of one unit: for repair and for status."""
+
+    id: int
+    number: int
+    state: UnitState
+    attempt: int
+    worker: str | None  # who held it last
+    error: str | None
+    entries: tuple[Entry, ...]
+
+
+# ---- runs
+
+
+def list_runs(engine: Engine) -> list[Run]:
+    """All runs, the newest submission first."""
+    with reading(engine) as connection:
+        return [run_from_row(row) for row in connection.execute(select(runs).order_by(*_NEWEST_FIRST))]
+
+
+def get_run(engine: Engine, ref: str) -> Run:
+    """The run of that id, else the latest of that name, else the only one whose id begins so; or `latest`.
+
+    Raises:
+        NotFound: there is none, or the beginning fits several.
+    """
+    with reading(engine) as connection:
+        newest = select(runs).order_by(*_NEWEST_FIRST)
+        if ref == "latest":
+            choices = [newest.limit(1)]
+        else:
+            choices = [newest.where(runs.c.id == ref), newest.where(runs.c.name == ref).limit(1)]
+            if len(ref) >= SHORTEST_PREFIX:
+                choices.append(newest.where(func.substr(runs.c.id, 1, len(ref)) == ref.lower()))
+        for choice in choices:
+            found = connection.execute(choice).all()
+            if len(found) == 1:
+                return run_from_row(found[0])
+            if found:
+                raise NotFound(f"{len(found)} runs begin with {ref!r}: {_named(found)}; give more digits")
+        known = connection.execute(newest.limit(5)).all()
+    if not known:
+        raise NotFound("there are no runs yet; start one with `attribatch run`")
+    raise NotFound(f"no run {ref!r}; the latest are {_named(known)}; `attribatch status` lists all")
+
+
+def progress(engine: Engine, run_id: str) -> Progress:
+    """Counts of a run, all from one moment.
+
+    Raises:
+        NotFound: there is no such run.
+    """
+    count = select(
+        units.c.state,
+        func.count().label("count"),
+        func.sum(units.c.attempt).label("attempts"),
+        func.sum(units.c.images_done).label("done"),
+        func.sum(units.c.images_failed).label("failed"),
+    )
+    error = select(units.c.error).where(units.c.run_id == run_id, units.c.error.is_not(None))
+    with reading(engine) as connection:
+        total = connection.execute(select(runs.c.image_count).where(runs.c.id == run_id)).scalar()
+        counted = connection.execute(count.where(units.c.run_id == run_id).group_by(units.c.state)).all()
+        ordered = error.group_by(units.c.error).order_by(func.min(units.c.number)).limit(5)
+        errors = connection.execute(ordered).scalars().all()
+    if total is None:
+        raise NotFound(f"no run {run_id!r}; `attribatch status` lists all")
+    by_state = dict.fromkeys(UnitState, 0) | {UnitState(row.state): int(row[1]) for row in counted}
+    attempts, failed = (sum(int(getattr(row, name)) for row in counted) for name in ("attempts", "failed"))
+    return Progress(
+        run_id=run_id,
+        state=_run_state(by_state, attempts, failed),
+        units=by_state,
+        images_total=total,
+        images_done=sum(int(row.done) for row in counted),
+        images_failed=failed,
+        attempts=attempts,
+        errors=tuple(errors),
+    )
+
+
+def iter_units(engine: Engine, run_id: str, state: UnitState | None = None) -> Iterator[UnitRow]:
+    """The units of a run in order, `BATCH` at a time: changes made meanwhile to later ones are seen."""
+    columns = [units.c[name] for name in ("id", "number", "state", "attempt", "worker", "error", "entries")]
+    query = select(*columns).where(units.c.run_id == run_id).order_by(units.c.number).limit(BATCH)
+    if state is not None:
+        query = query.where(units.c.state == state)
+    for row in _stream(engine, query, units.c.number):
+        values = dict(row._mapping)
+        values |= {"state": UnitState(row.state), "entries": entries_from_text(row.entries)}
+        yield UnitRow(**values)
+
+
+# ---- images
+
+
+def find_images(
+    engine: Engine,
+    run_id: str,
+    *,
+    where: str | None = None,
+    sort: str | None = None,
+    limit: int = 100,
+    after: str | None = None,
+) -> Page:
+    """A page of a run's images.
+
+    Args:
+        engine: from `db.session.open_engine`.
+        run_id: the full id.
+        where: a filter, see `db.filters`.
+        sort: a column, `-column` for the largest first; images without the figure come last, equals by row.
+        limit: rows on a page, 1 or more.
+        after: the cursor of the page before, with the same run, filter and sort.
+
+    Raises:
+        UsageError: the filter, the sort, the limit or the cursor is wrong.
+    """
+    if limit < 1:
+        raise UsageError(f"limit is {limit}; a page has 1 row or more")
+    order = _Order.parse(sort)
+    question = _digest(run_id, where, sort)
+    value, row = _decode_cursor(after, question, order) if after is not None else (_START, None)
+    query = _images_of(run_id)
+    if where is not None:
+        query = query.where(compile_where(where))
+    found: list[Row[Any]] = []
+    with reading(engine) as connection:
+        if value is not None:  # the images that have the figure
+            found += connection.execute(order.present(query, value, row).limit(limit + 1)).all()
+            row = None
+        if order.nullable and len(found) <= limit:  # then those that have not
+            found += connection.execute(order.absent(query, row).limit(limit + 1 - len(found))).all()
+    page = tuple(image_from_row(each) for each in found[:limit])
+    if len(found) <= limit:
+        return Page(page, None)
+    return Page(page, _encode_cursor(question, getattr(page[-1], order.column.key), page[-1].row))
+
+
+def count_images(engine: Engine, run_id: str, *, where: str | None = None) -> int:
+    """How many images of a run fit a filter.
+
+    Raises:
+        UsageError: the filter is wrong.
+    """
+    query = select(func.count()).select_from(images).where(images.c.run_id == run_id)
+    if where is not None:
+        query = query.where(compile_where(where))
+    with reading(engine) as connection:
+        return connection.execute(query).scalar_one()
+
+
+def iter_images(engine: Engine, run_id: str, state: ImageState | None = None) -> Iterator[ImageRow]:
+    """All images of a run that have a row, in the order of their rows, `BATCH` at a time."""
+    query = _images_of(run_id).order_by(images.c.row).limit(BATCH)
+    if state is not None:
+        query = query.where(images.c.state == state)
+    return (image_from_row(row) for row in _stream(engine, query, images.c.row))
+
+
+def find_image(engine: Engine, run_id: str, ref: str) -> ImageRow:
+    """The image of that row number, or that key, or the only one whose key ends so.
+
+    Endings count from a '/' first: `7.png` is `a/7.png` even where there is an `a/17.png`.
+
+    Raises:
+        NotFound: there is none, or the ending fits several.
+    """
+    choices = [
+        images.c.key == ref,
+        _ends_with(images.c.key, "/" + ref.lstrip("/")),
+        _ends_with(images.c.key, ref),
+    ]
+    if ref.isdecimal() and len(ref) <= 9:
+        choices.insert(0, images.c.row == int(ref))
+    with reading(engine) as connection:
+        for choice in choices:
+            found = connection.execute(_images_of(run_id).where(choice).order_by(images.c.row).limit(4)).all()
+            if len(found) == 1:
+                return image_from_row(found[0])
+            if found:
+                keys = ", ".join(row.key for row in found[:3]) + (", ..." if len(found) > 3 else "")
+                raise NotFound(f"several images of run {run_id} end with {ref!r}: {keys}; give more of the key")
+        example = connection.execute(
+            select(images.c.key).where(images.c.run_id == run_id).order_by(images.c.row).limit(1)
+        ).scalar()
+    hint = f"keys look like {example!r}" if example else "none of its images is recorded yet"
+    raise NotFound(f"run {run_id} has no recorded image {ref!r}; {hint}; give a row number or the end of a key")
+
+
+# ---- how it is asked
+
+_START = object()  # before the first row: no value is less
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    column: Column[Any]
+    descending: bool
+    nullable: bool
+
+    @classmethod
+    def parse(cls, sort: str | None) -> "_Order":
+        name = (sort or "row").removeprefix("-")
+        if name not in images.c:
+            raise UsageError(f"cannot sort by {name!r}; columns are: {', '.join(images.c.keys())}")
+        column = images.c[name]
+        return cls(column, descending=(sort or "").startswith("-"), nullable=bool(column.nullable))
+
+    def present(self, query: Select[Any], value: Any, row: int | None) -> Select[Any]:
+        """Images that have the figure, beyond (value, row)."""
+        column = self.column
+        if self.nullable:
+            query = query.where(column.is_not(None))
+        if value is not _START:
+            value = literal(value, column.type)
+            beyond, up_to = (column < value, column <= value) if self.descending else (column > value, column >= value)
+            # `up_to` adds nothing but a place where an index scan can start.
+            query = query.where(up_to, or_(beyond, and_(column == value, images.c.row > row)))
+        return query.order_by(column.desc() if self.descending else column, images.c.row)
+
+    def absent(self, query: Select[Any], row: int | None) -> Select[Any]:
+        """Images that lack the figure, beyond row."""
+        query = query.where(self.column.is_(None)).order_by(images.c.row)
+        return query if row is None else query.where(images.c.row > row)
+
+
+def _images_of(run_id: str) -> Select[Any]:
+    return select(*_IMAGE).where(images.c.run_id == run_id)
+
+
+def _stream(engine: Engine, query: Select[Any], column: Column[int]) -> Iterator[Row[Any]]:
+    """All rows of a query ordered and limited by `column`, each batch in a transaction of its own."""
+    batch_query = query
+    while True:
+        with reading(engine) as connection:  # closed between batches: a slow reader holds up nobody
+            batch = connection.execute(batch_query).all()
+        yield from batch
+        if len(batch) < BATCH:
+            return
+        batch_query = query.where(column > getattr(batch[-1], column.key))
+
+
+def _ends_with(column: ColumnElement[str], end: str) -> ColumnElement[bool]:
+    # Not LIKE: it ignores case in SQLite, and needs escapes.
+    return func.substr(column, func.length(column) - (len(end) - 1)) == end
+
+
+def _named(found: Any) -> str:
+    return ", ".join(f"{row.id} ({row.name})" if row.name else row.id for row in found[:5])
+
+
+def _run_state(by_state: Mapping[UnitState, int], attempts: int, images_failed: int) -> RunState:
+    if by_state[UnitState.PENDING] or by_state[UnitState.LEASED]:
+        return RunState.RUNNING if attempts or by_state[UnitState.DONE] else RunState.PENDING
+    if by_state[UnitState.CANCELLED]:
+        return RunState.CANCELLED
+    return RunState.PARTIAL if by_state[UnitState.FAILED] or images_failed else RunState.DONE
+
+
+def _digest(*question: str | None) -> str:
+    return hashlib.sha256(json.dumps(question).encode()).hexdigest()[:16]
+
+
+def _encode_cursor(question: str, value: Any, row: int) -> str:
+    return base64.urlsafe_b64encode(json.dumps([question, value, row]).encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str, question: str, order: _Order) -> tuple[Any, int]:
+    try:
+        asked, value, row = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError, TypeError):
+        raise UsageError(f"{cursor!r} is no cursor; leave it out to start from the first page") from None
+    fits = value is None or isinstance(value, order.column.type.python_type)
+    if asked != question or not fits or not isinstance(row, int):
+        raise UsageError("this cursor continues another question; leave it out to start from the first page")
+    return value, row

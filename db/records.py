@@ -1,0 +1,132 @@
+"""The nouns that are stored, frozen, and the states they go through. Knows nothing of SQL."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class UnitState(StrEnum):
+    """`pending -> leased -> done | failed`, or `cancelled` on the way."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class RunState(StrEnum):
+    """What a run's units add up to."""
+
+    PENDING = "pending"  # nothing has started
+    RUNNING = "running"  # units are leased or done, others wait
+    DONE = "done"  # every unit done, every image done
+    PARTIAL = "partial"  # nothing waits, but units or images failed
+    CANCELLED = "cancelled"  # nothing waits, because somebody cancelled
+
+
+class ImageState(StrEnum):
+    """An image's row says either that its map is stored, or why not."""
+
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a manifest."""
+
+    row: int  # position in the run's manifest = index in its map arrays
+    key: str  # path below the source's root, '/'-separated
+    version: str  # size and mtime, or an ETag: changes when the bytes do
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One spec over one manifest."""
+
+    id: str  # 12 hex digits of sha256(spec key, manifest digest): the same request is the same run
+    name: str | None
+    spec: str  # canonical JSON of a RunSpec
+    spec_key: str  # sha256 of what determines the numbers
+    source: str  # JSON of a datasets.Source
+    manifest_digest: str  # sha256 over the entries
+    image_count: int
+    unit_size: int  # images per unit, the last unit may be smaller
+    priority: int = 0  # larger goes first
+    created_at: datetime | None = None  # UTC
+    submitted_at: datetime | None = None  # UTC; `latest` is the run submitted last
+
+
+@dataclass(frozen=True, slots=True)
+class UnitDraft:
+    """A unit before it is stored: consecutive entries of a manifest."""
+
+    number: int
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A claimed unit. Its token proves the claim: whoever holds another token is fenced off."""
+
+    id: int
+    run_id: str
+    number: int
+    entries: tuple[Entry, ...]
+    token: str
+    attempt: int  # 1 for the first; raised in SQL before anything is computed
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """What the index knows of one image of one run. Figures are None where the image failed.
+
+    The last block is where the map lies: a run's rows may point into the arrays of an earlier run.
+    """
+
+    run_id: str
+    row: int
+    key: str
+    version: str
+    state: ImageState
+    label: str | None = None
+    error: str | None = None
+    sha256: str | None = None  # of the file's bytes
+    target: str | None = None  # name of the explained class
+    target_index: int | None = None
+    predicted: str | None = None  # by the mean probability of the ensemble
+    predicted_index: int | None = None
+    probability: float | None = None  # of the predicted class, mean over members
+    output: float | None = None  # F(x) of the target, mean over members
+    baseline_output: float | None = None  # F(x') of the target, mean over paths
+    convergence_delta: float | None = None  # signed, output units
+    completeness_gap: float | None = None  # |convergence_delta| / |F(x) - F(x')|
+    error_estimate: float | None = None  # relative L1
+    converged: bool | None = None  # None where the run has no tolerance
+    evaluations: int | None = None  # gradient evaluations spent
+    member_disagreement: float | None = None  # sum std / sum |mean|, over members
+    border_share: float | None = None  # share of |attribution| in the outer eighth on each side
+    center_x: float | None = None  # centre of |attribution|, 0..1 from the left
+    center_y: float | None = None  # 0..1 from the top
+    entropy: float | None = None  # of |attribution| over pixels, 0..1 of its maximum
+    gini: float | None = None  # of |attribution| over pixels, 0 even .. 1 one pixel
+    positive_share: float | None = None  # positive part / |attribution|
+    map_run: str | None = None
+    map_row: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Counts of one run, read in one transaction."""
+
+    run_id: str
+    state: RunState
+    units: Mapping[UnitState, int]  # every state is a key
+    images_total: int
+    images_done: int
+    images_failed: int
+    attempts: int  # claims so far, over all units
+    errors: tuple[str, ...] = ()  # distinct unit errors, at most 5

@@ -1,0 +1,162 @@
+"""The four tables, and the database's clock. Knows nothing of who reads or writes them.
+
+Times are seconds since 1970 as doubles, so that leases are plain arithmetic in SQLite and PostgreSQL alike.
+They come from the database's clock, never from a worker's: `now()` is the one place that knows how each
+dialect tells it.
+
+Queues stay quick whatever is done already: the index that claims walk holds pending and leased units only.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ColumnElement,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from db.records import UnitState
+
+metadata = MetaData()
+
+VERSION_TABLE = "attribatch_schema"  # Alembic's, named so that it may share a database with other programs
+IMAGE_SORTS = (
+    "label",
+    "predicted",
+    "error_estimate",
+    "member_disagreement",
+    "border_share",
+    "completeness_gap",
+)
+
+# Written into the SQL as it stands: with bound parameters neither database sees that the index below fits.
+_WAITING = "state IN ('pending', 'leased')"
+WAITING = text(f"attribatch_units.{_WAITING}")
+
+runs = Table(
+    "attribatch_runs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", Text),
+    Column("spec", Text, nullable=False),
+    Column("spec_key", String(64), nullable=False, index=True),
+    Column("source", Text, nullable=False),
+    Column("manifest_digest", String(64), nullable=False),
+    Column("image_count", Integer, nullable=False),
+    Column("unit_size", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("submitted_at", Double, nullable=False),
+)
+
+units = Table(
+    "attribatch_units",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", String(64), ForeignKey("attribatch_runs.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", String(16), nullable=False, default=UnitState.PENDING.value),
+    Column("priority", Integer, nullable=False, default=0),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("not_before", Double, nullable=False, default=0.0),
+    Column("token", String(64)),
+    Column("worker", Text),  # who held it last
+    Column("lease_until", Double),
+    Column("enqueued_at", Double),  # None: nobody was told of it since it became pending
+    Column("images_done", Integer, nullable=False, default=0),  # counted here: status never scans the images
+    Column("images_failed", Integer, nullable=False, default=0),
+    Column("error", Text),
+    Column("created_at", Double, nullable=False),
+    Column("changed_at", Double, nullable=False),  # of the state
+    Column("entries", Text, nullable=False),  # last: SQLite reads what stands before it without its overflow pages
+    UniqueConstraint("run_id", "number", name="uq_attribatch_units_number"),
+)
+Index(
+    "ix_attribatch_units_waiting",
+    units.c.priority.desc(),
+    units.c.id,
+    sqlite_where=text(_WAITING),
+    postgresql_where=text(_WAITING),
+)
+Index("ix_attribatch_units_progress", units.c.run_id, units.c.state, units.c.attempt)
+
+suspects = Table(
+    "attribatch_suspects",
+    metadata,
+    Column("unit_id", Integer, ForeignKey("attribatch_units.id"), primary_key=True),
+    Column("row", Integer, primary_key=True),
+    Column("deaths", Integer, nullable=False),
+)
+
+# One column per field of records.ImageRow, under its name and in its order.
+images = Table(
+    "attribatch_images",
+    metadata,
+    Column("run_id", String(64), ForeignKey("attribatch_runs.id"), primary_key=True),
+    Column("row", Integer, primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("label", Text),
+    Column("error", Text),
+    Column("sha256", String(64)),
+    Column("target", Text),
+    Column("target_index", Integer),
+    Column("predicted", Text),
+    Column("predicted_index", Integer),
+    Column("probability", Double),
+    Column("output", Double),
+    Column("baseline_output", Double),
+    Column("convergence_delta", Double),
+    Column("completeness_gap", Double),
+    Column("error_estimate", Double),
+    Column("converged", Boolean),
+    Column("evaluations", Integer),
+    Column("member_disagreement", Double),
+    Column("border_share", Double),
+    Column("center_x", Double),
+    Column("center_y", Double),
+    Column("entropy", Double),
+    Column("gini", Double),
+    Column("positive_share", Double),
+    Column("map_run", String(64)),
+    Column("map_row", Integer),
+)
+Index("ix_attribatch_images_key", images.c.run_id, images.c.key)
+for _name in IMAGE_SORTS:
+    Index(f"ix_attribatch_images_{_name}", images.c.run_id, images.c[_name], images.c.row)
+
+
+class _Now(FunctionElement[float]):
+    type = Double()
+    inherit_cache = True
+
+
+def now() -> ColumnElement[float]:
+    """The database's clock in seconds since 1970, the same throughout one statement."""
+    return _Now()
+
+
+@compiles(_Now, "sqlite")
+def _sqlite_now(_element: _Now, _compiler: SQLCompiler, **_options: Any) -> str:
+    # Julian days, precise to a millisecond: unixepoch('subsec') needs SQLite 3.42, Debian 12 has 3.40.
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(_Now, "postgresql")
+def _postgresql_now(_element: _Now, _compiler: SQLCompiler, **_options: Any) -> str:
+    # Not clock_timestamp(): that is volatile, and an index cannot be searched for it.
+    return "CAST(extract(epoch FROM statement_timestamp()) AS DOUBLE PRECISION)"

@@ -1,0 +1,1 @@
+"""attribatch: Integrated Gradients for whole image data sets. Start at `pipeline.api.Pipeline`."""

@@ -1,0 +1,62 @@
+"""The error tree of the pipeline: `db.errors` holds its root and what storage raises, this file the rest.
+
+Permanent
+├── UnreadableImage      one image cannot be decoded: its row is failed, its neighbours go on
+└── ModelBroken          the model raised, or returned NaN or the wrong shape: the unit is failed
+UsageError
+├── DatasetError         a source that is not there, or a manifest that does not parse
+├── ModelError           a model that cannot be loaded, or does not fit its ensemble or its weights
+└── SpecError            a run that asks for something impossible
+"""
+
+from db.errors import (
+    AttribatchError,
+    IndexOutdated,
+    NotFound,
+    ObjectMissing,
+    Permanent,
+    Retryable,
+    StoreUnavailable,
+    UsageError,
+)
+
+__all__ = [
+    "AttribatchError",
+    "DatasetError",
+    "IndexOutdated",
+    "ModelBroken",
+    "ModelError",
+    "NotFound",
+    "ObjectMissing",
+    "Permanent",
+    "Retryable",
+    "SpecError",
+    "StoreUnavailable",
+    "UnreadableImage",
+    "UsageError",
+    "WorkersBroken",
+]
+
+
+class UnreadableImage(Permanent):
+    """One image that cannot be decoded safely. The message is the reason stored with its row."""
+
+
+class ModelBroken(Permanent):
+    """A model that loaded, but raised or returned something that is no finite (N, classes) tensor."""
+
+
+class WorkersBroken(Permanent):
+    """Worker processes end by an error of their own, again and again."""
+
+
+class DatasetError(UsageError):
+    """A source of images that is missing, empty, or does not parse."""
+
+
+class ModelError(UsageError):
+    """A model that cannot be loaded, or does not fit its weights, its ensemble or its input."""
+
+
+class SpecError(UsageError):
+    """A run that asks for something impossible."""

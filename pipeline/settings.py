@@ -1,0 +1,58 @@
+"""Where things are and how patient to be. The only reader of the environment."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Read once, at the edge; functions take the values they need, not the settings."""
+
+    home: Path  # holds whatever has no URL of its own
+    database_url: str
+    objects_url: str
+    s3_endpoint_url: str | None  # of an S3-compatible server; None is Amazon's
+    broker_url: str | None  # None: local workers claim straight from SQL
+    lease_seconds: float  # a worker that is silent for longer loses its unit
+    device: str  # auto, cpu, cuda, cuda:0
+    allowed_modules: tuple[str, ...]  # prefixes of importable models; empty allows all
+    max_attempts: int  # claims of one unit before it is failed
+    max_pixels: int  # images with more are refused unread
+
+    @classmethod
+    def from_env(cls, environ: dict[str, str] | None = None) -> "Settings":
+        """Settings from `ATTRIBATCH_*` variables.
+
+        Raises:
+            UsageError: a variable that should be a number is not.
+        """
+        env = dict(os.environ) if environ is None else environ
+        home = Path(env.get("ATTRIBATCH_HOME", "attributions")).expanduser().absolute()
+        return cls(
+            home=home,
+            database_url=env.get("ATTRIBATCH_DATABASE_URL", f"sqlite:///{home / 'index.db'}"),
+            objects_url=env.get("ATTRIBATCH_OBJECTS_URL", (home / "objects").as_uri()),
+            s3_endpoint_url=env.get("ATTRIBATCH_S3_ENDPOINT_URL") or None,
+            broker_url=env.get("ATTRIBATCH_BROKER_URL") or None,
+            lease_seconds=_number(env, "ATTRIBATCH_LEASE_SECONDS", 60.0),
+            device=env.get("ATTRIBATCH_DEVICE", "auto"),
+            allowed_modules=tuple(env.get("ATTRIBATCH_ALLOWED_MODULES", "").replace(",", " ").split()),
+            max_attempts=int(_number(env, "ATTRIBATCH_MAX_ATTEMPTS", 5)),
+            max_pixels=int(_number(env, "ATTRIBATCH_MAX_PIXELS", 100_000_000)),
+        )
+
+
+def _number(env: dict[str, str], name: str, default: float) -> float:
+    text = env.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        raise UsageError(f"{name}={text!r} is not a number; unset it for the default, {default:g}") from None
+    if value <= 0:
+        raise UsageError(f"{name}={text!r} must be above 0; unset it for the default, {default:g}")
+    return value

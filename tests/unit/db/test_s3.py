@@ -1,0 +1,176 @@
+"""How S3's bad days are told, by a loopback server that answers as each test asks. Real S3: see services."""
+
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from db.errors import ObjectMissing, StoreUnavailable
+from db.objects import S3, open_objects
+
+ERROR = '<?xml version="1.0"?><Error><Code>{code}</Code><Message>so it goes</Message></Error>'
+
+
+class Scripted(ThreadingHTTPServer):
+    """Gives its `answers` in order: (status, error code or body, bytes promised). The last one stays."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: list[tuple[int, str, int | None]] = []
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Scripted
+    protocol_version = "HTTP/1.1"
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.seen.append((self.command, self.path, dict(self.headers)))
+        answers = self.server.answers
+        status, text, promised = answers.pop(0) if len(answers) > 1 else answers[0]
+        body = (ERROR.format(code=text) if status >= 400 else text).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if promised is None else promised))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        self.close_connection = promised is not None
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[Scripted, S3]]:
+    """A server and a client of it: one for all tests, a client takes 0.5 s to make."""
+    server = Scripted()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    objects = S3("bucket", "some/prefix", endpoint_url=server.url)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("AWS_ACCESS_KEY_ID", "key")
+        patched.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patched.setattr("botocore.endpoint.time.sleep", lambda _: None)  # backoff: up to 20 s otherwise
+        yield server, objects
+    for client in objects._clients.values():
+        client.close()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def server(running: tuple[Scripted, S3]) -> Scripted:
+    running[0].answers, running[0].seen = [], []
+    return running[0]
+
+
+@pytest.fixture
+def objects(running: tuple[Scripted, S3]) -> S3:
+    return running[1]
+
+
+def test_put_once_asks_the_server_to_refuse_a_second(server: Scripted, objects: S3) -> None:
+    server.answers = [(200, "", None)]
+    assert objects.put_once("a/b", b"x")
+    command, path, headers = server.seen[0]
+    assert (command, path, headers["If-None-Match"]) == ("PUT", "/bucket/some/prefix/a/b", "*")
+
+
+def test_412_says_that_there_is_one(server: Scripted, objects: S3) -> None:
+    server.answers = [(412, "PreconditionFailed", None)]
+    assert not objects.put_once("a", b"x")
+    assert len(server.seen) == 1
+
+
+def test_409_is_asked_again(server: Scripted, objects: S3) -> None:
+    server.answers = [(409, "ConditionalRequestConflict", None)] * 2 + [(200, "", None)]
+    assert objects.put_once("a", b"x")
+    assert len(server.seen) == 3
+
+
+def test_409_for_ever_is_unavailable(server: Scripted, objects: S3) -> None:
+    server.answers = [(409, "ConditionalRequestConflict", None)]
+    with pytest.raises(StoreUnavailable, match="ConditionalRequestConflict"):
+        objects.put_once("a", b"x")
+
+
+def test_503_is_retried_within_the_call(server: Scripted, objects: S3) -> None:
+    server.answers = [(503, "SlowDown", None)] * 3 + [(200, "bytes", None)]
+    assert objects.get("a") == b"bytes"
+
+
+def test_503_for_ever_is_unavailable_and_names_the_object(server: Scripted, objects: S3) -> None:
+    server.answers = [(503, "SlowDown", None)]
+    for ask in (objects.size, objects.exists, objects.delete, lambda key: objects.put(key, b"x")):
+        with pytest.raises(StoreUnavailable, match=r"s3://bucket/some/prefix.*'a/b'"):
+            ask("a/b")
+    with pytest.raises(StoreUnavailable, match="SlowDown"):
+        list(objects.list())
+
+
+def test_body_that_is_cut_is_read_again(server: Scripted, objects: S3) -> None:
+    server.answers = [(200, "by", 5), (200, "bytes", None)]
+    assert objects.get("a") == b"bytes"
+
+
+def test_body_that_is_always_cut_is_unavailable_never_short(server: Scripted, objects: S3) -> None:
+    server.answers = [(200, "by", 5)]
+    with pytest.raises(StoreUnavailable):
+        objects.get("a")
+
+
+def test_404_is_missing(server: Scripted, objects: S3) -> None:
+    server.answers = [(404, "NoSuchKey", None)]
+    with pytest.raises(ObjectMissing, match="no object 'a'"):
+        objects.get("a")
+    assert not objects.exists("a")
+
+
+def test_missing_bucket_is_not_a_missing_object(server: Scripted, objects: S3) -> None:
+    server.answers = [(404, "NoSuchBucket", None)]
+    with pytest.raises(StoreUnavailable, match="NoSuchBucket"):
+        objects.get("a")
+
+
+def test_refused_credentials_are_told(server: Scripted, objects: S3) -> None:
+    server.answers = [(403, "SignatureDoesNotMatch", None)]
+    with pytest.raises(StoreUnavailable, match="SignatureDoesNotMatch"):
+        objects.put_once("a", b"x")
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "header"),
+    [(0, 4, "bytes=0-3"), (7, None, "bytes=7-"), (-8, None, "bytes=-8"), (None, 2, "bytes=0-1")],
+)
+def test_ranges_are_asked_of_the_server(
+    server: Scripted, objects: S3, start: int | None, length: int | None, header: str
+) -> None:
+    server.answers = [(206, "part", None)]
+    assert objects.get("a", start, length) == b"part"
+    assert server.seen[0][2]["Range"] == header
+
+
+def test_no_server_is_unavailable(server: Scripted) -> None:
+    objects = open_objects("s3://bucket", s3_endpoint_url="http://127.0.0.1:9")
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:9"):
+        objects.put_once("a", b"x")
+
+
+def test_each_process_has_a_client_of_its_own(server: Scripted, objects: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answers = [(200, "", None)]
+    objects.put("a", b"x")
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as after a fork
+    objects.put("a", b"x")
+    assert len({id(client) for client in objects._clients.values()}) == 2

@@ -1,0 +1,160 @@
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, inspect, select, text
+
+import db.migrations
+from db.encoding import IMAGE_FIELDS
+from db.errors import IndexOutdated, StoreUnavailable, UsageError
+from db.session import SCHEMA, migrate, open_engine, reading, writing
+from db.tables import VERSION_TABLE, images, metadata, now
+from tests.unit.db.processes import migrate_at_once
+
+
+def differences(engine: Engine) -> list[object]:
+    with reading(engine) as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
+        return list(compare_metadata(context, metadata))
+
+
+def test_migrated_schema_equals_the_tables(own_engine: Engine) -> None:
+    assert differences(own_engine) == []
+
+
+def test_a_difference_between_schema_and_tables_would_be_seen(own_engine: Engine) -> None:
+    with writing(own_engine) as connection:
+        connection.execute(text("DROP INDEX ix_attribatch_images_label"))
+    assert differences(own_engine) != []
+
+
+def test_images_table_has_the_fields_of_the_record_in_order() -> None:
+    assert tuple(images.c.keys()) == IMAGE_FIELDS
+
+
+def test_declared_schema_is_the_newest_revision() -> None:
+    assert ScriptDirectory(str(Path(db.migrations.__file__).parent)).get_heads() == [SCHEMA]
+
+
+def test_every_table_carries_the_brand(own_engine: Engine) -> None:
+    assert all(name.startswith("attribatch_") for name in inspect(own_engine).get_table_names())
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Of an index that is not there yet, unless `own_engine` made it."""
+    return f"sqlite:///{tmp_path}/index.db"
+
+
+def test_up_to_date_index_is_opened_in_50_ms(url: str, own_engine: Engine) -> None:
+    spent = []
+    for _ in range(3):  # the fastest: others use this machine too
+        start = time.perf_counter()
+        again = open_engine(url)
+        migrate(again)
+        spent.append(time.perf_counter() - start)
+        again.dispose()
+    assert min(spent) < 0.05
+
+
+def test_four_processes_may_migrate_a_new_index_at_once(url: str, processes: ProcessPoolExecutor) -> None:
+    assert list(processes.map(migrate_at_once, [url] * 4)) == ["migrated"] * 4
+    engine = open_engine(url)
+    assert differences(engine) == []
+    engine.dispose()
+
+
+def test_failed_migration_leaves_nothing_behind(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("power cut")
+
+    engine = open_engine(url)
+    with monkeypatch.context() as patched:
+        patched.setattr("alembic.operations.Operations.create_index", broken)
+        with pytest.raises(RuntimeError, match="power cut"):
+            migrate(engine)
+    assert inspect(engine).get_table_names() == []
+    migrate(engine)
+    assert differences(engine) == []
+    engine.dispose()
+
+
+def test_index_of_a_newer_version_is_refused_with_a_remedy(own_engine: Engine) -> None:
+    with writing(own_engine) as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(IndexOutdated, match=r"'9999'.*'0001'.*install a newer"):
+        migrate(own_engine)
+
+
+def test_sqlite_connections_wait_and_write_ahead(own_engine: Engine) -> None:
+    with reading(own_engine) as connection:
+        pragmas = {
+            name: connection.execute(text(f"PRAGMA {name}")).scalar()
+            for name in ("busy_timeout", "journal_mode", "synchronous", "foreign_keys")
+        }
+    assert pragmas == {"busy_timeout": 30000, "journal_mode": "wal", "synchronous": 1, "foreign_keys": 1}
+
+
+def test_parent_folder_is_made(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path}/a/b 100%/index.db")
+    migrate(engine)
+    engine.dispose()
+    assert (tmp_path / "a" / "b 100%" / "index.db").exists()
+
+
+def test_database_clock_tells_the_time(own_engine: Engine) -> None:
+    with reading(own_engine) as connection:
+        told = connection.execute(select(now())).scalar_one()
+    assert told == pytest.approx(time.time(), abs=2)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://host/name", "'mysql' are not supported"),
+        ("not a url", "is no database URL"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+    ],
+)
+def test_other_urls_are_refused_with_a_remedy(url: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        open_engine(url)
+    assert "sqlite:////path" in str(caught.value)
+
+
+def test_folder_that_cannot_be_made_is_unavailable_and_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match="cannot make"):
+        open_engine(f"sqlite:///{tmp_path}/file/index.db")
+
+
+def test_index_that_cannot_be_opened_is_unavailable_and_named(tmp_path: Path) -> None:
+    (tmp_path / "index.db").mkdir()
+    engine = open_engine(f"sqlite:///{tmp_path}/index.db")
+    with pytest.raises(StoreUnavailable, match=r"index\.db did not answer: unable to open"):
+        migrate(engine)
+    engine.dispose()
+
+
+def test_read_sees_one_moment_and_writers_do_not_wait_for_it(url: str, own_engine: Engine) -> None:
+    other = open_engine(url)
+    count = text("SELECT count(*) FROM attribatch_suspects")
+    with reading(own_engine) as reader:
+        before = reader.execute(count).scalar()
+        with writing(other) as writer:
+            writer.execute(text("CREATE TABLE other (x)"))
+        assert reader.execute(count).scalar() == before
+        assert reader.execute(text("SELECT count(*) FROM sqlite_master WHERE name = 'other'")).scalar() == 0
+    other.dispose()
+
+
+def test_plain_engines_are_not_changed(tmp_path: Path) -> None:
+    plain = create_engine(f"sqlite:///{tmp_path}/plain.db")
+    with plain.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "delete"
+    plain.dispose()
