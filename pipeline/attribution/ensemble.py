@@ -1,0 +1,54 @@
+"""What members say together: mean, spread and agreement of their maps, and their common prediction."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def statistics(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, population standard deviation and sign agreement over members.
+
+    Args:
+        maps: (M, N, ...).
+
+    Returns:
+        Three tensors (N, ...). The sign agreement is the share of members, 0..1, with the sign of the mean.
+    """
+    mean = maps.mean(0)
+    agreement = (maps.sign() == mean.sign()).to(mean.dtype).mean(0)
+    return mean, maps.std(0, correction=0), agreement
+
+
+@torch.no_grad()
+def predict(members: Sequence[nn.Module], inputs: Tensor, *, batch_size: int) -> Tensor:
+    """Probabilities of every class, mean over members.
+
+    Args:
+        members: modules (N, ...) -> (N, classes) logits.
+        inputs: (N, ...).
+        batch_size: rows of one forward pass, at least 1.
+
+    Returns:
+        (N, classes), rows summing to 1.
+    """
+    with frozen(members):
+        chunks = torch.split(inputs, batch_size)
+        return torch.stack([torch.cat([member(chunk).softmax(1) for chunk in chunks]) for member in members]).mean(0)
+
+
+@contextmanager
+def frozen(members: Sequence[nn.Module]) -> Iterator[None]:
+    """Eval mode, no gradients of parameters; both as they were afterwards."""
+    modes = [(module, module.training) for member in members for module in member.modules()]
+    flags = [(parameter, parameter.requires_grad) for member in members for parameter in member.parameters()]
+    try:
+        for member in members:
+            member.eval().requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in flags:
+            parameter.requires_grad_(requires_grad)

@@ -1,0 +1,382 @@
+"""Integrated Gradients of a batch, averaged over baselines and over an ensemble (Sundararajan, Taly, Yan 2017).
+
+For a member F, input x, baseline x' and target output: attribution_i = (x_i - x'_i) * integral over alpha in [0, 1]
+of dF/dx_i at x' + alpha (x - x'). The map of an image is the mean over its paths; a path is a (member, baseline) pair.
+
+All rows (image x baseline x alpha) of a member are laid end to end and cut into chunks of one size, so every forward
+and backward pass but the last is full, whatever the number of images. Knows nothing of files, SQL or Celery.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.attribution import convergence, ensemble, path
+from pipeline.declarations import OUTPUTS, PRECISIONS, Method, Output, Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """Maps of N inputs and what is known about them. Maps are (N, ...) in the inputs' dtype, figures float64."""
+
+    mean: Tensor  # (N, ...) the map: mean over members and baselines
+    std: Tensor  # (N, ...) over members, 0 for one
+    sign_agreement: Tensor  # (N, ...) share of members with the sign of the mean
+    output: Tensor  # (N,) F(x) of the target, mean over members
+    baseline_output: Tensor  # (N,) F(x') of the target, mean over paths
+    convergence_delta: Tensor  # (N,) signed: sum of attributions - (F(x) - F(x')), mean over paths
+    max_path_delta: Tensor  # (N,) the largest |delta| of any one path
+    error_estimate: Tensor  # (N,) estimated relative L1 error of `mean`; NaN where a path has one node
+    converged: Tensor | None  # (N,) bool: error_estimate <= tolerance; None without a tolerance
+    evaluations: Tensor  # (N,) int64: gradient evaluations spent
+    path_alphas: Tensor  # (A,) ascending
+    path_outputs: Tensor  # (N, A) F(alpha), mean over paths; NaN where the image was finished before
+    path_gradients: Tensor  # (N, A) mean absolute gradient, mean over paths; NaN likewise
+
+    @property
+    def completeness_gap(self) -> Tensor:
+        """(N,) |convergence_delta| relative to |F(x) - F(x')|."""
+        return convergence.completeness_gap(self.convergence_delta, self.output, self.baseline_output)
+
+
+def integrated_gradients(
+    members: nn.Module | Sequence[nn.Module],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    baselines: Tensor,
+    baseline_weights: Tensor | None = None,
+    method: Method = "riemann_middle",
+    n_steps: int = 50,
+    tolerance: float | None = None,
+    max_steps: int = 513,
+    output: Output = "logit",
+    internal_batch_size: int | None = None,
+    precision: Precision = "float32",
+) -> Attribution:
+    """Attribute the target outputs of a batch to its inputs.
+
+    Args:
+        members: one module or several, each (N, ...) float -> (N, classes); put in eval mode for the call. Rows must
+            be independent of each other, as they are in eval mode.
+        inputs: (N, ...) float, of any shape.
+        targets: (N,) int64, in 0..classes-1.
+        baselines: (K, N, ...), or (K, 1, ...) for baselines that all inputs share.
+        baseline_weights: (K,) non-negative; equal shares by default.
+        method: quadrature rule, see `pipeline.declarations.METHODS`. Not used with a tolerance.
+        n_steps: gradient evaluations per path. Not used with a tolerance.
+        tolerance: relative L1 error, above 0: nested trapezoid levels (9, 17, 33, ... nodes, each reusing all
+            before) until an image's `error_estimate` meets it.
+        max_steps: with a tolerance, nodes per path at most, at least 9. Images that need more are not `converged`.
+        output: what is explained: "logit", "probability" or "log_probability" of the target.
+        internal_batch_size: rows of one forward and backward pass; chosen from the input's size by default.
+        precision: "float32" computes in the inputs' own dtype (float64 stays float64), "float64" on copies in double,
+            "bfloat16" runs the members under autocast.
+
+    Raises:
+        ValueError: shapes that do not fit, targets out of range, unknown names.
+    """
+    problem, members = _problem(
+        members, inputs, targets, baselines, baseline_weights, output, internal_batch_size, precision
+    )
+    adaptive = tolerance is not None
+    if adaptive and max_steps < path.FIRST_LEVEL:
+        raise ValueError(f"max_steps is {max_steps}; the first level has {path.FIRST_LEVEL} nodes")
+    nodes = path.first_level() if adaptive else path.quadrature(method, n_steps)
+    rule: Method = "riemann_trapezoid" if adaptive else method
+    sums = _Sums(problem, len(members))
+    with ensemble.frozen(members):
+        sums.take_ends(members, nodes)
+        spent = len(nodes.alphas)
+        active = torch.arange(len(inputs), device=inputs.device)
+        sums.refine(members, nodes, active)
+        error = sums.error_estimate(rule)
+        while tolerance is not None and 2 * spent - 1 <= max_steps:
+            active = (error > tolerance).nonzero()[:, 0]
+            if not len(active):
+                break
+            sums.refine(members, path.next_level(spent), active)
+            spent = 2 * spent - 1
+            error = sums.error_estimate(rule)
+    return sums.result(inputs.dtype, error, None if tolerance is None else error <= tolerance)
+
+
+def input_x_gradient(
+    members: nn.Module | Sequence[nn.Module], inputs: Tensor, targets: Tensor, *, output: Output = "logit"
+) -> Attribution:
+    """Input times gradient: one node at alpha = 1 on the path from zero. Arguments as for `integrated_gradients`."""
+    zero = torch.zeros_like(inputs[:1])[None]
+    return integrated_gradients(
+        members, inputs, targets, baselines=zero, method="riemann_right", n_steps=1, output=output
+    )
+
+
+def saliency(
+    members: nn.Module | Sequence[nn.Module],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    output: Output = "logit",
+    channels: Literal["keep", "max", "mean", "l2"] = "keep",
+) -> Attribution:
+    """Absolute gradient at the input (Simonyan et al. 2013), mean over members.
+
+    Args:
+        members: as for `integrated_gradients`, like the next three.
+        inputs: (N, C, ...), or any shape with `channels="keep"`.
+        targets: (N,) int64.
+        output: of the members.
+        channels: how dimension 1 of the map is reduced (kept with size 1).
+
+    Returns:
+        An Attribution whose deltas are NaN: completeness is no property of a gradient.
+    """
+    zero = torch.zeros_like(inputs[:1])[None]
+    problem, members = _problem(members, inputs, targets, zero, None, output, None, "float32", multiply=False)
+    nodes = path.quadrature("riemann_right", 1)
+    sums = _Sums(problem, len(members))
+    with ensemble.frozen(members):
+        sums.take_ends(members, nodes)
+        sums.refine(members, nodes, torch.arange(len(inputs), device=inputs.device))
+    reduce = {
+        "keep": lambda m: m,
+        "max": lambda m: m.amax(2, keepdim=True),
+        "mean": lambda m: m.mean(2, keepdim=True),
+        "l2": lambda m: m.pow(2).sum(2, keepdim=True).sqrt(),
+    }
+    if channels not in reduce:
+        raise ValueError(f"channels {channels!r} is none of: {', '.join(reduce)}")
+    sums.maps = reduce[channels](sums.maps.abs())
+    sums.path_sums.fill_(torch.nan)
+    return sums.result(inputs.dtype, sums.error_estimate("riemann_right"), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What is attributed, checked, and how its rows are evaluated."""
+
+    inputs: Tensor  # (N, ...)
+    targets: Tensor  # (N,)
+    baselines: Tensor  # (K, N or 1, ...)
+    weights: Tensor  # (K,) float64, sums to 1
+    output: Output
+    batch_size: int
+    autocast: bool
+    multiply: bool  # by x - x'
+
+    def outputs(self, member: nn.Module, points: Tensor, targets: Tensor) -> Tensor:
+        """Target outputs of one chunk: points (B, ...), targets (B,) -> (B,) in at least float32."""
+        context: AbstractContextManager[object] = nullcontext()
+        if self.autocast:
+            context = torch.autocast(points.device.type, torch.bfloat16)
+        with context:
+            logits = member(points)
+        if logits.dim() != 2 or len(logits) != len(points):
+            raise ValueError(f"a member maps {tuple(points.shape)} to {tuple(logits.shape)}, not to (N, classes)")
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if self.output == "probability":
+            logits = logits.softmax(1)
+        elif self.output == "log_probability":
+            logits = logits.log_softmax(1)
+        if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
+            culprit = int(targets.max()) if int(targets.max()) >= logits.shape[1] else int(targets.min())
+            raise ValueError(f"target {culprit} is outside 0..{logits.shape[1] - 1}, the classes of the member")
+        chosen: Tensor = logits.gather(1, targets[:, None])[:, 0]
+        return chosen
+
+    def chunks(self, rows: int) -> Iterator[slice]:
+        """Full chunks of `rows` rows laid end to end; only the last may be smaller."""
+        return (slice(start, min(start + self.batch_size, rows)) for start in range(0, rows, self.batch_size))
+
+    @torch.no_grad()
+    def ends(self, member: nn.Module) -> tuple[Tensor, Tensor]:
+        """F(x') (K, N) and F(x) (N,), float64. A baseline that all inputs share is evaluated once per target."""
+        K, N = len(self.baselines), len(self.inputs)
+        unique, inverse = torch.unique(self.targets, return_inverse=True)
+        shared = self.baselines.shape[1] == 1
+        targets = unique if shared else self.targets  # (T,)
+        points = self.baselines.expand(K, len(targets), *self.inputs.shape[1:]) if shared else self.baselines
+        start = self._forward(member, points.flatten(0, 1), targets.repeat(K)).view(K, -1)  # (K, T)
+        return start[:, inverse] if shared else start, self._forward(member, self.inputs, self.targets).view(N)
+
+    def _forward(self, member: nn.Module, points: Tensor, targets: Tensor) -> Tensor:
+        values = [self.outputs(member, points[chunk].clone(), targets[chunk]) for chunk in self.chunks(len(points))]
+        return torch.cat(values).double()
+
+
+class _Sums:
+    """Running sums of a batch: per member for spread, over all paths for the error, per path for completeness."""
+
+    def __init__(self, problem: _Problem, members: int) -> None:
+        self.problem = problem
+        inputs, (K, N) = problem.inputs, (len(problem.baselines), len(problem.inputs))
+        self.maps = inputs.new_zeros(members, *inputs.shape)  # (M, N, ...)
+        self.difference = torch.zeros_like(inputs)  # (N, ...) even nodes minus odd nodes, mean over all paths
+        self.path_sums = torch.zeros(members, K, N, dtype=torch.float64, device=inputs.device)
+        self.start = torch.zeros_like(self.path_sums)  # F(x') of every path
+        self.end = torch.zeros_like(self.path_sums[:, 0])  # (M, N) F(x)
+        self.evaluations = torch.zeros(N, dtype=torch.int64, device=inputs.device)
+        self.curves: list[tuple[Tensor, Tensor]] = []  # alphas (A,), (2, N, A) outputs and gradients
+
+    def take_ends(self, members: Sequence[nn.Module], nodes: path.Nodes) -> None:
+        """F(x') and F(x) by forward passes, unless the nodes stand on both ends anyway."""
+        if nodes.on_both_ends:
+            return
+        for m, member in enumerate(members):
+            self.start[m], self.end[m] = self.problem.ends(member)
+
+    def refine(self, members: Sequence[nn.Module], nodes: path.Nodes, active: Tensor) -> None:
+        """Evaluate nodes for the active inputs (n,) and merge them: a later level halves the weight of all before."""
+        first = not self.curves
+        keep = 0.0 if first else 0.5
+        curve = torch.full((2, len(self.evaluations), len(nodes.alphas)), torch.nan, dtype=torch.float64)
+        curve = curve.to(self.evaluations.device)
+        curve[:, active] = 0
+        difference = torch.zeros_like(self.difference[active]) if first else self.maps[:, active].mean(0)
+        for m, member in enumerate(members):
+            (part, apart), sums, outputs, gradients = _sweep(self.problem, member, nodes, active)
+            difference += (apart if first else -part) / len(members)  # a later level is the odd half to all before
+            self.maps[m, active] = keep * self.maps[m, active] + (1 - keep) * part
+            self.path_sums[m][:, active] = keep * self.path_sums[m][:, active] + (1 - keep) * sums
+            weights = self.problem.weights / len(members)
+            curve[0, active] += torch.tensordot(weights, outputs, 1)
+            curve[1, active] += torch.tensordot(weights, gradients, 1)
+            if first and nodes.on_both_ends:
+                self.start[m], self.end[m] = outputs[:, :, 0], outputs[0, :, -1]
+        self.difference[active] = difference
+        self.curves.append((nodes.alphas.to(curve.device), curve))
+        self.evaluations[active] += len(members) * len(self.problem.weights) * len(nodes.alphas)
+
+    def error_estimate(self, method: Method) -> Tensor:
+        """(N,) float64."""
+        return convergence.error_estimate(self.difference, self.maps.mean(0), method)
+
+    def result(self, dtype: torch.dtype, error: Tensor, converged: Tensor | None) -> Attribution:
+        """Everything that is known, maps in `dtype`."""
+        mean, std, agreement = ensemble.statistics(self.maps)
+        weights = self.problem.weights
+        deltas = self.path_sums - (self.end[:, None] - self.start)  # (M, K, N)
+        alphas, order = torch.cat([alphas for alphas, _ in self.curves]).sort()
+        outputs, gradients = torch.cat([curve for _, curve in self.curves], 2)[:, :, order]
+        return Attribution(
+            mean=mean.to(dtype),
+            std=std.to(dtype),
+            sign_agreement=agreement.to(dtype),
+            output=self.end.mean(0),
+            baseline_output=torch.tensordot(weights, self.start.mean(0), 1),
+            convergence_delta=torch.tensordot(weights, deltas.mean(0), 1),
+            max_path_delta=deltas.abs().amax((0, 1)),
+            error_estimate=error,
+            converged=converged,
+            evaluations=self.evaluations,
+            path_alphas=alphas,
+            path_outputs=outputs,
+            path_gradients=gradients,
+        )
+
+
+def _sweep(
+    problem: _Problem, member: nn.Module, nodes: path.Nodes, active: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All rows (input x baseline x alpha) of one member.
+
+    Returns:
+        Maps of the rule and of the difference of its halves (2, n, ...), mean over baselines; and per path, float64:
+        attribution sums (K, n), outputs (K, n, A) and mean absolute gradients (K, n, A).
+    """
+    n, K, A = len(active), len(problem.weights), len(nodes.alphas)
+    device, dtype = problem.inputs.device, problem.inputs.dtype
+    maps = problem.inputs.new_zeros(n, 2, problem.inputs[0].numel())
+    alphas, columns = nodes.alphas.to(device, dtype), torch.stack([nodes.weights, nodes.difference]).to(device)
+    figures = torch.zeros(3, n * K * A, dtype=torch.float64, device=device)  # output, attribution sum, mean |gradient|
+    per_input = problem.baselines.shape[1] > 1
+    for chunk in problem.chunks(n * K * A):
+        row = torch.arange(chunk.start, chunk.stop, device=device)  # row = (image * K + baseline) * A + alpha
+        i, k, a = row // (K * A), row // A % K, row % A
+        which = active[i]
+        start = problem.baselines[k, which if per_input else torch.zeros_like(which)]  # (B, ...)
+        diff = problem.inputs[which] - start
+        points = torch.addcmul(start, diff, alphas[a].view(-1, *[1] * (diff.dim() - 1))).requires_grad_()
+        # A copy, because a member may begin with an in-place operation, which a leaf would refuse.
+        outputs = problem.outputs(member, points.clone(), problem.targets[which])
+        (gradient,) = torch.autograd.grad(outputs.sum(), points)
+        gradient = gradient.flatten(1)
+        products = gradient * diff.flatten(1) if problem.multiply else gradient  # (B, D)
+        # One matrix product sums the rows of each image, by the weights of the rule and by those of the difference.
+        first, last = int(i[0]), int(i[-1])
+        select = torch.zeros(last - first + 1, 2, len(row), dtype=dtype, device=device)
+        select[i - first, :, row - chunk.start] = (columns[:, a] * problem.weights[k]).T.to(dtype)
+        maps[first : last + 1] += (select.flatten(0, 1) @ products).view(-1, 2, products.shape[1])
+        figures[0, chunk] = outputs.detach().double()
+        figures[1, chunk] = products.sum(1, dtype=torch.float64)
+        figures[2, chunk] = gradient.abs().mean(1, dtype=torch.float64)
+    outputs, sums, gradients = figures.view(3, n, K, A).transpose(1, 2)  # each (K, n, A)
+    return (
+        maps.view(n, 2, *problem.inputs.shape[1:]).transpose(0, 1),
+        sums @ nodes.weights.to(device),
+        outputs,
+        gradients,
+    )
+
+
+def _problem(
+    members: nn.Module | Sequence[nn.Module],
+    inputs: Tensor,
+    targets: Tensor,
+    baselines: Tensor,
+    baseline_weights: Tensor | None,
+    output: Output,
+    batch_size: int | None,
+    precision: Precision,
+    *,
+    multiply: bool = True,
+) -> tuple[_Problem, Sequence[nn.Module]]:
+    members = [members] if isinstance(members, nn.Module) else list(members)
+    if not members:
+        raise ValueError("members is empty; give at least one module")
+    _check_shapes(inputs, targets, baselines)
+    if output not in OUTPUTS:
+        raise ValueError(f"output {output!r} is none of: {', '.join(OUTPUTS)}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is none of: {', '.join(PRECISIONS)}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"internal_batch_size is {batch_size}; it must be at least 1")
+    weights = torch.ones(len(baselines)) if baseline_weights is None else baseline_weights
+    if weights.shape != (len(baselines),) or bool((weights < 0).any()) or not weights.sum() > 0:
+        raise ValueError(f"baseline_weights must be {len(baselines)} non-negative numbers, not all 0")
+    if precision == "float64" and inputs.dtype != torch.float64:
+        inputs, members = inputs.double(), [deepcopy(member).double() for member in members]
+    weights = weights.to(inputs.device, torch.float64)
+    problem = _Problem(
+        inputs=inputs.detach(),
+        targets=targets,
+        baselines=baselines.detach().to(inputs),
+        weights=weights / weights.sum(),
+        output=output,
+        batch_size=batch_size or default_batch_size(inputs),
+        autocast=precision == "bfloat16",
+        multiply=multiply,
+    )
+    return problem, members
+
+
+def _check_shapes(inputs: Tensor, targets: Tensor, baselines: Tensor) -> None:
+    if not len(inputs):
+        raise ValueError("inputs is empty; give at least one")
+    if not inputs.is_floating_point():
+        raise ValueError(f"inputs are {inputs.dtype}; gradients need floating point")
+    if targets.shape != inputs.shape[:1] or targets.dtype != torch.int64:
+        raise ValueError(f"targets are {tuple(targets.shape)} {targets.dtype}, not ({len(inputs)},) int64")
+    if baselines.shape[2:] != inputs.shape[1:] or not len(baselines) or baselines.shape[1] not in (1, len(inputs)):
+        expected = ", ".join(["K", f"{len(inputs)} or 1", *map(str, inputs.shape[1:])])
+        raise ValueError(f"baselines are {tuple(baselines.shape)}, not ({expected})")
+
+
+def default_batch_size(inputs: Tensor) -> int:
+    """Rows of one chunk where none are asked for: about 4 million input values, in 8..1024 rows."""
+    return min(max(4_000_000 // max(inputs[0].numel(), 1), 8), 1024)

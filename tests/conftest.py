@@ -1,0 +1,77 @@
+"""Set up once for all tests: a small data set, a small model, a pipeline in a folder of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline.api import Pipeline, RunRequest
+from pipeline.models import ModelRequest
+
+# The tests' networks are small: a second thread costs them more than it brings.
+torch.set_num_threads(1)
+
+FACTORY = """
+from torch import nn
+
+def make():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 8 * 8, 3)
+    )
+    return model, {"input_size": 8, "channels": 1, "mean": 0.5, "std": 0.25, "classes": ["cat", "dog", "eel"]}
+"""
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A tree of 3 classes with 6 greyscale images of 8 x 8 each."""
+    root = tmp_path / "images"
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog", "eel"):
+        (root / name).mkdir(parents=True)
+        for index in range(6):
+            Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def factory(tmp_path: Path) -> Path:
+    """A file whose `make` builds a ReLU network for that data set."""
+    path = tmp_path / "tiny.py"
+    path.write_text(FACTORY)
+    return path
+
+
+@pytest.fixture
+def members(tmp_path: Path, factory: Path) -> tuple[ModelRequest, ...]:
+    """An ensemble of two of these networks."""
+    requests = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 8 * 8, 3)
+        )
+        path = tmp_path / f"member-{seed}.safetensors"
+        save_file(model.state_dict(), path)
+        requests.append(ModelRequest(f"{factory}:make", weights=str(path)))
+    return tuple(requests)
+
+
+@pytest.fixture
+def request_(dataset: Path, members: tuple[ModelRequest, ...]) -> RunRequest:
+    """A run over that data set by that ensemble, in units of 4 images."""
+    return RunRequest(str(dataset), members, baselines=("black", "uniform:n=2"), n_steps=8, unit_size=4)
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    """A pipeline whose home is a new folder."""
+    for name in ("DATABASE_URL", "OBJECTS_URL", "BROKER_URL", "DEVICE"):
+        monkeypatch.delenv(f"ATTRIBATCH_{name}", raising=False)
+    with Pipeline.open(tmp_path / "home") as opened:
+        yield opened
