@@ -1,0 +1,72 @@
+"""Manifests are frozen, runs are identified by what they compute over what, units cover every row once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from db.records import Entry
+from pipeline.datasets import Source
+from pipeline.errors import SpecError
+from pipeline.planning import Manifest, default_unit_size, drafts, plan_run, read_manifest, run_id, sample_rows, spool
+from pipeline.spec import Preprocess, RunSpec
+from tests.unit.test_spec import MODEL, spec
+
+ONE, TWO = Entry(0, "a/\u00e9.png", "1-1", "cat"), Entry(1, "b.png", "1-1", None)
+
+
+def manifest(folder: Path, *entries: Entry) -> Manifest:
+    return spool(entries, folder / "manifest.gz")
+
+
+def test_a_spooled_manifest_reads_back_as_it_was_listed(tmp_path: Path) -> None:
+    found = manifest(tmp_path, ONE, TWO)
+    assert list(found.entries()) == [ONE, TWO] == list(read_manifest(found.file.read_bytes()))
+    assert (found.count, found.labels, found.unlabelled) == (2, ("cat",), "b.png")
+
+
+def test_the_digest_follows_order_key_version_and_label(tmp_path: Path) -> None:
+    lists = ([], [ONE], [ONE, TWO], [TWO, ONE], [replace(ONE, version="1-2")], [replace(ONE, label=None)])
+    assert len({manifest(tmp_path, *entries).digest for entries in lists}) == 6
+    assert manifest(tmp_path, ONE).digest == manifest(tmp_path, ONE).digest
+
+
+def test_the_same_spec_over_the_same_manifest_is_the_same_run(tmp_path: Path) -> None:
+    source = Source("folder", str(tmp_path))
+    one = plan_run(spec(), source, manifest(tmp_path, ONE))
+    assert one.id == plan_run(spec(), source, manifest(tmp_path, ONE), name="x", unit_size=1).id
+    assert one.id != plan_run(spec(seed=1), source, manifest(tmp_path, ONE)).id
+    assert one.id != plan_run(spec(), source, manifest(tmp_path, TWO)).id
+    assert one.id == run_id(one.spec_key, one.manifest_digest)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 4), (4, 4), (9, 4), (10, 1)])
+def test_units_cover_every_row_once_in_order(count: int, size: int) -> None:
+    entries = [Entry(row, f"{row}.png", "1") for row in range(count)]
+    units = list(drafts(entries, size))
+    assert [entry for unit in units for entry in unit.entries] == entries
+    assert [unit.number for unit in units] == list(range(len(units)))
+    assert all(len(unit.entries) == size for unit in units[:-1])
+    assert all(unit.entries[0].row == unit.number * size for unit in units)
+
+
+def test_labels_as_targets_must_be_classes_of_the_models(tmp_path: Path) -> None:
+    source, by_label = Source("folder", str(tmp_path)), spec(target="label")
+    assert plan_run(by_label, source, manifest(tmp_path, ONE)).image_count == 1
+    with pytest.raises(SpecError, match=r"image 'b\.png' has no label"):
+        plan_run(by_label, source, manifest(tmp_path, ONE, TWO))
+    with pytest.raises(SpecError, match="1 labels are no class of the models, first 'fish'"):
+        plan_run(by_label, source, manifest(tmp_path, ONE, replace(TWO, label="fish")))
+
+
+def test_large_images_come_in_smaller_units() -> None:
+    large = RunSpec((replace(MODEL, preprocess=Preprocess(224, 224)),), spec().baselines)
+    assert default_unit_size(large) < default_unit_size(spec())
+
+
+def test_samples_are_the_same_for_the_same_seed_and_distinct() -> None:
+    rows = sample_rows(100, 10, 0)
+    assert rows == sample_rows(100, 10, 0)
+    assert rows != sample_rows(100, 10, 1)
+    assert len(set(rows)) == 10
+    assert sample_rows(3, 10, 0) != []

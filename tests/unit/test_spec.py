@@ -1,0 +1,109 @@
+"""Specs and baseline declarations: round trips, keys that cover what counts, errors that say what is allowed."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipeline.declarations import Baseline
+from pipeline.errors import SpecError
+from pipeline.spec import ModelSpec, Preprocess, RunSpec, parse_target
+
+MODEL = ModelSpec("a.py:make", "w.pt", "ab" * 32, "cd" * 32, Preprocess(8, 8, 1), ("cat", "dog"))
+
+
+def spec(**changes: Any) -> RunSpec:
+    return RunSpec((MODEL,), (Baseline.parse("black"), Baseline.parse("color:0.1,0.2,0.3")), **changes)
+
+
+def test_json_round_trip_keeps_everything() -> None:
+    one = spec(target="class:dog", tolerance=0.03, samples=(("a.png", "1-2"),))
+    assert RunSpec.from_json(one.to_json()) == one
+    assert RunSpec.from_json(one.to_json()).key == one.key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target": "label"},
+        {"n_steps": 51},
+        {"seed": 1},
+        {"output": "probability"},
+        {"tolerance": 0.01},
+        {"precision": "float64"},
+        {"baselines": (Baseline.parse("white"),)},
+        {"models": (replace(MODEL, weights_sha256="00" * 32),)},
+        {"models": (replace(MODEL, preprocess=Preprocess(8, 8, 1, mean=(0.5,))),)},
+        {"models": (MODEL, MODEL)},
+    ],
+)
+def test_what_determines_the_numbers_changes_the_key(changes: dict[str, Any]) -> None:
+    assert replace(spec(), **changes).key != spec().key
+
+
+def test_where_weights_lie_does_not_change_the_key() -> None:
+    moved = replace(MODEL, source="elsewhere/a.py:make", weights="elsewhere/w.pt")
+    assert replace(spec(), models=(moved,)).key == spec().key
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "simpson"}, "method 'simpson' is none of: gausslegendre"),
+        ({"output": "loss"}, "output 'loss' is none of: logit"),
+        ({"attribution": "lime"}, "attribution 'lime' is none of"),
+        ({"n_steps": 0}, "n_steps is 0"),
+        ({"tolerance": 3.0}, "tolerance is 3.0; it is a relative error"),
+        ({"max_steps": 3}, "first level has 9 nodes"),
+        ({"models": ()}, "at least one model"),
+        ({"baselines": ()}, "at least one baseline"),
+        ({"target": "class:fish"}, "class 'fish' is not among the 2 of model 'a.py:make'"),
+        ({"target": "class:2"}, "class '2' is not among the 2"),
+        ({"target": "best"}, "target 'best' is none of: predicted, label"),
+        ({"target": "rank:0"}, "target 'rank:0' is none of"),
+    ],
+)
+def test_impossible_requests_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        replace(spec(), **changes)
+
+
+def test_a_class_is_named_or_numbered() -> None:
+    assert spec(target="class:dog").target_index() == spec(target="class:1").target_index() == 1
+    assert parse_target("rank:2") == ("rank", "2")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["black", "white", "mean", "opposite", "color:0.5", "color:0.1,0.2,0.3", "blurred:sigma=3", "uniform:n=4",
+     "gaussian:n=2,sigma=0.1", "samples:n=16", "black:weight=2", "uniform:n=2,weight=0.5"],
+)  # fmt: skip
+def test_a_baseline_prints_as_it_parses(text: str) -> None:
+    assert str(Baseline.parse(text)) == text
+    assert Baseline.parse(str(Baseline.parse(text))) == Baseline.parse(text)
+
+
+def test_defaults_of_a_kind_are_filled_in() -> None:
+    assert Baseline.parse("blurred") == Baseline.parse("blurred:sigma=8")
+    assert Baseline.parse("colour:0.5") == Baseline.parse("color:0.5")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grey", "kind 'grey' is none of: black, white"),
+        ("blurred:radius=3", "blurred takes sigma, weight, not 'radius'"),
+        ("blurred:sigma=big", "sigma is 'big', which is no number"),
+        ("blurred:sigma=0", "sigma must be above 0"),
+        ("uniform:n=0", r"n must be in 1\.\.1024"),
+        ("color", "needs one or three"),
+        ("color:2", r"values in \[0, 1\]"),
+        ("color:0.1,0.2", "one or three values"),
+        ("black:0.5", "only color takes bare values"),
+        ("black:weight=-1", "weight must be above 0"),
+        ("black:weight=nan", "no number"),
+    ],
+)
+def test_wrong_baselines_are_named(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Baseline.parse(text)
