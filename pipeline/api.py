@@ -1,0 +1,382 @@
+"""The Python API: `Pipeline` is what the command line and the web page call, and nothing they do is done elsewhere.
+
+from pipeline.api import Pipeline, RunRequest
+
+with Pipeline.open() as pipeline:
+run = pipeline.submit(RunRequest("./images", models=(ModelRequest("torchvision:resnet50@DEFAULT"),)))
+pipeline.work(run)
+for row in pipeline.find(run.id, where="mispredicted", sort="-member_disagreement").rows:
+print(row.key, row.predicted, row.error_estimate)
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from db import queries
+from db.ledger import Ledger
+from db.objects import Objects, open_objects
+from db.queries import Page
+from db.records import Entry, ImageRow, ImageState, Progress, Run, RunState
+from db.session import Engine, migrate, open_engine
+from pipeline import dispatch, planning
+from pipeline.datasets import Source, list_entries, open_source, read_image, to_pixels
+from pipeline.declarations import Baseline
+from pipeline.errors import SpecError, UnreadableImage, UsageError
+from pipeline.planning import Manifest
+from pipeline.settings import Settings
+from pipeline.spec import ModelSpec, RunSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.audits import Audit
+    from pipeline.estimating import Cost
+    from pipeline.models import ModelRequest
+    from pipeline.repair import Repaired
+
+POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What somebody asks for: names and paths, as they were typed. `Pipeline.submit` makes a spec and a run of it."""
+
+    source: str  # a folder of images, or a CSV or JSONL manifest
+    models: "tuple[ModelRequest, ...]"
+    baselines: tuple[str, ...] = ("black",)  # declarations, see `pipeline.declarations.Baseline`
+    target: str = "predicted"  # predicted | label | rank:K | class:NAME_OR_INDEX
+    attribution: str = "integrated_gradients"
+    output: str = "logit"
+    method: str = "riemann_middle"
+    n_steps: int = 50
+    tolerance: float | None = None  # relative L1 error; replaces method and n_steps
+    max_steps: int = 513
+    precision: str = "float32"
+    channels: str = "keep"
+    seed: int = 0
+    name: str | None = None
+    unit_size: int | None = None  # images; None chooses by the input's size
+    priority: int = 0
+
+
+class Pipeline:
+    """One index and one object store, opened. A context manager.
+
+    Args:
+        settings: where they are.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database: Engine = open_engine(settings.database_url)
+        migrate(self.database)
+        self.objects: Objects = open_objects(settings.objects_url, s3_endpoint_url=settings.s3_endpoint_url)
+        self.ledger = Ledger(self.database, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
+
+    @classmethod
+    def open(cls, home: str | Path | None = None) -> Self:
+        """The pipeline that the environment names; `home` stands in for ATTRIBATCH_HOME.
+
+        Raises:
+            IndexOutdated: the index was written by a newer version.
+            StoreUnavailable: the database does not answer.
+        """
+        return cls(Settings.from_env(None if home is None else {**os.environ, "ATTRIBATCH_HOME": str(home)}))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.database.dispose()
+
+    # ---- runs
+
+    def submit(self, request: RunRequest) -> Run:
+        """Store a run: its manifest and metadata as objects, its units in SQL. The same request is the same run.
+
+        Raises:
+            UsageError: whatever is wrong with the source, the models or the spec, before anything is stored.
+        """
+        with self._planned(request) as (run, spec, manifest):
+            return self._store(run, spec, manifest)
+
+    def estimate(self, request: RunRequest) -> "Cost":
+        """What the run would take; computes a few images and stores nothing.
+
+        Raises:
+            UsageError: as `submit`.
+        """
+        from pipeline.estimating import measure_cost
+        from pipeline.work import pick_device
+
+        with self._planned(request) as (run, spec, manifest):
+            source = Source.from_json(run.source)
+            return measure_cost(
+                run,
+                spec,
+                manifest.entries(),
+                pixels=lambda entry: self._pixels(source, spec, entry),
+                samples=self._sample_pixels(run),
+                device=pick_device(self.settings.device),
+            )
+
+    def work(self, run: Run, *, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None) -> Progress:
+        """Compute a run with worker processes on this machine, until nothing of it waits.
+
+        Interrupting gives the units in flight back; calling again goes on where it stopped.
+
+        Args:
+            run: from `submit` or `get_run`.
+            workers: processes. On a CPU they share the cores.
+            on_progress: told of the counts a few times a second.
+        """
+        with dispatch.LocalWorkers(run.id, workers, self._environment()) as local:
+            while local.tend():
+                on_progress(self.status(run.id))
+                time.sleep(POLL_SECONDS)
+        found = self.status(run.id)
+        on_progress(found)
+        return found
+
+    def compute(
+        self, run: Run, *, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None
+    ) -> Progress:
+        """`follow` where a broker is configured, `work` on this machine where none is."""
+        if self.settings.broker_url is not None:
+            return self.follow(run, on_progress=on_progress)
+        return self.work(run, workers=workers, on_progress=on_progress)
+
+    def follow(self, run: Run, *, on_progress: Callable[[Progress], None] = lambda _: None) -> Progress:
+        """Wait until other workers have finished a run; wakes them through the broker first."""
+        if self.settings.broker_url is not None:
+            while unit_ids := self.ledger.unsent(1000):
+                dispatch.send(self.settings.broker_url, unit_ids)
+        while (found := self.status(run.id)).state in (RunState.PENDING, RunState.RUNNING):
+            on_progress(found)
+            time.sleep(POLL_SECONDS)
+        on_progress(found)
+        return found
+
+    def runs(self) -> list[Run]:
+        """All runs, the newest submission first."""
+        return queries.list_runs(self.database)
+
+    def get_run(self, ref: str) -> Run:
+        """A run by its id, a prefix of it, its name, or `latest`. Raises NotFound."""
+        return queries.get_run(self.database, ref)
+
+    def status(self, ref: str) -> Progress:
+        """Counts of a run's units and images."""
+        return queries.progress(self.database, self.get_run(ref).id)
+
+    def cancel(self, ref: str) -> int:
+        """Stop a run; submitting it again goes on. Units cancelled."""
+        return self.ledger.cancel(self.get_run(ref).id)
+
+    def retry(self, ref: str) -> int:
+        """Give failed units of a run all their attempts again. Units re-armed."""
+        return self.ledger.retry(self.get_run(ref).id)
+
+    def repair(self) -> "Repaired":
+        """Rebuild the index from object storage, and queue again what is missing there or damaged."""
+        from pipeline.repair import repair
+
+        return repair(self.database, self.ledger, self.objects)
+
+    # ---- images
+
+    def find(
+        self,
+        ref: str = "latest",
+        *,
+        where: str | None = None,
+        sort: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> Page:
+        """One page of a run's images.
+
+        Args:
+            ref: of the run.
+            where: for example "predicted != label and border_share > 0.3"; see `attribatch query --help`.
+            sort: a column, with '-' in front for descending; empty values come last.
+            limit: rows at most.
+            after: `next` of the page before.
+
+        Raises:
+            UsageError: a word of `where` or `sort` that is no column; the message points at it.
+        """
+        return queries.find_images(
+            self.database, self.get_run(ref).id, where=where, sort=sort, limit=limit, after=after
+        )
+
+    def find_image(self, ref: str, image: str) -> ImageRow:
+        """One image of a run by its key, the end of it, or its row number. Raises NotFound."""
+        return queries.find_image(self.database, self.get_run(ref).id, image)
+
+    def maps(self, rows: Sequence[ImageRow]) -> "NDArray[np.float32]":
+        """Stored mean maps of some rows, (n, C, H, W), in their order. Raises ObjectMissing."""
+        from pipeline.reading import read_maps
+
+        return read_maps(self.objects, rows)
+
+    def images(self, rows: Sequence[ImageRow]) -> "NDArray[np.float32]":
+        """Model-input pixels of some rows of one run, (n, C, H, W) in [0, 1]. Raises UnreadableImage."""
+        import numpy as np
+
+        run = self.get_run(rows[0].run_id)
+        spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source)
+        return np.stack([self._pixels(source, spec, Entry(row.row, row.key, row.version)) for row in rows])
+
+    def show(self, ref: str, image: str) -> bytes:
+        """A PNG of one image: overlay, positive part, member spread, F(alpha), and the path from baseline to image.
+
+        Raises:
+            NotFound: no such run or image.
+            UsageError: the image has no map.
+            UnreadableImage: the file is gone or has changed.
+        """
+        from pipeline.showing import show
+
+        run = self.get_run(ref)
+        row = self.find_image(run.id, image)
+        if row.state is ImageState.FAILED:
+            raise UsageError(f"image {row.key!r} has no map to show: {row.error}")
+        return show(self.objects, run, row, self.images([row])[0], self._sample_pixels(run))
+
+    def audit(self, ref: str, *, by: str = "predicted", out: Path | None = None) -> "tuple[Audit, Path]":
+        """What the maps of a run say together, and the HTML report of it (`audit.json` lies beside it).
+
+        Args:
+            ref: of the run.
+            by: classes are the "predicted" ones or those of the "label".
+            out: folder of the report; `reports/<run id>` below the home by default.
+
+        Raises:
+            UsageError: nothing of the run is done yet.
+        """
+        from pipeline.reporting import material_of, write_report
+        from pipeline.work import pick_device
+
+        if by not in ("predicted", "label"):
+            raise UsageError(f"classes by {by!r}: choose predicted or label")
+        run = self.get_run(ref)
+        rows = list(queries.iter_images(self.database, run.id))
+        if not any(row.state is ImageState.DONE for row in rows):
+            raise UsageError(f"run {run.id} has no map yet; see `attribatch status {run.id}`")
+        device = pick_device(self.settings.device)
+        material = material_of(run, rows, maps=self.maps, images=self.images, device=device)
+        folder = out or self.settings.home / "reports" / run.id
+        classes: Literal["predicted", "label"] = "label" if by == "label" else "predicted"
+        return write_report(material, by=classes, folder=folder), folder / "report.html"
+
+    # ---- how it is done
+
+    def _environment(self) -> dict[str, str]:
+        settings = self.settings
+        return {
+            "ATTRIBATCH_HOME": str(settings.home),
+            "ATTRIBATCH_DATABASE_URL": settings.database_url,
+            "ATTRIBATCH_OBJECTS_URL": settings.objects_url,
+            "ATTRIBATCH_LEASE_SECONDS": str(settings.lease_seconds),
+            "ATTRIBATCH_MAX_ATTEMPTS": str(settings.max_attempts),
+            "ATTRIBATCH_MAX_PIXELS": str(settings.max_pixels),
+            "ATTRIBATCH_DEVICE": settings.device,
+            "ATTRIBATCH_ALLOWED_MODULES": " ".join(settings.allowed_modules),
+        }
+
+    @contextmanager
+    def _planned(self, request: RunRequest) -> Iterator[tuple[Run, RunSpec, Manifest]]:
+        source = open_source(request.source)
+        with tempfile.TemporaryDirectory(prefix="attribatch-") as folder:
+            manifest = planning.spool(list_entries(source), Path(folder) / "manifest.jsonl.gz")
+            spec = self._spec(request, source, manifest)
+            run = planning.plan_run(
+                spec,
+                source,
+                manifest,
+                name=request.name,
+                unit_size=request.unit_size,
+                priority=request.priority,
+            )
+            yield run, spec, manifest
+
+    def _spec(self, request: RunRequest, source: Source, manifest: Manifest) -> RunSpec:
+        from pipeline import models
+
+        try:
+            baselines = tuple(Baseline.parse(text) for text in request.baselines)
+        except ValueError as error:
+            raise SpecError(str(error)) from error
+        specs: tuple[ModelSpec, ...] = models.resolve(
+            request.models, labels=manifest.labels, allowed_modules=self.settings.allowed_modules
+        )
+        spec = RunSpec(
+            models=specs,
+            baselines=baselines,
+            target=request.target,
+            attribution=request.attribution,
+            output=request.output,
+            method=request.method,
+            n_steps=request.n_steps,
+            tolerance=request.tolerance,
+            max_steps=request.max_steps,
+            precision=request.precision,
+            channels=request.channels,
+            seed=request.seed,
+        )
+        wanted = max((baseline.n for baseline in baselines if baseline.kind == "samples"), default=0)
+        return replace(spec, samples=self._drawn(spec, source, manifest, wanted)) if wanted else spec
+
+    def _drawn(self, spec: RunSpec, source: Source, manifest: Manifest, wanted: int) -> tuple[tuple[str, str], ...]:
+        """Readable images for the `samples` baselines."""
+        rows = planning.sample_rows(manifest.count, 4 * wanted, spec.seed)
+        entries = {entry.row: entry for entry in manifest.entries() if entry.row in set(rows)}
+        drawn: list[tuple[str, str]] = []
+        for row in rows:
+            entry = entries[row]
+            try:
+                self._pixels(source, spec, entry)
+            except UnreadableImage:
+                continue
+            drawn.append((entry.key, entry.version))
+            if len(drawn) == wanted:
+                return tuple(drawn)
+        raise SpecError(f"baseline 'samples:n={wanted}' found {len(drawn)} readable images; lower n")
+
+    def _pixels(self, source: Source, spec: RunSpec, entry: Entry) -> "NDArray[np.float32]":
+        decoded = read_image(source, entry, max_pixels=self.settings.max_pixels)
+        return to_pixels(decoded.image, spec.preprocess, key=entry.key)
+
+    def _sample_pixels(self, run: Run) -> "NDArray[np.float32] | None":
+        import numpy as np
+
+        spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source)
+        pixels = [self._pixels(source, spec, Entry(-1, key, version)) for key, version in spec.samples]
+        return np.stack(pixels) if pixels else None
+
+    def _store(self, run: Run, spec: RunSpec, manifest: Manifest) -> Run:
+        from pipeline import maps
+
+        stored = self.ledger.submit(run, planning.drafts(manifest.entries(), run.unit_size))
+        # After the rows: whoever is killed in between submits again, and workers need none of these objects to compute.
+        for key, data in maps.metadata(stored.id, planning.layout(stored, spec)).items():
+            self.objects.put_once(key, data)
+        self.objects.put_once(planning.manifest_key(stored.id), manifest.file.read_bytes())
+        self.objects.put_once(planning.run_key(stored.id), json.dumps(asdict(run), default=str).encode())
+        return stored

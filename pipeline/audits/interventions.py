@@ -1,0 +1,186 @@
+"""What a window does to the model: swap it, paste it, and do the same at random places. Draws no conclusion.
+
+- necessity: images of the class that lean on the window most get it replaced by the same window of images of other
+  classes; the part of their predictions that is lost.
+- sufficiency: images of other classes get the window of those leaning images; the part that turns into the class.
+- controls: the same trials, same images and donors, with windows of that size at four random places.
+- likeness: how far the window's content sets the leaning images apart from all others (`likeness`, d').
+
+Content comes from other images of the data set, so that what the model sees stays near its data; a grey box
+would not. Donors and receivers come from one pool of images, balanced over classes and read once.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.records import ImageRow
+from pipeline.audits.candidates import Box, Candidate, overlap
+from pipeline.audits.material import Floats, Material
+
+LEANING = 24  # images that lean on the window most: at 16 a loss of 20 points would not exceed a control of 0
+DONORS = 4  # per leaning image
+RECEIVERS = 96  # images of other classes
+POOL = 192  # donors and receivers are drawn from these
+FEWEST = 6  # leaning images, or images of other classes: below this nothing is tested
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A part of independent images, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was measured at one candidate."""
+
+    candidate: Candidate
+    necessity: Rate
+    sufficiency: Rate
+    control_necessity: Rate
+    control_sufficiency: Rate
+    likeness: float  # d', see `likeness`
+    examples: tuple[str, ...]  # keys of the images that lean on it most
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images that lend and receive content."""
+
+    pixels: Floats  # (n, C, H, W)
+    predicted: NDArray[np.int64]  # (n,)
+
+
+def wilson(value: float, images: int) -> Rate:
+    """A rate with Wilson's score interval (1927) at 95 %.
+
+    `images` counts independent images: several donors per image sharpen the value, not the interval.
+    """
+    z = 1.96
+    centre = (value + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(value * (1 - value) / images + z**2 / (4 * images**2))
+    return Rate(value, max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
+
+
+def exceeds(one: Rate, other: Rate) -> bool:
+    """Whether a rate is above another at 95 %: Newcombe's interval of the difference (1998, method 10) is above 0."""
+    return one.value - other.value > math.hypot(one.value - one.low, other.high - other.value)
+
+
+def draw_pool(material: Material, rows: Sequence[ImageRow], rng: np.random.Generator) -> Pool:
+    """A random pool, balanced over predicted classes."""
+    seen: dict[str | None, int] = {}
+    turns = []
+    for index in rng.permutation(len(rows)):
+        name = rows[index].predicted
+        turns.append((seen.setdefault(name, 0), int(index)))
+        seen[name] += 1
+    drawn = [index for _, index in sorted(turns, key=lambda turn: turn[0])[:POOL]]
+    pixels = material.read_images([rows[index] for index in sorted(drawn)])
+    return Pool(pixels, material.ask(pixels))
+
+
+def run_trial(
+    material: Material, candidate: Candidate, rows: Sequence[ImageRow], pool: Pool, *, index: int, seed: int
+) -> Trial | None:
+    """Measure one candidate. `rows` are the class's examined images, `index` is the class's output.
+
+    None where fewer than 6 images that are predicted as the class lean on the window, or the pool has fewer than 6
+    images of other classes.
+    """
+    rng = np.random.default_rng([seed, index, *candidate.region])
+    leaning = candidate.order[: min(LEANING, max(FEWEST, candidate.leaning))]
+    wanted = [rows[position] for position in leaning]
+    pixels = material.read_images(wanted)
+    kept = material.ask(pixels) == index
+    others = np.flatnonzero(pool.predicted != index)
+    if kept.sum() < FEWEST or len(others) < FEWEST:
+        return None
+    own, box = pixels[kept], candidate.region
+    places = np.array([box, *_elsewhere(box, material.size, rng)])  # (5, 4): the window, then the controls
+    lost = _lost(material, own, pool.pixels[rng.choice(others, len(own) * DONORS)], places, index)
+    receivers = pool.pixels[rng.choice(others, RECEIVERS, replace=len(others) < RECEIVERS)]
+    turned = _turned(material, own[rng.integers(0, len(own), RECEIVERS)], receivers, places, index)
+    return Trial(
+        candidate,
+        necessity=wilson(lost[0], len(own)),
+        sufficiency=wilson(turned[0], min(RECEIVERS, len(others))),
+        control_necessity=wilson(lost[1], len(own)),
+        control_sufficiency=wilson(turned[1], min(RECEIVERS, len(others))),
+        likeness=likeness(cut(own, box), cut(pool.pixels[others], box)),
+        examples=tuple(row.key for row, keep in zip(wanted, kept, strict=True) if keep)[:6],
+    )
+
+
+def _lost(
+    material: Material, own: Floats, donors: Floats, places: NDArray[np.int64], index: int
+) -> tuple[float, float]:
+    images = np.repeat(own, DONORS, axis=0)
+    found = [(material.ask(paste(images, donors, where)) != index).mean() for where in _both(places, len(images))]
+    return float(found[0]), float(found[1])
+
+
+def _turned(
+    material: Material, sources: Floats, receivers: Floats, places: NDArray[np.int64], index: int
+) -> tuple[float, float]:
+    found = [
+        (material.ask(paste(receivers, sources, where)) == index).mean() for where in _both(places, len(receivers))
+    ]
+    return float(found[0]), float(found[1])
+
+
+def _both(places: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Boxes per image (count, 4): always the window, and the random places in turn."""
+    turns = np.arange(count) % (len(places) - 1) + 1
+    return np.repeat(places[:1], count, axis=0), places[turns]
+
+
+def paste(images: Floats, sources: Floats, boxes: NDArray[np.int64]) -> Floats:
+    """Images (n, C, H, W) with the box (n, 4) of each replaced by what its source shows there."""
+    out = images.copy()
+    for image, source, (x0, y0, x1, y1) in zip(out, sources, boxes, strict=True):
+        image[:, y0:y1, x0:x1] = source[:, y0:y1, x0:x1]
+    return out
+
+
+def cut(images: Floats, box: Box) -> Floats:
+    """The box's content, (n, values)."""
+    x0, y0, x1, y1 = box
+    return images[:, :, y0:y1, x0:x1].reshape(len(images), -1)
+
+
+def likeness(own: Floats, others: Floats) -> float:
+    """How far content sets a few images apart: d' along the difference of the means, own (n, D) against others (m, D).
+
+    Cross-fitted: the direction from one half, mean distance over pooled standard deviation from the other half,
+    averaged. 0 tells nothing, 4 errs on 2 % of images. 0.01 is added to the deviation: below it pixels do not differ.
+    """
+    found = []
+    for first in (0, 1):
+        fit, test = (own[first::2], others[first::2]), (own[1 - first :: 2], others[1 - first :: 2])
+        way = fit[0].mean(axis=0) - fit[1].mean(axis=0)
+        way = way / max(float(np.linalg.norm(way)), 1e-9)
+        one, two = test[0] @ way, test[1] @ way
+        found.append(float((one.mean() - two.mean()) / (math.sqrt((one.var() + two.var()) / 2) + 0.01)))
+    return sum(found) / 2
+
+
+def _elsewhere(box: Box, size: tuple[int, int], rng: np.random.Generator) -> list[Box]:
+    """Four random places of the box's size that overlap it by a quarter at most (by any amount where none is found)."""
+    (height, width), (across, down) = size, (box[2] - box[0], box[3] - box[1])
+    found: list[Box] = []
+    for attempt in range(200):
+        x, y = int(rng.integers(0, width - across + 1)), int(rng.integers(0, height - down + 1))
+        place = (x, y, x + across, y + down)
+        if attempt >= 100 or overlap(place, box) <= 0.25:
+            found.append(place)
+        if len(found) == 4:
+            break
+    return found

@@ -1,0 +1,189 @@
+"""From candidates to findings: which windows does the model take for a class?
+
+A candidate becomes a finding in three steps.
+
+1. *More here than elsewhere*: the corrected permutation p-value is at most 0.05. Nearly every class has such windows.
+2. *The model uses it*: at least 20 % of the predictions are lost when it is swapped, or 20 % of other images turn when
+   it is pasted in, and that is significantly more than random windows of its size do (Newcombe's interval of the
+   difference). 20 % is DESIGN.md's definition of use: accuracy on marked images falls by 20 points without the mark.
+3. *It is no part of the object*. Objects are used too: digits are centred and fill the image, and the middle of a 0
+   reaches necessity 0.97 and sufficiency 0.39, so that no threshold on these two separates. One of three must hold:
+   a. a mark: the content is alike in the images that lean on it and unlike that of all others. The d' of
+      `interventions.likeness` is at least 6, and 1.5 times the median of the best used windows of the other classes;
+   b. alone: the share is at least 20 times that of the other classes, who find nothing there, and d' is at least 3.5
+      (on photographs an opaque mark has a d' of 4 to 5, because what it covers elsewhere varies);
+   c. an outlier: the share is at least 8 times that of the other classes, the lower bounds of necessity and
+      sufficiency are at least 0.5 and 0.1, and both are above what any window of the other classes reaches (windows
+      at the same place and other findings aside).
+
+MEASURED
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+
+from db.records import ImageRow
+from pipeline.audits.candidates import Boxes, Candidate, overlap, propose
+from pipeline.audits.interventions import Trial, draw_pool, exceeds, run_trial
+from pipeline.audits.material import Floats, Material
+from pipeline.audits.results import Finding, Unconfirmed, place_name, rates
+
+ALPHA = 0.05
+USE = 0.2
+MARK, OVER_OTHERS = 6.0, 1.5  # a: d', and times the other classes' median
+ALONE, ALONE_LIKENESS = 20.0, 3.5  # b: share over the other classes' share, and d'
+OUTLIER, OUTLIER_RATIO = (0.5, 0.1), 8.0  # c: lower bounds of necessity and sufficiency, and share over share
+TESTED = 60  # candidates that are tested at most, the strangest first
+PERMUTATIONS = 199
+
+
+def find_shortcuts(
+    material: Material,
+    examined: Mapping[str, Sequence[ImageRow]],
+    shares: Mapping[str, Floats],
+    boxes: Boxes,
+    *,
+    seed: int,
+) -> tuple[list[Finding], list[Unconfirmed]]:
+    """Findings, strongest first, and the candidates that failed.
+
+    `examined` and `shares` hold, per class, the images that were looked at and their shares (n, k) in `boxes`.
+    """
+    proposed = propose(shares, boxes, permutations=PERMUTATIONS, seed=seed)
+    trials: list[Trial] = []
+    failed: list[tuple[Candidate, Trial | None, str]] = []
+    pool = draw_pool(material, list(chain.from_iterable(examined.values())), np.random.default_rng([seed, 1]))
+    for candidate in proposed:
+        if reason := _not_worth_testing(candidate, len(trials)):
+            failed.append((candidate, None, reason))
+            continue
+        index = material.spec.class_names.index(candidate.class_name)
+        trial = run_trial(material, candidate, examined[candidate.class_name], pool, index=index, seed=seed)
+        if trial is None:
+            failed.append((candidate, None, "too few images lean on it for a test"))
+        else:
+            trials.append(trial)
+    confirmed, rejected = decide(trials)
+    failed += [(trial.candidate, trial, reason) for trial, reason in rejected]
+    findings = [_finding(trial, len(examined[trial.candidate.class_name]), material.size) for trial in confirmed]
+    return findings, [_unconfirmed(*one, size=material.size) for one in failed]
+
+
+def decide(trials: Sequence[Trial]) -> tuple[list[Trial], list[tuple[Trial, str]]]:
+    """Which trials are findings, strongest first, and why the others are not."""
+    used = [trial for trial in trials if _is_used(trial)]
+    marks = [trial for trial in used if _is_mark(trial, used) or _is_alone(trial)]
+    outliers = [trial for trial in used if trial not in marks and _is_outlier(trial, trials, marks)]
+    kept: list[Trial] = []
+    for trial in sorted(marks + outliers, key=_strength, reverse=True):
+        if not any(_same_class(trial, other) and _overlaps(trial, other) for other in kept):
+            kept.append(trial)
+    rejected = [(trial, _why_not(trial, used, marks + outliers)) for trial in trials if trial not in kept]
+    return kept, rejected
+
+
+def _is_used(trial: Trial) -> bool:
+    necessary = trial.necessity.value >= USE and exceeds(trial.necessity, trial.control_necessity)
+    sufficient = trial.sufficiency.value >= USE and exceeds(trial.sufficiency, trial.control_sufficiency)
+    return necessary or sufficient
+
+
+def _is_mark(trial: Trial, used: Sequence[Trial]) -> bool:
+    return trial.likeness >= max(MARK, OVER_OTHERS * _usual_likeness(trial, used))
+
+
+def _is_alone(trial: Trial) -> bool:
+    return _ratio(trial) >= ALONE and trial.likeness >= ALONE_LIKENESS
+
+
+def _ratio(trial: Trial) -> float:
+    return trial.candidate.share / max(trial.candidate.share_elsewhere, 1e-6)
+
+
+def _usual_likeness(trial: Trial, used: Sequence[Trial]) -> float:
+    """Median over the other classes of their best used window's d'; 0 where none has one."""
+    best: dict[str, float] = {}
+    for other in used:
+        if not _same_class(trial, other) and not _overlaps(trial, other):
+            name = other.candidate.class_name
+            best[name] = max(best.get(name, 0.0), other.likeness)
+    return float(np.median(list(best.values()))) if best else 0.0
+
+
+def _is_outlier(trial: Trial, trials: Sequence[Trial], marks: Sequence[Trial]) -> bool:
+    others = [other for other in trials if not (_same_class(trial, other) or _overlaps(trial, other) or other in marks)]
+    necessity = max([OUTLIER[0]] + [other.necessity.value for other in others])
+    sufficiency = max([OUTLIER[1]] + [other.sufficiency.value for other in others])
+    strong = trial.necessity.low >= necessity and trial.sufficiency.low >= sufficiency
+    return bool(others) and strong and _ratio(trial) >= OUTLIER_RATIO
+
+
+def _why_not(trial: Trial, used: Sequence[Trial], confirmed: Sequence[Trial]) -> str:
+    if trial in confirmed:
+        return "part of a finding: it overlaps a stronger window of its class"
+    measured = rates(trial.necessity, trial.sufficiency)
+    if trial not in used:
+        return f"the model hardly uses it: {measured}, about as random windows do or less than {USE:.0%}"
+    return (
+        f"used, but like a part of the object: {measured}, no more than such windows do in other classes, "
+        f"and its content varies as theirs does (d' {trial.likeness:.1f}, a mark has {MARK:.0f} or more)"
+    )
+
+
+def _strength(trial: Trial) -> float:
+    return trial.necessity.low + trial.sufficiency.low
+
+
+def _same_class(one: Trial, other: Trial) -> bool:
+    return one.candidate.class_name == other.candidate.class_name
+
+
+def _overlaps(one: Trial, other: Trial) -> bool:
+    return overlap(one.candidate.region, other.candidate.region) > 0
+
+
+def _not_worth_testing(candidate: Candidate, tested: int) -> str:
+    if candidate.p_value > ALPHA:
+        return f"no more here than chance would give (p = {candidate.p_value:.3f})"
+    return f"not tested: only the {TESTED} strangest windows are" if tested >= TESTED else ""
+
+
+def _finding(trial: Trial, examined: int, size: tuple[int, int]) -> Finding:
+    one = trial.candidate
+    return Finding(
+        class_name=one.class_name,
+        kind="window",
+        region=one.region,
+        place=place_name(one.region, size),
+        images=one.leaning,
+        examined=examined,
+        share=one.share,
+        share_elsewhere=one.share_elsewhere,
+        necessity=trial.necessity.value,
+        necessity_interval=(trial.necessity.low, trial.necessity.high),
+        sufficiency=trial.sufficiency.value,
+        sufficiency_interval=(trial.sufficiency.low, trial.sufficiency.high),
+        control_necessity=trial.control_necessity.value,
+        control_sufficiency=trial.control_sufficiency.value,
+        likeness=trial.likeness,
+        p_value=one.p_value,
+        examples=trial.examples,
+    )
+
+
+def _unconfirmed(one: Candidate, trial: Trial | None, reason: str, *, size: tuple[int, int]) -> Unconfirmed:
+    return Unconfirmed(
+        class_name=one.class_name,
+        kind="window",
+        region=one.region,
+        place=place_name(one.region, size),
+        images=one.leaning,
+        share=one.share,
+        share_elsewhere=one.share_elsewhere,
+        necessity=trial.necessity.value if trial else None,
+        sufficiency=trial.sufficiency.value if trial else None,
+        p_value=one.p_value,
+        reason=reason,
+    )

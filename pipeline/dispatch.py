@@ -1,0 +1,119 @@
+"""Hands units to whoever works: local worker processes, or Celery workers through a broker.
+
+SQL is the truth either way. A message carries a unit id and nothing else; losing it costs nothing, sweep sends again.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from pipeline.errors import StoreUnavailable, WorkersBroken
+
+TASK = "attribatch.run_unit"
+BROKEN_STARTS = 3  # worker processes that end by an error before we give up
+STOP_SECONDS = 30.0  # a worker that was asked to stop gives its unit back between two chunks
+
+
+def send(broker_url: str, unit_ids: Sequence[int]) -> None:
+    """Wake Celery workers: one message for each unit.
+
+    Raises:
+        StoreUnavailable: the broker does not take them; `sweep` in a worker will send them.
+    """
+    from celery import Celery
+    from kombu.exceptions import OperationalError
+
+    app = Celery("attribatch", broker=broker_url, set_as_current=False)
+    app.conf.task_default_queue = "attribatch"
+    try:
+        for unit_id in unit_ids:
+            app.send_task(TASK, args=[unit_id], serializer="json", ignore_result=True, retry=False)
+    except OperationalError as error:
+        raise StoreUnavailable(f"the broker took no message ({error}); workers will find the units in SQL") from error
+    finally:
+        app.close()
+
+
+def reach_broker(broker_url: str) -> str:
+    """Connect once, and say to what. The password is not part of it.
+
+    Raises:
+        StoreUnavailable: it does not answer within 5 s.
+    """
+    from kombu.connection import Connection
+    from kombu.exceptions import OperationalError
+
+    options = {"socket_connect_timeout": 5, "socket_timeout": 5}
+    connection = Connection(broker_url, transport_options=options)  # type: ignore[no-untyped-call]
+    with connection:
+        try:
+            connection.ensure_connection(max_retries=1)  # type: ignore[no-untyped-call]
+        except OperationalError as error:
+            raise StoreUnavailable(f"broker {connection.as_uri()} does not answer: {error}") from error
+        return str(connection.as_uri())
+
+
+class LocalWorkers:
+    """Worker processes on this machine, for one run. A context manager: leaving it stops them.
+
+    A worker that dies is replaced: what killed it is counted in SQL against its unit.
+
+    Args:
+        run_id: whose units they claim.
+        count: processes; on a CPU they share its cores.
+        environment: settings they are given, on top of this process's.
+    """
+
+    def __init__(self, run_id: str, count: int, environment: dict[str, str]) -> None:
+        self._run_id = run_id
+        self._broken = 0
+        self._environment = {**os.environ, **environment}
+        threads = max((os.cpu_count() or 1) // count, 1)
+        self._command = [sys.executable, "-m", "pipeline.work", run_id, "--parent", str(os.getpid())]
+        self._command += ["--threads", str(threads)]
+        self._processes = [self._start() for _ in range(count)]
+
+    def tend(self) -> bool:
+        """Replace workers that died. Returns whether any is still at work.
+
+        Raises:
+            WorkersBroken: they end by an error of their own, again and again.
+        """
+        for index, process in enumerate(self._processes):
+            code = process.poll()
+            if code is not None and code > 0:  # not a signal, which is counted in SQL: it could not even start
+                self._broken += 1
+                if self._broken >= BROKEN_STARTS:
+                    raise WorkersBroken(f"worker processes of run {self._run_id} end with code {code}; see their log")
+            if code not in (None, 0):
+                self._processes[index] = self._start()
+        return any(process.poll() is None for process in self._processes)
+
+    def stop(self) -> None:
+        """Ask all to stop, wait, and end by force those that do not."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        give_up = time.monotonic() + STOP_SECONDS
+        for process in self._processes:
+            try:
+                process.wait(max(give_up - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # A group of its own: Ctrl-C reaches this process alone, which then asks the workers to stop.
+        return subprocess.Popen(self._command, env=self._environment, process_group=0)  # noqa: S603 - our own module

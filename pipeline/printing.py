@@ -1,0 +1,347 @@
+"""What the command line prints: tables and sentences for people on stdout, progress on stderr, JSON for programs."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bar,
+)
+from rich.table import Table
+
+from db.records import ImageRow, Progress, Run, UnitState
+
+if TYPE_CHECKING:
+    from db.queries import Page
+    from pipeline.audits import Audit
+    from pipeline.demo import DemoResult
+    from pipeline.doctor import Check
+    from pipeline.estimating import Cost
+    from pipeline.repair import Repaired
+    from pipeline.spec import ModelSpec
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_COLUMNS = ("row", "key", "label", "predicted", "probability", "error_estimate", "completeness_gap", "border_share")
+
+
+def error(message: str) -> None:
+    """One line (or a few) on stderr."""
+    err.print(f"[bold red]error:[/] {escape(message)}")
+
+
+# ---- while something runs
+
+
+class ProgressBar:
+    """Images done, rate and time left, on stderr; lines instead where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar = Bar(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not err.is_terminal,
+            transient=True,
+        )
+        self._task: Any = None
+        self._tenths = -1
+
+    def say(self, text: str) -> None:
+        """One line on what is going on."""
+        err.print(f"[dim]{escape(text)}[/]")
+
+    def update(self, found: Progress) -> None:
+        """Show a run's counts."""
+        seen = found.images_done + found.images_failed
+        if not err.is_terminal:
+            tenths = 10 * seen // max(found.images_total, 1)
+            if tenths != self._tenths:
+                self._tenths = tenths
+                err.print(f"[dim]{seen:,} of {found.images_total:,} images[/]")
+            return
+        if self._task is None:
+            self._task = self._bar.add_task("attributing", total=found.images_total, completed=seen, rate="")
+        speed = self._bar.tasks[0].speed
+        rate = f"{speed:.1f} images/s" if speed else ""
+        self._bar.update(self._task, completed=seen, rate=rate)
+
+    def __enter__(self) -> "ProgressBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def progress_bar() -> ProgressBar:
+    """A context manager that shows progress."""
+    return ProgressBar()
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Say what takes a moment."""
+    with err.status(text):
+        yield
+
+
+# ---- results
+
+
+def demo(found: "DemoResult", *, home: Path, as_json: bool) -> None:
+    """What the demo made: accuracies, classes, the finding, and where everything lies."""
+    if as_json:
+        _json(
+            {
+                "run": found.run.id,
+                "accuracies": found.accuracies,
+                "progress": found.progress,
+                "audit": found.audit.to_dict(),
+                "report": found.report,
+            }
+        )
+        return
+    for member, accuracy in enumerate(found.accuracies, 1):
+        out.print(f"member {member}: {accuracy:.1%} of the held-out scans right")
+    _classes(found.audit)
+    out.print()
+    _verdict(found.audit)
+    out.print()
+    out.print(f"report  {found.report}", markup=False)
+    out.print(f"index   {home / 'index.db'}", markup=False)
+    out.print(f"maps    {home / 'objects' / 'runs' / found.run.id / 'maps'}", markup=False)
+    out.print(
+        "\nnext:   attribatch query latest --where mispredicted\n        attribatch show 0 --out first.png\n"
+        "        attribatch run ./images --model torchvision:resnet50@DEFAULT",
+        markup=False,
+    )
+
+
+def cost(found: "Cost", *, as_json: bool) -> None:
+    """What a run would take."""
+    if as_json:
+        _json(found)
+        return
+    total = found.images * found.evaluations_per_image
+    out.print(
+        f"{found.images:,} images x {found.paths} paths x {found.evaluations_per_image / found.paths:.0f} steps = "
+        f"{total:,.0f} gradient evaluations\nabout {_duration(found.seconds)} with one worker on this machine, "
+        f"measured on {len(found.sample)} images; nothing was stored"
+    )
+
+
+def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], *, as_json: bool) -> None:
+    """How a run ended."""
+    if as_json:
+        _json({"run": run.id, "name": run.name, "progress": progress, "failures": failures})
+        return
+    name = f" ({run.name})" if run.name else ""
+    out.print(
+        f"run {run.id}{escape(name)}: {progress.state}, "
+        f"{progress.images_done:,} of {progress.images_total:,} images done"
+    )
+    if progress.images_failed:
+        out.print(f"{progress.images_failed:,} images failed, for example:")
+        for row in failures:
+            out.print(f"  {row.error}", markup=False)
+    for text in progress.errors:
+        out.print(f"  {text}", markup=False)
+    if progress.images_done:
+        out.print(f"next: attribatch audit {run.id}    attribatch query {run.id} --sort -error_estimate", markup=False)
+
+
+def status(found: Sequence[tuple[Run, Progress]], *, as_json: bool) -> None:
+    """One line for each run; reasons where something failed."""
+    if as_json:
+        _json([{"run": run.id, "name": run.name, "progress": progress} for run, progress in found])
+        return
+    if not found:
+        out.print("no runs yet; start with: attribatch demo")
+        return
+    table = Table("run", "name", "state", "images", "failed", "units", "submitted", box=None, header_style="bold")
+    for run, progress in found:
+        done = progress.units[UnitState.DONE]
+        table.add_row(
+            run.id,
+            escape(run.name or ""),
+            progress.state,
+            f"{progress.images_done:,}/{progress.images_total:,}",
+            f"{progress.images_failed:,}",
+            f"{done:,}/{sum(progress.units.values()):,}",
+            f"{run.submitted_at:%Y-%m-%d %H:%M:%S}" if run.submitted_at else "",
+        )
+    out.print(table)
+    for run, progress in found:
+        for text in progress.errors:
+            out.print(f"{run.id}: {text}", markup=False)
+
+
+def page(found: "Page", *, as_json: bool) -> None:
+    """Rows of the index."""
+    if as_json:
+        _json({"rows": found.rows, "next": found.next})
+        return
+    if not found.rows:
+        out.print("no image matches")
+        return
+    columns = [*_COLUMNS, "error"] if any(row.error for row in found.rows) else list(_COLUMNS)
+    table = Table(*columns, box=None, header_style="bold")
+    for row in found.rows:
+        table.add_row(*(escape(_cell(getattr(row, column))) for column in columns))
+    out.print(table)
+    if found.next:
+        out.print(f"more: --after {found.next}", markup=False)
+
+
+def csv_rows(rows: Sequence[ImageRow]) -> None:
+    """Every column of some rows, as CSV."""
+    writer = csv.DictWriter(sys.stdout, [field.name for field in fields(ImageRow)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+
+
+def audit(found: "Audit", report: Path, *, as_json: bool) -> None:
+    """What an audit found."""
+    if as_json:
+        _json(found.to_dict())
+        return
+    _classes(found)
+    out.print()
+    _verdict(found)
+    out.print(f"\nreport  {report}", markup=False)
+
+
+def image(row: ImageRow, path: Path, *, as_json: bool) -> None:
+    """Where the picture of one image is."""
+    if as_json:
+        _json({"row": row, "png": path})
+        return
+    text = f"{row.key}: predicted {row.predicted} ({row.probability:.3f}), label {row.label}, explained {row.target}"
+    out.print(f"{text}\n{path}", markup=False)
+
+
+def model(found: "ModelSpec", *, as_json: bool) -> None:
+    """What a model takes and gives."""
+    if as_json:
+        _json(found)
+        return
+    size = found.preprocess
+    few = ", ".join(found.class_names[:8]) + (", ..." if len(found.class_names) > 8 else "")
+    fit = f"{size.fit} to {size.resize_to}" if size.resize_to else size.fit
+    lines = [
+        f"source    {found.source}",
+        f"input     {size.channels} x {size.height} x {size.width} ({fit}, {size.interpolation})",
+        f"mean      {', '.join(f'{value:g}' for value in size.mean)}",
+        f"std       {', '.join(f'{value:g}' for value in size.std)}",
+        f"classes   {len(found.class_names)}: {few}",
+        f"weights   sha256 {found.weights_sha256}",
+    ]
+    out.print("\n".join(lines), markup=False)
+
+
+def names(found: Sequence[str], *, as_json: bool) -> None:
+    """A list, one a line."""
+    if as_json:
+        _json(found)
+        return
+    out.print("\n".join(found), markup=False)
+
+
+def counted(what: str, count: int, *, as_json: bool) -> None:
+    """One number."""
+    if as_json:
+        _json({what.replace(" ", "_"): count})
+        return
+    out.print(f"{count:,} {what}")
+
+
+def repaired(found: "Repaired", *, as_json: bool) -> None:
+    """What `repair` did."""
+    if as_json:
+        _json(found)
+        return
+    out.print(
+        f"{found.runs:,} runs: {found.units_intact:,} units intact, {found.units_restored:,} restored from their "
+        f"sidecars, {found.units_queued_again:,} queued again"
+    )
+    for key in found.damaged[:20]:
+        out.print(f"  missing or damaged: {key}", markup=False)
+    if found.units_queued_again:
+        out.print("next: the same `attribatch run` command as before computes them again", markup=False)
+
+
+def checks(found: "Sequence[Check]", *, as_json: bool) -> None:
+    """What `doctor` tried."""
+    if as_json:
+        _json(found)
+        return
+    for check in found:
+        mark = "[green]ok[/]    " if check.ok else "[bold red]wrong[/] "
+        out.print(f"{mark} {check.name:8} {escape(check.detail)}")
+
+
+# ---- parts
+
+
+def _classes(found: "Audit") -> None:
+    table = Table(box=None, header_style="bold")
+    for column in ("class", "images", "completeness gap", "error estimate", "border share", "disagreement"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for one in found.classes:
+        figures = (one.completeness_gap, one.error_estimate, one.border_share, one.member_disagreement)
+        cells = ("" if value is None else f"{100 * value:.1f} %" for value in figures)
+        table.add_row(escape(one.class_name), f"{one.images:,}", *cells)
+    out.print(table)
+    out.print("[dim]medians; border share: attribution in the outer eighth; disagreement: between members[/]")
+
+
+def _verdict(found: "Audit") -> None:
+    for finding in found.findings:
+        out.print(f"[bold]finding:[/] {escape(finding.sentence)}")
+    if not found.findings:
+        out.print(escape(found.summary))
+    for reason, count in found.failed.items():
+        out.print(f"{count:,} images failed: {reason}", markup=False)
+    for remark in found.remarks:
+        out.print(remark, markup=False)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _json(value: object) -> None:
+    def plain(item: object) -> object:
+        return asdict(item) if is_dataclass(item) and not isinstance(item, type) else str(item)
+
+    sys.stdout.write(json.dumps(value, default=plain, indent=2) + "\n")

@@ -1,0 +1,31 @@
+"""Reads stored maps for rows that may point into the arrays of several runs."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from db.objects import Objects
+from db.records import ImageRow
+from pipeline.errors import UsageError
+from pipeline.maps import Floats, MapReader
+
+
+def read_maps(objects: Objects, rows: Sequence[ImageRow]) -> Floats:
+    """Mean maps of some rows, (n, C, H, W), in their order.
+
+    Raises:
+        UsageError: a row has no map.
+        ObjectMissing: its run's arrays are gone.
+    """
+    by_run: dict[str, list[int]] = defaultdict(list)
+    for position, row in enumerate(rows):
+        if row.map_run is None:
+            raise UsageError(f"image {row.key!r} has no map: {row.error}")
+        by_run[row.map_run].append(position)
+    parts: list[Floats | None] = [None] * len(rows)
+    for run_id, positions in by_run.items():
+        found = MapReader(objects, run_id).mean([rows[p].map_row or 0 for p in positions])
+        for position, one in zip(positions, found, strict=True):
+            parts[position] = one
+    return np.stack([part for part in parts if part is not None])

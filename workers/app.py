@@ -1,0 +1,32 @@
+"""The Celery app: how messages travel. They carry unit ids, so losing or doubling one costs nothing."""
+
+from celery import Celery
+
+from pipeline.settings import Settings
+
+
+def make_app(settings: Settings) -> Celery:
+    """The app of a worker process.
+
+    Measured behaviour behind the settings: a task longer than the visibility timeout runs again while it still runs, so
+    that timeout is far above a unit; redis-py's own socket default of 5 s is too short under load.
+    """
+    app = Celery("attribatch", broker=settings.broker_url, set_as_current=False)
+    app.conf.update(
+        task_default_queue="attribatch",
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": 3600,
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+        },
+    )
+    return app
