@@ -1,0 +1,87 @@
+"""Every command and every program in README.md is executed, in order, as a reader would."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+# `make test` is what runs this test; `make demo` is the demo of test_demo.py; `source` is the shell's own.
+ELSEWHERE = ("make ", "source ", ".venv/bin/attribatch demo")
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the reader's: ./images with a tree of classes, my_model.py as README shows it, and its weights."""
+    folder = tmp_path_factory.mktemp("reader")
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog", "eel"):
+        (folder / "images" / name).mkdir(parents=True)
+        for index in range(2):
+            pixels = random.integers(0, 256, (80, 100, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / name / f"{index:04}.png")
+    (source,) = [text for kind, text in BLOCKS if kind == "python" and text.startswith("# my_model.py")]
+    (folder / "my_model.py").write_text(source)
+    scope: dict[str, object] = {}
+    exec(compile(source, "my_model.py", "exec"), scope)
+    model, _ = scope["make"]()  # type: ignore[operator]
+    save_file(model.state_dict(), folder / "my_weights.safetensors")
+    return folder
+
+
+def test_every_command_and_program_runs(reader: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ATTRIBATCH_")}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = kept | {"PATH": path, "COLUMNS": "200"}
+    ran = 0
+    for kind, text in BLOCKS:
+        if kind == "python":
+            command = [sys.executable, "-c", text]
+            found = subprocess.run(command, cwd=reader, env=environment, capture_output=True, text=True, timeout=120)
+            assert found.returncode == 0, text + found.stdout + found.stderr
+            ran += 1
+            continue
+        for line in text.splitlines():
+            if not line.strip() or line.startswith(ELSEWHERE):
+                continue
+            found = subprocess.run(
+                ["bash", "-c", line], cwd=reader, env=environment, capture_output=True, text=True, timeout=240
+            )
+            assert found.returncode == 0, line + "\n" + found.stdout + found.stderr
+            ran += 1
+    assert ran >= 11
+    assert (reader / "cat.png").stat().st_size > 10_000
+    assert (reader / "report" / "report.html").exists()
+
+
+def test_what_runs_elsewhere_exists() -> None:
+    targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_columns_that_readme_names_are_those_of_the_index() -> None:
+    from dataclasses import fields
+
+    from db.records import ImageRow
+
+    named = README.split("filters and sorts by:")[1].split("\n\n")[0]
+    columns = set(re.findall(r"`(\w+)`", named))
+    assert columns <= {field.name for field in fields(ImageRow)}
+    assert len(columns) > 15
+
+
+def test_the_picture_at_the_top_is_there() -> None:
+    for link in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        with Image.open(ROOT / link) as picture:
+            assert picture.width >= 600
