@@ -168,7 +168,7 @@ def test_wrong_input_is_named_in_one_breath_exit_code_2(
     arguments: list[str], message: str, tmp_path: Path, run_arguments: list[str]
 ) -> None:
     home = tmp_path / "home"
-    if arguments[0] in ("query", "audit"):
+    if arguments[0] != "run":
         attribatch(home, *run_arguments)
     found = attribatch(home, *arguments, code=2)
     assert message in found.stderr
