@@ -375,7 +375,7 @@ class Pipeline:
 
         stored = self.ledger.submit(run, planning.drafts(manifest.entries(), run.unit_size))
         # After the rows: whoever is killed in between submits again, and workers need none of these objects to compute.
-        for key, data in maps.metadata(stored.id, planning.layout(stored, spec)).items():
+        for key, data in maps.metadata(stored.id, maps.layout_of(stored, spec)).items():
             self.objects.put_once(key, data)
         self.objects.put_once(planning.manifest_key(stored.id), manifest.file.read_bytes())
         self.objects.put_once(planning.run_key(stored.id), json.dumps(asdict(run), default=str).encode())

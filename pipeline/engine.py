@@ -33,7 +33,7 @@ from db.objects import Objects
 from db.queries import get_run
 from db.records import Entry, ImageRow, ImageState, Run, Unit
 from db.session import Engine
-from pipeline import maps, models, planning
+from pipeline import maps, models
 from pipeline.datasets import Source, read_image, to_pixels
 from pipeline.errors import ObjectMissing, Retryable, UnreadableImage, UsageError
 from pipeline.explaining import Explained, Explainer, Picture, failed_row
@@ -122,7 +122,7 @@ def _work(shop: Workshop, unit: Unit, lost: threading.Event) -> Outcome:
         explained, failed = _with_care(shop, unit, run, explainer)
     check()
     rows = sorted([e.row for e in explained] + failed, key=lambda row: row.row)
-    layout = planning.layout(run, spec)
+    layout = maps.layout_of(run, spec)
     shards = maps.encode(run.id, layout, unit.entries[0].row, _unit_maps(unit, layout, explained))
     rows = _put(shop, unit, run, shards, rows, lost)
     return Outcome.DONE if _committed(shop, unit, rows) else Outcome.FENCED

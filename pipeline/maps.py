@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from zarr.storage import MemoryStore
 
 from db.objects import Objects
+from db.records import Run
 from db.zarr_store import ZarrStore
 from pipeline.errors import ObjectMissing
+from pipeline.spec import RunSpec
 
 PATH_POINTS = 33
 _ALPHAS = np.linspace(0, 1, PATH_POINTS)
@@ -51,6 +53,13 @@ class Layout:
             "scale": ((2,), "float32"),
             "path": ((2, PATH_POINTS), "float32"),
         }
+
+
+def layout_of(run: Run, spec: RunSpec) -> Layout:
+    """Shapes of a run's map arrays."""
+    size = spec.preprocess
+    channels = 1 if spec.channels == "sum" else size.channels
+    return Layout(run.image_count, run.unit_size, channels, size.height, size.width, len(spec.models) > 1)
 
 
 @dataclass(frozen=True, slots=True)

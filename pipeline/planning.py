@@ -15,7 +15,6 @@ from pathlib import Path
 from db.records import Entry, Run, UnitDraft
 from pipeline.datasets import Source
 from pipeline.errors import SpecError
-from pipeline.maps import Layout
 from pipeline.spec import RunSpec, parse_target
 
 MAX_LABELS = 100_000
@@ -112,13 +111,6 @@ def drafts(entries: Iterable[Entry], unit_size: int) -> Iterator[UnitDraft]:
     while chunk := tuple(islice(iterator, unit_size)):
         yield UnitDraft(number, chunk)
         number += 1
-
-
-def layout(run: Run, spec: RunSpec) -> Layout:
-    """Shapes of the run's map arrays."""
-    size = spec.preprocess
-    channels = 1 if spec.channels == "sum" else size.channels
-    return Layout(run.image_count, run.unit_size, channels, size.height, size.width, len(spec.models) > 1)
 
 
 def sample_rows(count: int, wanted: int, seed: int) -> list[int]:

@@ -30,8 +30,10 @@ class _Example:
     key: str
     predicted: str
     predicted_after: str
-    before: str  # data: addresses
-    before_alt: str
+    image: str  # data: addresses
+    image_alt: str
+    evidence: str
+    evidence_alt: str
     after: str
     after_alt: str
 
@@ -131,8 +133,10 @@ def _examples(finding: Finding, material: Material) -> list[_Example]:
             key=row.key,
             predicted=names[before[i]],
             predicted_after=names[after[i]],
-            before=_framed(pictures.overlay(pixels[i], maps[i]), finding, material),
-            before_alt=f"{row.key}, predicted {names[before[i]]}: the {finding.place} is framed",
+            image=_framed(pictures.to_picture(pixels[i]), finding, material),
+            image_alt=f"{row.key}, predicted {names[before[i]]}: the {finding.place} is framed",
+            evidence=_framed(pictures.overlay(pixels[i], maps[i]), finding, material),
+            evidence_alt=f"{row.key}: what speaks for and against {finding.class_name}, the {finding.place} is framed",
             after=_framed(pictures.to_picture(swapped[i]), finding, material),
             after_alt=f"{row.key} with the {finding.place} of another class: predicted {names[after[i]]}",
         )

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audits.candidates import Box
-from pipeline.audits.interventions import Rate
 from pipeline.audits.material import By
 
 
@@ -146,14 +145,6 @@ def place_name(region: Box, size: tuple[int, int]) -> str:
 
 def _third(start: int, end: int, length: int, names: tuple[str, str, str]) -> str:
     return names[min(2, int(3 * (start + end) / 2 / length))]
-
-
-def rates(necessity: Rate, sufficiency: Rate) -> str:
-    """Two rates in words."""
-    return (
-        f"swapping it loses {_percent(necessity.value)} % of the predictions, "
-        f"pasting it in turns {_percent(sufficiency.value)} % of other images"
-    )
 
 
 def _plain(one: Finding | Unconfirmed | ClassFigures) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from db.records import ImageRow
 from pipeline.audits.candidates import Boxes, Candidate, overlap, propose
 from pipeline.audits.interventions import Trial, draw_pool, exceeds, run_trial
 from pipeline.audits.material import Floats, Material
-from pipeline.audits.results import Finding, Unconfirmed, place_name, rates
+from pipeline.audits.results import Finding, Unconfirmed, place_name
 
 ALPHA = 0.05
 USE = 0.2
@@ -123,12 +123,11 @@ def _is_outlier(trial: Trial, trials: Sequence[Trial], marks: Sequence[Trial]) -
 def _why_not(trial: Trial, used: Sequence[Trial], confirmed: Sequence[Trial]) -> str:
     if trial in confirmed:
         return "part of a finding: it overlaps a stronger window of its class"
-    measured = rates(trial.necessity, trial.sufficiency)
     if trial not in used:
-        return f"the model hardly uses it: {measured}, about as random windows do or less than {USE:.0%}"
+        return f"the model hardly uses it: under {100 * USE:.0f} % lost or turned, or no more than random windows do"
     return (
-        f"used, but like a part of the object: {measured}, no more than such windows do in other classes, "
-        f"and its content varies as theirs does (d' {trial.likeness:.1f}, a mark has {MARK:.0f} or more)"
+        "used, but like a part of the object: no more than such windows of other classes, and its content varies as "
+        f"theirs does (d' {trial.likeness:.1f}, a mark has {MARK:.0f} or more)"
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from db.records import UnitState
 from pipeline.api import Pipeline
 from pipeline.models import ModelRequest
 
@@ -113,12 +114,11 @@ def test_interrupted_it_gives_its_unit_back_and_says_how_to_go_on(tmp_path: Path
         [ATTRIBATCH, *arguments], env=environment(home), start_new_session=True, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        time.sleep(0.3)
-        found = attribatch(home, "status", "--json", code=None)
-        runs = json.loads(found.stdout) if found.returncode == 0 else []
-        if runs and runs[0]["progress"]["units"]["leased"]:
-            break
+    with Pipeline.open(home) as pipeline:
+        while time.monotonic() < deadline:
+            time.sleep(0.3)
+            if any(pipeline.status(run.id).units[UnitState.LEASED] for run in pipeline.runs()):
+                break
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=40)
     assert process.returncode == 130
