@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -192,7 +193,7 @@ def status(found: Sequence[tuple[Run, Progress]], *, as_json: bool) -> None:
             f"{done:,}/{sum(progress.units.values()):,}",
             f"{run.submitted_at:%Y-%m-%d %H:%M:%S}" if run.submitted_at else "",
         )
-    out.print(table)
+    _print(table)
     for run, progress in found:
         for text in progress.errors:
             out.print(f"{run.id}: {text}", markup=False)
@@ -210,7 +211,7 @@ def page(found: "Page", *, as_json: bool) -> None:
     table = Table(*columns, box=None, header_style="bold")
     for row in found.rows:
         table.add_row(*(escape(_cell(getattr(row, column))) for column in columns))
-    out.print(table)
+    _print(table)
     if found.next:
         out.print(f"more: --after {found.next}", markup=False)
 
@@ -313,8 +314,14 @@ def _classes(found: "Audit") -> None:
         figures = (one.completeness_gap, one.error_estimate, one.border_share, one.member_disagreement)
         cells = ("" if value is None else f"{100 * value:.1f} %" for value in figures)
         table.add_row(escape(one.class_name), f"{one.images:,}", *cells)
-    out.print(table)
+    _print(table)
     out.print("[dim]medians; border share: attribution in the outer eighth; disagreement: between members[/]")
+
+
+def _print(table: Table) -> None:
+    """A table at its natural width: a narrow terminal wraps lines, but no cell is cut."""
+    width = Measurement.get(out, out.options.update(max_width=1000), table).maximum
+    Console(highlight=False, width=width).print(table)
 
 
 def _verdict(found: "Audit") -> None:

@@ -53,6 +53,6 @@ def _number(env: dict[str, str], name: str, default: float) -> float:
         value = float(text)
     except ValueError:
         raise UsageError(f"{name}={text!r} is not a number; unset it for the default, {default:g}") from None
-    if value <= 0:
+    if not value > 0:
         raise UsageError(f"{name}={text!r} must be above 0; unset it for the default, {default:g}")
     return value

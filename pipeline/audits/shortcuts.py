@@ -12,9 +12,9 @@ A candidate becomes a finding in three steps.
       `interventions.likeness` is at least 6, and 1.5 times the median of the best used windows of the other classes;
    b. alone: the share is at least 20 times that of the other classes, who find nothing there, and d' is at least 3.5
       (on photographs an opaque mark has a d' of 4 to 5, because what it covers elsewhere varies);
-   c. an outlier: the share is at least 8 times that of the other classes, the lower bounds of necessity and
-      sufficiency are at least 0.5 and 0.1, and both are above what any window of the other classes reaches (windows
-      at the same place and other findings aside).
+   c. an outlier: the share is at least 5 times that of the other classes, and the lower bounds of necessity (at least
+      0.2) and sufficiency (at least 0.1) add up to 0.7 or more, and to more than any such window of the other classes
+      reaches (windows at the same place and marks aside).
 
 MEASURED
 """
@@ -34,7 +34,8 @@ ALPHA = 0.05
 USE = 0.2
 MARK, OVER_OTHERS = 6.0, 1.5  # a: d', and times the other classes' median
 ALONE, ALONE_LIKENESS = 20.0, 3.5  # b: share over the other classes' share, and d'
-OUTLIER, OUTLIER_RATIO = (0.5, 0.1), 8.0  # c: lower bounds of necessity and sufficiency, and share over share
+OUTLIER_RATIO = 5.0  # c: share over share
+OUTLIER = (0.2, 0.1, 0.7)  # c: lower bounds of necessity, of sufficiency, and their sum
 TESTED = 60  # candidates that are tested at most, the strangest first
 PERMUTATIONS = 199
 
@@ -113,11 +114,15 @@ def _usual_likeness(trial: Trial, used: Sequence[Trial]) -> float:
 
 
 def _is_outlier(trial: Trial, trials: Sequence[Trial], marks: Sequence[Trial]) -> bool:
-    others = [other for other in trials if not (_same_class(trial, other) or _overlaps(trial, other) or other in marks)]
-    necessity = max([OUTLIER[0]] + [other.necessity.value for other in others])
-    sufficiency = max([OUTLIER[1]] + [other.sufficiency.value for other in others])
-    strong = trial.necessity.low >= necessity and trial.sufficiency.low >= sufficiency
-    return bool(others) and strong and _ratio(trial) >= OUTLIER_RATIO
+    if _ratio(trial) < OUTLIER_RATIO or trial.necessity.low < OUTLIER[0] or trial.sufficiency.low < OUTLIER[1]:
+        return False
+    reached = [
+        other.necessity.value + other.sufficiency.value
+        for other in trials
+        if not (_same_class(trial, other) or _overlaps(trial, other) or other in marks)
+        and _ratio(other) >= OUTLIER_RATIO
+    ]
+    return _strength(trial) > max([OUTLIER[2], *reached])
 
 
 def _why_not(trial: Trial, used: Sequence[Trial], confirmed: Sequence[Trial]) -> str:

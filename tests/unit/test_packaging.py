@@ -1,0 +1,37 @@
+"""What is installed: every package on disk, three top-level names, versions without addresses."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_package_on_disk_is_listed_and_nothing_else_is_installed() -> None:
+    listed = PROJECT["tool"]["setuptools"]["packages"]
+    on_disk = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for top in ("pipeline", "workers", "db")
+        for path in (ROOT / top).rglob("*.py")
+    }
+    assert set(listed) == on_disk
+    assert {name.split(".")[0] for name in listed} == {"pipeline", "workers", "db"}
+
+
+def test_files_that_are_no_python_are_package_data() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]
+    for top in ("pipeline", "workers", "db"):
+        known = {path for pattern in patterns[top] for path in (ROOT / top).glob(pattern)}
+        others = {p for p in (ROOT / top).rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+        assert others == known
+
+
+def test_constraints_name_exact_versions_and_no_addresses() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+(\[\w+\])?==[\w.+!]+", line) for line in lines)
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = [*PROJECT["project"]["dependencies"], *(name for extra in extras.values() for name in extra)]
+    names = {re.split(r"[\[<>=]", name)[0].lower() for name in wanted} - {"attribatch"}
+    assert names <= pinned

@@ -1,0 +1,40 @@
+"""Settings come from the environment, once, and say which variable is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+
+
+def test_an_empty_environment_is_embedded_below_the_working_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = Settings.from_env({})
+    assert found.home == tmp_path / "attributions"
+    assert found.database_url == f"sqlite:///{tmp_path}/attributions/index.db"
+    assert found.objects_url == f"file://{tmp_path}/attributions/objects"
+    assert found.broker_url is None
+    assert found.allowed_modules == ()
+
+
+def test_home_moves_what_has_no_url_of_its_own(tmp_path: Path) -> None:
+    found = Settings.from_env(
+        {"ATTRIBATCH_HOME": str(tmp_path / "a b"), "ATTRIBATCH_OBJECTS_URL": "s3://bucket/prefix"}
+    )
+    assert found.database_url == f"sqlite:///{tmp_path}/a b/index.db"
+    assert found.objects_url == "s3://bucket/prefix"
+
+
+def test_lists_and_numbers_are_read() -> None:
+    found = Settings.from_env({"ATTRIBATCH_ALLOWED_MODULES": "ours, theirs.models", "ATTRIBATCH_LEASE_SECONDS": "7.5"})
+    assert found.allowed_modules == ("ours", "theirs.models")
+    assert found.lease_seconds == 7.5
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-1", "nan"])
+def test_a_number_that_is_none_is_named(value: str) -> None:
+    with pytest.raises(UsageError, match="ATTRIBATCH_LEASE_SECONDS"):
+        Settings.from_env({"ATTRIBATCH_LEASE_SECONDS": value})
