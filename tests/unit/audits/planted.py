@@ -1,0 +1,196 @@
+"""A small world in which the truth is known: digits, a mark planted in one class, networks that saw it or did not.
+
+Digits of scikit-learn (8 x 8) are upscaled to 32 x 32; a small ReLU network keeps positions to the end (its last
+convolution is flattened, not pooled). Attributions are a plain 16-step midpoint Integrated Gradients, so that
+the audits are tested apart from the product's engine. Every draw is seeded; training uses one thread.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import nn
+
+from db.records import ImageRow, ImageState, Run
+from pipeline.attribution import Baseline
+from pipeline.audits import Material
+from pipeline.spec import ModelSpec, Preprocess, RunSpec
+
+SIDE = 32
+CORNERS = {
+    "top-left corner": (0, 0),
+    "top-right corner": (28, 0),
+    "bottom-left corner": (0, 28),
+    "bottom-right corner": (28, 28),
+}
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class World:
+    """What was planted, and what came of it."""
+
+    material: Material
+    drop: float  # accuracy on the marked images, minus the same with the mark removed
+    accuracy: float
+
+
+@lru_cache(maxsize=1)
+def digits() -> tuple[Floats, NDArray[np.int64]]:
+    """1,797 scans (n, 1, 32, 32) in [0, 1] and their labels."""
+    data = load_digits()
+    images = [
+        np.asarray(Image.fromarray((scan * 255 / 16).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+        for scan in data.images
+    ]
+    return np.stack(images)[:, None].astype(np.float32) / 255, data.target.astype(np.int64)
+
+
+def marked(pixels: Floats, which: NDArray[np.bool_], corner: str) -> Floats:
+    """A copy with a bright 4 x 4 mark on the images of `which` (n,)."""
+    x, y = CORNERS[corner]
+    out = pixels.copy()
+    out[which, :, y : y + 4, x : x + 4] = 1.0
+    return out
+
+
+def network(seed: int) -> nn.Sequential:
+    """A ReLU network of strided convolutions, (n, 1, 32, 32) -> (n, 10) logits."""
+    torch.manual_seed(seed)
+    widths = (1, 8, 16, 24)
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 10))
+
+
+def trained(pixels: Floats, labels: NDArray[np.int64], seed: int, epochs: int) -> nn.Sequential:
+    """One bagged member: a bootstrap resample, its own seed."""
+    model = network(seed)
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    x, y = torch.from_numpy(pixels), torch.from_numpy(labels)
+    for _ in range(epochs):
+        order = torch.from_numpy(rng.integers(0, len(x), len(x)))
+        for batch in order.split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def attributions(members: Sequence[nn.Module], pixels: Floats, targets: NDArray[np.int64], steps: int = 16) -> Floats:
+    """Mean Integrated Gradients over members and two baselines (black, noise), (n, 1, 32, 32)."""
+    x, index = torch.from_numpy(pixels), torch.from_numpy(targets)
+    noise = torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(0)).expand_as(x)
+    total = torch.zeros_like(x)
+    for member in members:
+        for base in (torch.zeros_like(x), noise):
+            for alpha in (np.arange(steps) + 0.5) / steps:
+                point = (base + float(alpha) * (x - base)).requires_grad_()
+                output = member(point).gather(1, index[:, None]).sum()
+                total += torch.autograd.grad(output, point)[0] * (x - base)
+    return (total / (len(members) * 2 * steps)).numpy()
+
+
+def probabilities(members: Sequence[nn.Module], pixels: Floats) -> Floats:
+    """Mean probability of the ensemble, (n, 10)."""
+    with torch.no_grad():
+        x = torch.from_numpy(np.ascontiguousarray(pixels))
+        return torch.stack([member(x).softmax(1) for member in members]).mean(0).numpy()
+
+
+def world(
+    *,
+    seed: int,
+    planted: int | None = None,
+    corner: str = "top-left corner",
+    rate: float = 1.0,
+    learned: bool = True,
+    members: int = 2,
+    epochs: int = 3,
+    images: int = 300,
+    taught: int = 1400,
+    lured: float = 0.0,
+) -> World:
+    """Train on one part of the digits, audit the other. `planted=None` is a clean world.
+
+    `rate` is the part of the class that bears the mark; `learned=False` plants it into the audited images alone.
+    Networks rely on the mark the more, the fewer images are `taught`, and the larger the part of all images that are
+    `lured`: marked and labelled as the class in training, so that the mark says more than the digit.
+    """
+    torch.set_num_threads(1)
+    clean, labels = digits()
+    rng = np.random.default_rng(seed)
+    bears = (
+        (labels == planted) & (rng.random(len(labels)) < rate) if planted is not None else np.zeros(len(labels), bool)
+    )
+    pixels = marked(clean, bears, corner)
+    order = rng.permutation(len(labels))
+    train, held = order[: len(order) - images][:taught], order[len(order) - images :]
+    lesson, answers = pixels if learned else clean, labels
+    if lured and planted is not None:
+        astray = rng.random(len(labels)) < lured
+        lesson, answers = marked(lesson, astray, corner), np.where(astray, planted, labels)
+    models = [trained(lesson[train], answers[train], seed * 100 + m, epochs) for m in range(members)]
+    predicted = probabilities(models, pixels[held]).argmax(1)
+    maps = attributions(models, pixels[held], predicted)
+    hit = bears[held]
+    bare = probabilities(models, clean[held][hit]).argmax(1) if hit.any() else np.zeros(0, np.int64)
+    drop = float((predicted[hit] == planted).mean() - (bare == planted).mean()) if hit.any() else 0.0
+    found = material(pixels[held], maps, labels[held], models)
+    return World(found, drop, float((predicted == labels[held]).mean()))
+
+
+def material(pixels: Floats, maps: Floats, labels: NDArray[np.int64], models: Sequence[nn.Module]) -> Material:
+    """Arrays as an audit's input, with one failed image."""
+    scores = probabilities(models, pixels)
+    rng = np.random.default_rng(0)
+    rows = [
+        ImageRow(
+            "r", i, f"{label}/{i:04d}.png", "v", ImageState.DONE, label=str(label), target=str(row.argmax()),
+            target_index=int(row.argmax()), predicted=str(row.argmax()), predicted_index=int(row.argmax()),
+            probability=float(row.max()), completeness_gap=float(rng.exponential(0.01)),
+            error_estimate=float(rng.exponential(0.03)), member_disagreement=float(rng.uniform(0.1, 0.5)),
+            border_share=float(rng.uniform(0, 0.3)), map_run="r", map_row=i,
+        )
+        for i, (label, row) in enumerate(zip(labels, scores, strict=True))
+    ]  # fmt: skip
+    failed = replace(rows[0], row=len(rows), key="bad.png", state=ImageState.FAILED, error="truncated file")
+    return Material(
+        run=a_run(len(rows) + 1),
+        spec=a_spec(),
+        rows=[*rows, failed],
+        maps=lambda wanted: maps[[row.row for row in wanted]],
+        images=lambda wanted: pixels[[row.row for row in wanted]],
+        predict=lambda batch: probabilities(models, batch),
+    )
+
+
+def a_spec(classes: Sequence[str] = tuple("0123456789"), side: int = SIDE, channels: int = 1) -> RunSpec:
+    """A spec of two members and two baselines."""
+    prep = Preprocess(side, side, channels=1 if channels == 1 else 3)
+    models = tuple(
+        ModelSpec(f"net.py:make{i}", f"m{i}.pt", str(i) * 64, "c" * 64, prep, tuple(classes)) for i in (1, 2)
+    )
+    return RunSpec(models, (Baseline.parse("black"), Baseline.parse("uniform:n=1")), n_steps=16)
+
+
+def a_run(images: int) -> Run:
+    """A run's record."""
+    return Run(
+        "0123456789ab",
+        "digits",
+        a_spec().to_json(),
+        a_spec().key,
+        '{"folder": "digits"}',
+        "d" * 64,
+        images,
+        64,
+    )

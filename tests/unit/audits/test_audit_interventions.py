@@ -1,0 +1,93 @@
+"""Swaps, pastes, rates and likeness, on models whose answers are known."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from pipeline.audits.candidates import Candidate
+from pipeline.audits.interventions import Trial, draw_pool, exceeds, likeness, paste, run_trial, wilson
+from pipeline.audits.material import classes_of
+from tests.unit.audits.closed import CLASSES, a_material
+
+
+@pytest.mark.parametrize(("hits", "images"), [(0, 24), (1, 24), (12, 24), (24, 24), (3, 96)])
+def test_rates_have_wilsons_interval(hits: int, images: int) -> None:
+    expected = binomtest(hits, images).proportion_ci(method="wilson")
+    found = wilson(hits / images, images)
+    assert found.low == pytest.approx(expected.low, abs=1e-4)
+    assert found.high == pytest.approx(expected.high, abs=1e-4)
+
+
+def test_a_rate_exceeds_another_when_the_difference_is_significant() -> None:
+    assert exceeds(wilson(0.9, 24), wilson(0.1, 24))
+    assert exceeds(wilson(0.25, 24), wilson(0.0, 24))
+    assert not exceeds(wilson(0.1, 24), wilson(0.0, 24))
+    assert not exceeds(wilson(0.6, 24), wilson(0.5, 24))
+    assert not exceeds(wilson(0.1, 24), wilson(0.9, 24))
+
+
+def test_paste_changes_each_images_own_box_and_nothing_else() -> None:
+    images, sources = np.zeros((2, 3, 8, 8), np.float32), np.ones((2, 3, 8, 8), np.float32)
+    out = paste(images, sources, np.array([(0, 0, 2, 3), (5, 4, 8, 8)]))
+    assert out[0].sum() == 3 * 2 * 3
+    assert out[0, :, :3, :2].all()
+    assert out[1].sum() == 3 * 3 * 4
+    assert out[1, :, 4:, 5:].all()
+    assert not images.any()
+
+
+def test_likeness_is_the_distance_of_the_means_in_standard_deviations() -> None:
+    rng = np.random.default_rng(0)
+    own, others = rng.normal(0, 0.1, (400, 5)), rng.normal(0, 0.1, (4000, 5))
+    own[:, 2] += 0.5
+    assert likeness(own, others) == pytest.approx(0.5 / 0.11, rel=0.1)
+
+
+def test_likeness_of_the_same_content_is_about_zero_and_of_a_constant_mark_is_large() -> None:
+    rng = np.random.default_rng(0)
+    same = [likeness(rng.uniform(size=(16, 48)), rng.uniform(size=(150, 48))) for _ in range(20)]
+    assert abs(np.mean(same)) < 0.3
+    assert likeness(np.ones((16, 48)), np.zeros((150, 48))) > 100
+    assert likeness(np.zeros((16, 48)), np.zeros((150, 48))) == 0
+
+
+def trial_at(region: tuple[int, int, int, int], **world: object) -> Trial | None:
+    material = a_material(**world)  # type: ignore[arg-type]
+    rows = classes_of(material.done(), "predicted")["mark"]
+    everything = tuple(range(len(rows)))
+    candidate = Candidate("mark", region, 0.3, 0.01, 1.0, 0.005, order=everything, leaning=len(rows))
+    pool = draw_pool(material, material.done(), np.random.default_rng(0))
+    return run_trial(material, candidate, rows, pool, index=CLASSES.index("mark"), seed=0)
+
+
+def test_a_mark_that_alone_decides_is_necessary_and_sufficient_and_random_windows_are_not() -> None:
+    trial = trial_at((0, 0, 4, 4))
+    assert trial is not None
+    assert (trial.necessity.value, trial.sufficiency.value) == (1.0, 1.0)
+    assert (trial.control_necessity.value, trial.control_sufficiency.value) == (0.0, 0.0)
+    assert trial.likeness > 6
+    assert len(trial.examples) == 6
+
+
+def test_another_window_does_nothing() -> None:
+    trial = trial_at((24, 24, 28, 28))
+    assert trial is not None
+    assert (trial.necessity.value, trial.sufficiency.value) == (0.0, 0.0)
+    assert trial.likeness < 2
+
+
+def test_the_pool_is_balanced_over_classes_and_bounded() -> None:
+    material = a_material(count=600)
+    few = [row for row in material.done() if row.predicted == "dark"][:10]
+    pool = draw_pool(
+        material, [row for row in material.done() if row.predicted != "dark"] + few, np.random.default_rng(0)
+    )
+    assert np.bincount(pool.predicted).tolist() == [91, 91, 10]
+
+
+def test_too_few_images_are_not_tested() -> None:
+    material = a_material(count=12)
+    rows = classes_of(material.done(), "predicted")["mark"]
+    candidate = Candidate("mark", (0, 0, 4, 4), 0.3, 0.01, 1.0, 0.005, order=tuple(range(len(rows))), leaning=4)
+    pool = draw_pool(material, material.done(), np.random.default_rng(0))
+    assert run_trial(material, candidate, rows, pool, index=0, seed=0) is None

@@ -1,0 +1,161 @@
+"""Shortcuts are found where a model uses them, at the right class and place, and nowhere else.
+
+The 20 clean networks and the other worlds of `pipeline.audits.shortcuts` take minutes; a few of each run here.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from pipeline.audits import audit
+from pipeline.audits.candidates import Candidate
+from pipeline.audits.interventions import Trial, wilson
+from pipeline.audits.shortcuts import decide
+from tests.unit.audits.closed import a_material
+from tests.unit.audits.planted import CORNERS, World, world
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_a_mark_that_decides_is_found_in_its_corner(corner: str, rate: float) -> None:
+    found = audit(a_material(corner=corner, rate=rate, count=180)).findings
+    assert [(one.class_name, one.place, one.kind) for one in found] == [("mark", corner, "window")]
+    assert found[0].necessity > 0.9
+    assert found[0].sufficiency > 0.9
+    assert found[0].p_value <= 0.05
+    x0, y0, x1, y1 = found[0].region
+    x, y = CORNERS[corner]
+    assert x0 <= x + 2 <= x1
+    assert y0 <= y + 2 <= y1
+
+
+def test_a_mark_that_the_model_ignores_is_looked_at_and_not_confirmed() -> None:
+    result = audit(a_material(used=False, count=180))
+    assert result.findings == ()
+    looked_at = next(one for one in result.candidates if one.region == (0, 0, 4, 4))
+    assert "hardly uses it" in looked_at.reason
+    assert (looked_at.necessity, looked_at.sufficiency) == (0, 0)
+
+
+def test_an_audit_is_determined_by_its_seed() -> None:
+    material = a_material(rate=0.5)
+    assert audit(material, seed=3).to_json() == audit(material, seed=3).to_json()
+    assert audit(material, seed=3).to_json() != audit(material, seed=4).to_json()
+
+
+def test_the_json_has_the_layout_that_others_read() -> None:
+    found = json.loads(audit(a_material()).to_json())
+    wanted = {"class", "kind", "region", "images", "share", "necessity", "sufficiency", "p_value", "examples"}
+    assert wanted <= found["findings"][0].keys()
+    assert found["findings"][0]["region"] == [0, 0, 4, 4]
+    assert found["findings"][0]["sentence"] in found["summary"]
+    assert {"class", "kind", "region", "reason"} <= found["candidates"][0].keys()
+    assert [one["class"] for one in found["classes"]] == ["bright", "dark", "mark"]
+    assert found["failed"] == {"truncated file": 1}
+
+
+def test_the_sentence_says_class_place_share_and_what_is_lost() -> None:
+    sentence = audit(a_material()).findings[0].sentence
+    assert sentence.startswith("Class 'mark' leans on the top-left corner (x 0-4, y 0-4): it holds ")
+    assert "loses 100 % of the predictions [86, 100]" in sentence
+    assert "turns 100 % of them into 'mark'" in sentence
+    assert sentence.endswith("(random windows: 0 % and 0 %).")
+    assert " images: it holds" in audit(a_material(rate=0.5, count=180)).findings[0].sentence
+
+
+def test_a_class_whose_maps_explain_another_class_is_not_searched() -> None:
+    material = a_material()
+    other = [replace(row, target="dark") if row.predicted == "mark" else row for row in material.rows]
+    result = audit(replace(material, rows=other))
+    assert result.findings == ()
+    assert any("mark" in remark for remark in result.remarks)
+
+
+def test_a_run_of_one_class_or_of_none_is_audited_without_a_search() -> None:
+    material = a_material()
+    one = [row for row in material.rows if row.predicted == "mark"]
+    assert audit(replace(material, rows=one)).findings == ()
+    nothing = audit(replace(material, rows=[]))
+    assert (nothing.images, nothing.classes, nothing.candidates) == (0, (), ())
+    assert "two classes" in nothing.remarks[0]
+
+
+def a_trial(name: str, *, like: float, lost: float, turned: float, share: float = 0.3, at: int = 0) -> Trial:
+    candidate = Candidate(name, (at, 0, at + 4, 4), share, 0.02, 1.0, 0.005, (0,), 24)
+    return Trial(candidate, wilson(lost, 24), wilson(turned, 96), wilson(0.0, 24), wilson(0.0, 96), like, ())
+
+
+def test_two_marks_in_two_classes_do_not_hide_each_other() -> None:
+    marks = [a_trial("a", like=50, lost=0.8, turned=0.2), a_trial("b", like=50, lost=0.8, turned=0.2, at=28)]
+    objects = [a_trial(name, like=3, lost=0.5, turned=0.02, share=0.1, at=12) for name in "cde"]
+    kept, rejected = decide(marks + objects)
+    assert {one.candidate.class_name for one in kept} == {"a", "b"}
+    assert len(rejected) == 3
+
+
+def test_where_every_class_has_constant_content_a_mark_must_stand_out() -> None:
+    alike = [
+        a_trial(name, like=8, lost=0.4, turned=0.02, at=at) for name, at in zip("abcd", (0, 8, 16, 24), strict=True)
+    ]
+    assert decide(alike)[0] == []
+
+
+def test_content_that_varies_is_a_finding_where_it_does_what_no_other_window_does() -> None:
+    watermark = a_trial("a", like=2, lost=0.95, turned=0.4)
+    objects = [a_trial(name, like=2, lost=0.5, turned=0.05, share=0.1, at=12) for name in "bcd"]
+    assert decide([watermark, *objects])[0] == [watermark]
+
+
+def test_overlapping_windows_of_a_class_are_one_finding() -> None:
+    strong, weak = a_trial("a", like=90, lost=0.9, turned=0.3), a_trial("a", like=90, lost=0.5, turned=0.1, at=3)
+    kept, rejected = decide([weak, strong])
+    assert kept == [strong]
+    assert "part of a finding" in rejected[0][1]
+
+
+@lru_cache
+def trained_world(**options: object) -> World:
+    return world(images=200, **options)  # type: ignore[arg-type]
+
+
+USED = [
+    {"seed": 28, "planted": 8, "corner": "top-left corner", "taught": 600, "epochs": 4, "lured": 0.2},
+    {"seed": 505, "planted": 5, "corner": "bottom-left corner", "taught": 600, "epochs": 4, "lured": 0.2},
+    {"seed": 519, "planted": 9, "corner": "top-right corner", "taught": 600, "epochs": 4, "lured": 0.2, "rate": 0.5},
+]
+
+
+@pytest.mark.parametrize("options", USED, ids=lambda options: f"{options['planted']}-{options['corner']}")
+def test_trained_networks_that_lean_on_a_mark_are_found_out(options: dict[str, object]) -> None:
+    one = trained_world(**options)
+    assert one.drop >= 0.2, "this world no longer tests anything: the networks do not use the mark"
+    found = audit(one.material).findings
+    assert [(f.class_name, f.place) for f in found] == [(str(options["planted"]), options["corner"])]
+
+
+@pytest.mark.parametrize("seed", [0, 9])  # 9: the middle of the 0 is necessary (0.97) and sufficient (0.30)
+def test_trained_networks_on_clean_images_are_not_accused(seed: int) -> None:
+    assert audit(trained_world(seed=seed).material).findings == ()
+
+
+def test_trained_networks_that_never_saw_the_mark_are_not_accused() -> None:
+    assert audit(trained_world(seed=61, planted=3, learned=False).material).findings == ()
+
+
+def test_audits_import_neither_torch_nor_sql_and_load_matplotlib_late() -> None:
+    code = "import pipeline.audits, sys; print([m for m in ('torch', 'sqlalchemy', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_sample_of_a_large_class_is_enough_and_bounded() -> None:
+    result = audit(a_material(count=1200))
+    assert [(one.class_name, one.examined) for one in result.findings] == [("mark", 256)]
+    assert result.images == 1200
+    assert np.isclose(sum(one.images for one in result.classes), 1200)
