@@ -7,7 +7,8 @@ The class decides what happens to a unit of work: `Retryable` is tried again lat
     │   └── StoreUnavailable
     ├── Permanent            trying again changes nothing
     │   ├── ObjectMissing
-    │   └── IndexOutdated
+    │   ├── IndexOutdated
+    │   └── IndexDamaged
     └── UsageError           the request itself is wrong: said to whoever asked, before any unit starts
         └── NotFound
 
@@ -41,6 +42,10 @@ class ObjectMissing(Permanent):
 
 class IndexOutdated(Permanent):
     """The database holds a newer schema than this version of attribatch knows."""
+
+
+class IndexDamaged(Permanent):
+    """The index's file is no database any more; the stored maps can rebuild it."""
 
 
 class NotFound(UsageError):

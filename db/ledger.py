@@ -69,20 +69,20 @@ class Ledger:
     def submit(self, run: Run, drafts: Iterable[UnitDraft]) -> Run:
         """Store a run and its units, or arm the one that has its id already, and return what is stored.
 
-        Submitting again duplicates nothing: it makes the run the latest, takes over the priority and (if
-        given) the name, and re-arms cancelled units. The stored unit size stands, and `drafts` is not read
-        then. Two producers may submit the same run at once. At most `INSERT_BATCH` drafts are held at a time.
+        Submitting again duplicates nothing: it makes the run the latest, takes over the priority and (if given) the
+        name and where its files lie now, and re-arms cancelled and failed units. The stored unit size stands, and
+        `drafts` is not read then. Two producers may submit the same run at once. At most `INSERT_BATCH` drafts are
+        held at a time.
         """
         with writing(self._engine) as connection:
-            fresh = self._insert(runs).values(_new_run(run)).on_conflict_do_nothing(index_elements=["id"])
-            if connection.execute(fresh.returning(runs.c.id)).scalar() is None:
+            if not self._insert_run(connection, run, drafts):
                 _resubmit(connection, run)
-            else:
-                remaining = iter(drafts)
-                insert = units.insert().values(created_at=now(), changed_at=now())
-                while batch := [draft_values(run, draft) for draft in islice(remaining, INSERT_BATCH)]:
-                    connection.execute(insert, batch)
             return run_from_row(connection.execute(select(runs).where(runs.c.id == run.id)).one())
+
+    def restore(self, run: Run, drafts: Iterable[UnitDraft]) -> None:
+        """Store a run that the index has lost, for `repair`. One that is there is left as it is."""
+        with writing(self._engine) as connection:
+            self._insert_run(connection, run, drafts)
 
     def cancel(self, run_id: str) -> int:
         """Stop what waits or is computed: who holds a unit finds it gone on renewal. Units cancelled."""
@@ -272,6 +272,17 @@ class Ledger:
         taken = units.c.id.in_(gone.with_for_update(skip_locked=True))
         return self._count(update(units).where(taken).values(values))
 
+    def _insert_run(self, connection: Connection, run: Run, drafts: Iterable[UnitDraft]) -> bool:
+        """False: it is there already."""
+        fresh = self._insert(runs).values(_new_run(run)).on_conflict_do_nothing(index_elements=["id"])
+        if connection.execute(fresh.returning(runs.c.id)).scalar() is None:
+            return False
+        remaining = iter(drafts)
+        insert = units.insert().values(created_at=now(), changed_at=now())
+        while batch := [draft_values(run, draft) for draft in islice(remaining, INSERT_BATCH)]:
+            connection.execute(insert, batch)
+        return True
+
     def _say(self, unit: Unit, values: dict[str, Any]) -> bool:
         return self._count(update(units).where(_held(unit)).values(values)) == 1
 
@@ -303,13 +314,15 @@ def _new_run(run: Run) -> dict[str, Any]:
 
 
 def _resubmit(connection: Connection, run: Run) -> None:
-    values = {"submitted_at": _after_all(), "priority": run.priority}
+    # The spec has the same key, but may name another place of the same weights.
+    values = {"submitted_at": _after_all(), "priority": run.priority, "spec": run.spec}
     if run.name is not None:
         values["name"] = run.name
     connection.execute(update(runs).where(runs.c.id == run.id).values(values))
     of_run = units.c.run_id == run.id
-    cancelled = and_(of_run, units.c.state == UnitState.CANCELLED)
-    connection.execute(update(units).where(cancelled).values(_REARMED | {"changed_at": now()}))
+    stopped = and_(of_run, units.c.state.in_([UnitState.CANCELLED, UnitState.FAILED]))
+    connection.execute(delete(suspects).where(suspects.c.unit_id.in_(select(units.c.id).where(stopped))))
+    connection.execute(update(units).where(stopped).values(_REARMED | {"changed_at": now()}))
     connection.execute(update(units).where(of_run, units.c.priority != run.priority).values(priority=run.priority))
 
 

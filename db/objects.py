@@ -96,6 +96,8 @@ def open_objects(url: str, *, s3_endpoint_url: str | None = None) -> Objects:
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
         return Folder(Path(unquote(parts.path)))
+    if "@" in parts.netloc:
+        raise UsageError("credentials do not belong into ATTRIBATCH_OBJECTS_URL; set AWS_ACCESS_KEY_ID and its secret")
     if parts.scheme == "s3" and parts.netloc:
         return S3(parts.netloc, parts.path.strip("/"), endpoint_url=s3_endpoint_url)
     raise UsageError(f"{url!r} is no object storage; write file:///path/to/folder or s3://bucket/prefix")

@@ -106,13 +106,14 @@ def progress(engine: Engine, run_id: str) -> Progress:
     if total is None:
         raise NotFound(f"no run {run_id!r}; `attribatch status` lists all")
     by_state = dict.fromkeys(UnitState, 0) | {UnitState(row.state): int(row[1]) for row in counted}
-    attempts, failed = (sum(int(getattr(row, name)) for row in counted) for name in ("attempts", "failed"))
+    names = ("attempts", "done", "failed")
+    attempts, done, failed = (sum(int(getattr(row, name)) for row in counted) for name in names)
     return Progress(
         run_id=run_id,
-        state=_run_state(by_state, attempts, failed),
+        state=_run_state(by_state, attempts, done, total),
         units=by_state,
         images_total=total,
-        images_done=sum(int(row.done) for row in counted),
+        images_done=done,
         images_failed=failed,
         attempts=attempts,
         errors=tuple(errors),
@@ -199,20 +200,16 @@ def iter_images(engine: Engine, run_id: str, state: ImageState | None = None) ->
 
 
 def find_image(engine: Engine, run_id: str, ref: str) -> ImageRow:
-    """The image of that row number, or that key, or the only one whose key ends so.
+    """The image of that key, or that row number, or the only one whose key ends so.
 
     Endings count from a '/' first: `7.png` is `a/7.png` even where there is an `a/17.png`.
 
     Raises:
         NotFound: there is none, or the ending fits several.
     """
-    choices = [
-        images.c.key == ref,
-        _ends_with(images.c.key, "/" + ref.lstrip("/")),
-        _ends_with(images.c.key, ref),
-    ]
-    if ref.isdecimal() and len(ref) <= 9:
-        choices.insert(0, images.c.row == int(ref))
+    numbered = [images.c.row == int(ref)] if ref.isdecimal() and len(ref) <= 9 else []
+    ending = [_ends_with(images.c.key, "/" + ref.lstrip("/")), _ends_with(images.c.key, ref)]
+    choices = [images.c.key == ref, *numbered, *ending]
     with reading(engine) as connection:
         for choice in choices:
             found = connection.execute(_images_of(run_id).where(choice).order_by(images.c.row).limit(4)).all()
@@ -290,12 +287,13 @@ def _named(found: Any) -> str:
     return ", ".join(f"{row.id} ({row.name})" if row.name else row.id for row in found[:5])
 
 
-def _run_state(by_state: Mapping[UnitState, int], attempts: int, images_failed: int) -> RunState:
+def _run_state(by_state: Mapping[UnitState, int], attempts: int, images_done: int, images_total: int) -> RunState:
     if by_state[UnitState.PENDING] or by_state[UnitState.LEASED]:
         return RunState.RUNNING if attempts or by_state[UnitState.DONE] else RunState.PENDING
     if by_state[UnitState.CANCELLED]:
         return RunState.CANCELLED
-    return RunState.PARTIAL if by_state[UnitState.FAILED] or images_failed else RunState.DONE
+    complete = not by_state[UnitState.FAILED] and images_done == images_total
+    return RunState.DONE if complete else RunState.PARTIAL
 
 
 def _digest(*question: str | None) -> str:

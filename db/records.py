@@ -47,7 +47,7 @@ class Entry:
 class Run:
     """One spec over one manifest."""
 
-    id: str  # 12 hex digits of sha256(spec key, manifest digest): the same request is the same run
+    id: str  # 12 hex digits of sha256(spec key, manifest digest, source): the same request is the same run
     name: str | None
     spec: str  # canonical JSON of a RunSpec
     spec_key: str  # sha256 of what determines the numbers

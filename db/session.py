@@ -9,20 +9,30 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
 from sqlite3 import Connection as SqliteConnection
 from sqlite3 import OperationalError as SqliteError
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, select, text
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+)
 
-from db.errors import IndexOutdated, StoreUnavailable, UsageError
+from db.errors import IndexDamaged, IndexOutdated, StoreUnavailable, UsageError
 from db.tables import VERSION_TABLE
 
-__all__ = ["SCHEMA", "Engine", "migrate", "open_engine", "reading", "writing"]
+__all__ = ["SCHEMA", "Engine", "migrate", "open_engine", "reading", "shown", "writing"]
 
 SCHEMA = "0001"  # the newest revision in db/migrations/versions; a test holds the two together
 BUSY_MILLISECONDS = 30_000
+_LOCKED = (SQLITE_BUSY, SQLITE_LOCKED)
 _ADVISORY_LOCK = 0x61747472  # "attr"
 
 
@@ -37,8 +47,11 @@ def open_engine(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise UsageError(f"{url!r} is no database URL; write sqlite:////path/index.db or postgresql://...") from None
+    except (ArgumentError, ValueError):  # the rest may hold a password
+        kind = url.partition(":")[0].partition("/")[0]
+        raise UsageError(
+            f"'{kind}...' is no database URL; write sqlite:////path/index.db or postgresql://user@host/name"
+        ) from None
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         return _open_sqlite(parsed)
@@ -103,7 +116,7 @@ def _upgrade(connection: Connection, current: str | None) -> None:
             ScriptDirectory.from_config(config).get_revision(current)
     except CommandError:
         raise IndexOutdated(
-            f"the index at {connection.engine.url!r} has schema {current!r}, this version of attribatch "
+            f"the index at {shown(connection.engine)} has schema {current!r}, this version of attribatch "
             f"knows {SCHEMA!r} at most; install a newer one, or point ATTRIBATCH_DATABASE_URL elsewhere"
         ) from None
     command.upgrade(config, "head")
@@ -121,10 +134,23 @@ def _translated(engine: Engine) -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError) as error:
-        reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
         raise StoreUnavailable(
-            f"the index at {engine.url!r} did not answer: {reason}; is it running, reachable and not full?"
+            f"the index at {shown(engine)} did not answer: {_reason(error)}; is it running, reachable and not full?"
         ) from error
+    except (IntegrityError, ProgrammingError):
+        raise  # ours
+    except DatabaseError as error:
+        remedy = "move it away, and `attribatch repair` rebuilds it from the stored maps"
+        raise IndexDamaged(f"the index at {shown(engine)} is damaged: {_reason(error)}; {remedy}") from error
+
+
+def shown(engine: Engine) -> str:
+    """The URL of an engine without its password, wherever it stands."""
+    return engine.url.set(query={}).render_as_string(hide_password=True)
+
+
+def _reason(error: DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
 
 
 def _open_postgresql(url: URL) -> Engine:
@@ -132,7 +158,9 @@ def _open_postgresql(url: URL) -> Engine:
     try:
         return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
     except ModuleNotFoundError:
-        raise UsageError(f"{url!r} needs a driver that is not installed: pip install 'psycopg[binary]'") from None
+        raise UsageError(
+            f"{url.drivername} needs a driver that is not installed: pip install 'psycopg[binary]'"
+        ) from None
 
 
 def _open_sqlite(url: URL) -> Engine:
@@ -163,8 +191,8 @@ def _switch_to_wal(connection: SqliteConnection) -> None:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return
-        except SqliteError:  # two processes that open a new file at once: SQLite does not wait here by itself
-            if time.monotonic() > deadline:
+        except SqliteError as error:  # two processes that open a new file at once: SQLite does not wait here by itself
+            if error.sqlite_errorcode & 0xFF not in _LOCKED or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
 

@@ -146,12 +146,7 @@ class Pipeline:
             on_progress: told of the counts a few times a second.
         """
         with dispatch.LocalWorkers(run.id, workers, self._environment()) as local:
-            while local.tend():
-                on_progress(self.status(run.id))
-                time.sleep(POLL_SECONDS)
-        found = self.status(run.id)
-        on_progress(found)
-        return found
+            return self._until_finished(run, on_progress, lambda found: local.tend(found.attempts))
 
     def compute(
         self, run: Run, *, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None
@@ -162,15 +157,14 @@ class Pipeline:
         return self.work(run, workers=workers, on_progress=on_progress)
 
     def follow(self, run: Run, *, on_progress: Callable[[Progress], None] = lambda _: None) -> Progress:
-        """Wait until other workers have finished a run; wakes them through the broker first."""
-        if self.settings.broker_url is not None:
+        """Wait until Celery workers have finished a run; sends what they were not told of, again and again."""
+
+        def wake(_: Progress) -> None:
+            self.ledger.sweep()
             while unit_ids := self.ledger.unsent(1000):
-                dispatch.send(self.settings.broker_url, unit_ids)
-        while (found := self.status(run.id)).state in (RunState.PENDING, RunState.RUNNING):
-            on_progress(found)
-            time.sleep(POLL_SECONDS)
-        on_progress(found)
-        return found
+                dispatch.send(self.settings.broker_url or "", unit_ids)
+
+        return self._until_finished(run, on_progress, wake)
 
     def runs(self) -> list[Run]:
         """All runs, the newest submission first."""
@@ -189,8 +183,11 @@ class Pipeline:
         return self.ledger.cancel(self.get_run(ref).id)
 
     def retry(self, ref: str) -> int:
-        """Give failed units of a run all their attempts again. Units re-armed."""
-        return self.ledger.retry(self.get_run(ref).id)
+        """Give failed units of a run all their attempts again, and units with failed images too. Units re-armed."""
+        from pipeline.repair import forget_failed
+
+        run = self.get_run(ref)
+        return self.ledger.retry(run.id) + forget_failed(self.database, self.ledger, self.objects, run)
 
     def repair(self) -> "Repaired":
         """Rebuild the index from object storage, and queue again what is missing there or damaged."""
@@ -280,12 +277,29 @@ class Pipeline:
         if not any(row.state is ImageState.DONE for row in rows):
             raise UsageError(f"run {run.id} has no map yet; see `attribatch status {run.id}`")
         device = pick_device(self.settings.device)
-        material = material_of(run, rows, maps=self.maps, images=self.images, device=device)
+        material = material_of(
+            run,
+            rows,
+            maps=self.maps,
+            images=self.images,
+            device=device,
+            allowed_modules=self.settings.allowed_modules,
+        )
         folder = out or self.settings.home / "reports" / run.id
         classes: Literal["predicted", "label"] = "label" if by == "label" else "predicted"
         return write_report(material, by=classes, folder=folder), folder / "report.html"
 
     # ---- how it is done
+
+    def _until_finished(
+        self, run: Run, on_progress: Callable[[Progress], None], each_time: Callable[[Progress], None]
+    ) -> Progress:
+        while (found := self.status(run.id)).state in (RunState.PENDING, RunState.RUNNING):
+            each_time(found)
+            on_progress(found)
+            time.sleep(POLL_SECONDS)
+        on_progress(found)
+        return found
 
     def _environment(self) -> dict[str, str]:
         settings = self.settings
@@ -378,5 +392,5 @@ class Pipeline:
         for key, data in maps.metadata(stored.id, maps.layout_of(stored, spec)).items():
             self.objects.put_once(key, data)
         self.objects.put_once(planning.manifest_key(stored.id), manifest.file.read_bytes())
-        self.objects.put_once(planning.run_key(stored.id), json.dumps(asdict(run), default=str).encode())
+        self.objects.put_once(planning.run_key(stored.id), json.dumps(asdict(stored), default=str).encode())
         return stored

@@ -213,7 +213,7 @@ def query(
         ),
     ] = None,
     sort: Annotated[str | None, typer.Option(help="Column; -column for descending. Empty values come last.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most rows.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most rows.")] = 20,
     after: Annotated[str | None, typer.Option(help="Continue after a page: its `next`.")] = None,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with every column.")] = False,
@@ -295,7 +295,7 @@ def cancel(ref: RunRef, as_json: Json = False) -> None:
 
 @app.command(epilog="Example: attribatch retry latest && attribatch run ... (the same command as before)")
 def retry(ref: RunRef, as_json: Json = False) -> None:
-    """Give the failed units of a run all their attempts again."""
+    """Give the failed units of a run all their attempts again, and those with failed images."""
     with _pipeline() as pipeline:
         printing.counted("units re-armed", pipeline.retry(ref), as_json=as_json)
 
@@ -363,9 +363,7 @@ def _requests(
     paths = [str(path) for path in weights or ()]
     if len(paths) > len(sources):
         raise UsageError(f"{len(paths)} --weights for {len(sources)} --model: they pair up in order")
-    names = None if classes is None else tuple(classes.read_text(encoding="utf-8").split("\n"))
-    if names is not None:
-        names = tuple(name.strip() for name in names if name.strip())
+    names = None if classes is None else _lines(classes)
     return tuple(
         ModelRequest(
             source,
@@ -379,6 +377,13 @@ def _requests(
         )
         for index, source in enumerate(sources)
     )
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--classes {path} cannot be read: {error}") from error
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

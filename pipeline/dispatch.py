@@ -14,7 +14,7 @@ from typing import Self
 from pipeline.errors import StoreUnavailable, WorkersBroken
 
 TASK = "attribatch.run_unit"
-BROKEN_STARTS = 3  # worker processes that end by an error before we give up
+BROKEN_STARTS = 4  # workers that end before they claim anything, in a row
 STOP_SECONDS = 30.0  # a worker that was asked to stop gives its unit back between two chunks
 
 
@@ -42,19 +42,23 @@ def reach_broker(broker_url: str) -> str:
     """Connect once, and say to what. The password is not part of it.
 
     Raises:
-        StoreUnavailable: it does not answer within 5 s.
+        StoreUnavailable: it does not answer within 5 s, or the URL is of no broker that is known.
     """
     from kombu.connection import Connection
     from kombu.exceptions import OperationalError
 
     options = {"socket_connect_timeout": 5, "socket_timeout": 5}
-    connection = Connection(broker_url, transport_options=options)  # type: ignore[no-untyped-call]
-    with connection:
-        try:
-            connection.ensure_connection(max_retries=1)  # type: ignore[no-untyped-call]
-        except OperationalError as error:
-            raise StoreUnavailable(f"broker {connection.as_uri()} does not answer: {error}") from error
-        return str(connection.as_uri())
+    kind = broker_url.partition(":")[0]
+    try:
+        with Connection(broker_url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
+            connection.ensure_connection(max_retries=1)
+            return str(connection.as_uri()).partition("?")[0]
+    except OperationalError as error:
+        raise StoreUnavailable(f"broker {kind}://... does not answer: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreUnavailable(
+            f"ATTRIBATCH_BROKER_URL '{kind}:...' cannot be used; write redis://host:6379/0"
+        ) from error
 
 
 class LocalWorkers:
@@ -70,28 +74,32 @@ class LocalWorkers:
 
     def __init__(self, run_id: str, count: int, environment: dict[str, str]) -> None:
         self._run_id = run_id
-        self._broken = 0
+        self._broken = self._claims = 0
         self._environment = {**os.environ, **environment}
         threads = max((os.cpu_count() or 1) // count, 1)
-        self._command = [sys.executable, "-m", "pipeline.work", run_id, "--parent", str(os.getpid())]
+        self._command = [sys.executable, "-P", "-m", "pipeline.work", run_id, "--parent", str(os.getpid())]
         self._command += ["--threads", str(threads)]
         self._processes = [self._start() for _ in range(count)]
 
-    def tend(self) -> bool:
-        """Replace workers that died. Returns whether any is still at work.
+    def tend(self, claims: int) -> None:
+        """Replace workers that ended, for as long as the run is not finished.
+
+        Args:
+            claims: of units so far, over the run. A worker that dies after a claim is counted in SQL against its unit;
+                workers that die without one cannot even start.
 
         Raises:
-            WorkersBroken: they end by an error of their own, again and again.
+            WorkersBroken: `BROKEN_STARTS` of them in a row.
         """
         for index, process in enumerate(self._processes):
             code = process.poll()
-            if code is not None and code > 0:  # not a signal, which is counted in SQL: it could not even start
-                self._broken += 1
-                if self._broken >= BROKEN_STARTS:
-                    raise WorkersBroken(f"worker processes of run {self._run_id} end with code {code}; see their log")
-            if code not in (None, 0):
-                self._processes[index] = self._start()
-        return any(process.poll() is None for process in self._processes)
+            if code is None:
+                continue
+            self._broken = 0 if claims > self._claims else self._broken + 1
+            self._claims = claims
+            if self._broken >= BROKEN_STARTS:
+                raise WorkersBroken(f"worker processes of run {self._run_id} end with code {code}; see their log")
+            self._processes[index] = self._start()
 
     def stop(self) -> None:
         """Ask all to stop, wait, and end by force those that do not."""
@@ -115,5 +123,6 @@ class LocalWorkers:
         self.stop()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # A group of its own: Ctrl-C reaches this process alone, which then asks the workers to stop.
-        return subprocess.Popen(self._command, env=self._environment, process_group=0)  # noqa: S603 - our own module
+        # A group of its own: Ctrl-C reaches this process alone, which then asks the workers to stop. What a model
+        # prints goes to stderr: stdout is for --json.
+        return subprocess.Popen(self._command, env=self._environment, process_group=0, stdout=sys.stderr)  # noqa: S603

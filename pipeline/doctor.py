@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from db.objects import open_objects
-from db.session import migrate, open_engine
+from db.session import migrate, open_engine, shown
 from pipeline.errors import AttribatchError, StoreUnavailable
 from pipeline.settings import Settings
 
@@ -56,7 +56,7 @@ def _index(settings: Settings) -> str:
     try:
         started = time.monotonic()
         migrate(database)
-        return f"{database.url.render_as_string()}, {1000 * (time.monotonic() - started):.0f} ms"
+        return f"{shown(database)}, {1000 * (time.monotonic() - started):.0f} ms"
     finally:
         database.dispose()
 

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,13 +36,14 @@ from db.records import Entry, ImageRow, ImageState, Run, Unit
 from db.session import Engine
 from pipeline import maps, models
 from pipeline.datasets import Source, read_image, to_pixels
-from pipeline.errors import ObjectMissing, Retryable, UnreadableImage, UsageError
+from pipeline.errors import AttribatchError, ObjectMissing, Retryable, SourceUnavailable, UnreadableImage, UsageError
 from pipeline.explaining import Explained, Explainer, Picture, failed_row
 from pipeline.spec import Preprocess, RunSpec
 
 log = logging.getLogger("attribatch.engine")
 
 DECODERS = 4  # threads: Pillow lets go of the interpreter while it decodes
+RENEW_SECONDS = 5.0
 RETRY_SECONDS = 2.0  # doubled by every attempt
 
 
@@ -84,7 +86,9 @@ def run_unit(shop: Workshop, unit: Unit) -> Outcome:
             shop.ledger.release(unit)
             return Outcome.RELEASED
         except Exception as error:
-            log.exception("unit %s of run %s failed, attempt %s", unit.number, unit.run_id, unit.attempt)
+            surprise = None if isinstance(error, AttribatchError) else error  # its traceback is worth reading
+            about = (unit.number, unit.run_id, unit.attempt)
+            log.error("unit %s of run %s failed, attempt %s: %s", *about, error, exc_info=surprise)  # noqa: TRY400
             retry_in = None if isinstance(error, UsageError) else RETRY_SECONDS * 2**unit.attempt
             return _failed(shop, unit, error, retry_in)
 
@@ -164,6 +168,8 @@ def _decode(
 
     with ThreadPoolExecutor(DECODERS) as pool:
         found = list(pool.map(one, entries))
+    if not Path(source.root).is_dir():  # one image that is gone is a failed row; the folder that is gone comes back
+        raise SourceUnavailable(f"{source.root} is not there; is its disk mounted? The unit waits and is tried again")
     return [f for f in found if isinstance(f, Picture)], [f for f in found if isinstance(f, ImageRow)]
 
 
@@ -215,6 +221,9 @@ def _put(
             lost.set()
             raise _LetGo
         shop.objects.put(key, data)
+    if lost.is_set() or not shop.ledger.renew(unit):  # a paused process that wakes here must not add its rows
+        lost.set()
+        raise _LetGo
     sidecar = {
         "run": run.id,
         "unit": unit.number,
@@ -223,8 +232,9 @@ def _put(
         "rows": [asdict(row) for row in rows],
     }
     data = json.dumps(sidecar, separators=(",", ":")).encode()
-    if not shop.objects.put_once(sidecar_key(run.id, unit.number), data):
-        return _sidecar_rows(shop.objects, unit) or rows
+    shop.objects.put(
+        sidecar_key(run.id, unit.number), data
+    )  # we hold the unit: whatever is there is older than our shards
     return rows
 
 
@@ -261,12 +271,12 @@ def _committed(shop: Workshop, unit: Unit, rows: Sequence[ImageRow]) -> bool:
 
 @contextmanager
 def _lease(shop: Workshop, unit: Unit) -> Iterator[threading.Event]:
-    """Renew the lease each third of it, in a thread. The event says that it is lost: stop computing."""
+    """Renew the lease in a thread, long before it ends. The event says that it is lost: stop computing."""
     lost, over = threading.Event(), threading.Event()
 
     def renew() -> None:
         renewed = time.monotonic()
-        while not over.wait(shop.lease_seconds / 3):
+        while not over.wait(min(shop.lease_seconds / 3, RENEW_SECONDS)):
             try:
                 if not shop.ledger.renew(unit):
                     lost.set()

@@ -1,8 +1,11 @@
 """The error tree of the pipeline: `db.errors` holds its root and what storage raises, this file the rest.
 
+Retryable
+└── SourceUnavailable    the folder of the images is away: its units wait
 Permanent
 ├── UnreadableImage      one image cannot be decoded: its row is failed, its neighbours go on
-└── ModelBroken          the model raised, or returned NaN or the wrong shape: the unit is failed
+├── ModelBroken          the model raised, or returned the wrong shape: the unit is tried again, then failed
+└── WorkersBroken        worker processes that cannot even start
 UsageError
 ├── DatasetError         a source that is not there, or a manifest that does not parse
 ├── ModelError           a model that cannot be loaded, or does not fit its ensemble or its weights
@@ -30,12 +33,17 @@ __all__ = [
     "ObjectMissing",
     "Permanent",
     "Retryable",
+    "SourceUnavailable",
     "SpecError",
     "StoreUnavailable",
     "UnreadableImage",
     "UsageError",
     "WorkersBroken",
 ]
+
+
+class SourceUnavailable(Retryable):
+    """The place where the images are is away, as an unmounted disk: no fault of any image."""
 
 
 class UnreadableImage(Permanent):

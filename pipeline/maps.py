@@ -134,13 +134,21 @@ class MapReader:
 
     def path(self, rows: Sequence[int]) -> Floats:
         """F(alpha) and mean absolute gradient at `PATH_POINTS` alphas, (n, 2, PATH_POINTS)."""
-        return np.asarray(self._array("path").oindex[np.asarray(rows)], np.float32)
+        return self._rows("path", rows)
 
     def _scaled(self, name: str, column: int, rows: Sequence[int]) -> Floats:
-        index = np.asarray(rows)
-        scale = np.asarray(self._array("scale").oindex[index], np.float32)[:, column]
-        stored = np.asarray(self._array(name).oindex[index], np.float32)
-        return np.asarray(stored * scale[:, None, None, None], np.float32)
+        stored = self._rows(name, rows)
+        return np.asarray(stored * self._rows("scale", rows)[:, column, None, None, None], np.float32)
+
+    def _rows(self, name: str, rows: Sequence[int]) -> Floats:
+        array = self._array(name)
+        try:
+            return np.asarray(array.oindex[np.asarray(rows)], np.float32)
+        except ValueError as error:  # a checksum
+            raise self._damaged(name) from error
+
+    def _damaged(self, name: str) -> ObjectMissing:
+        return ObjectMissing(f"array {name!r} of run {self._run_id} is damaged; try `attribatch repair`")
 
     def _array(self, name: str) -> "zarr.Array[Any]":
         if name not in self._arrays:
@@ -148,6 +156,10 @@ class MapReader:
                 opened = zarr.open_array(self._store, path=name, mode="r", zarr_format=3)
             except FileNotFoundError:
                 raise ObjectMissing(f"run {self._run_id} has no array {name!r}; try `attribatch repair`") from None
+            except (ValueError, KeyError, TypeError) as error:
+                raise ObjectMissing(
+                    f"array {name!r} of run {self._run_id} is damaged; try `attribatch repair`"
+                ) from error
             self._arrays[name] = opened
         return self._arrays[name]
 

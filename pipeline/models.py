@@ -5,16 +5,16 @@ code. `load` builds the same member in a worker, refuses it if a digest differs,
 data, never as code; factories are code. Knows nothing of images, units or attributions.
 """
 
+import copy
 import hashlib
 import importlib
 import inspect
 import math
 import sys
-import textwrap
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
+from pipeline.members import Member, first_layer, said, same_probe, try_member
 from pipeline.spec import ModelSpec, Preprocess
 
 _MEMBERS_KEPT = 16  # per process: an ensemble is loaded once, not once per unit
@@ -50,24 +51,6 @@ class ModelRequest:
     std: tuple[float, ...] | None = None
     channels: int | None = None
     class_names: tuple[str, ...] | None = None
-
-
-class Member(nn.Module):
-    """Pixels (N, C, H, W) in [0, 1] to logits (N, classes): normalisation first, then the model. Frozen, eval mode."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, body: nn.Module, preprocess: Preprocess) -> None:
-        super().__init__()
-        for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float64)[:, None, None])  # (C, 1, 1)
-        self.body = body
-        self.eval().requires_grad_(False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (N, classes)."""
-        return _logits(self.body((pixels - self.mean) / self.std))
 
 
 def resolve(
@@ -115,6 +98,8 @@ def load(
             if weights_digest(module) != spec.weights_sha256:
                 hint = "submit it again (if the factory draws random weights, save them and pass --weights)"
                 raise ModelError(f"its weights changed since the run was submitted; {hint}")
+            if not same_probe(spec.probe, try_member(module, spec.preprocess).probe):
+                raise ModelError("its outputs changed since the run was submitted: did code that it imports?")
             _cache[key] = Member(module, spec.preprocess).to(device=device, dtype=dtype)
         _cache.move_to_end(key)
         while len(_cache) > _MEMBERS_KEPT:
@@ -149,16 +134,23 @@ def _resolve_one(request: ModelRequest, labels: Sequence[str], allowed: Sequence
         _check_allowed(source, allowed)
         built = _build(source, weights)
         digest = weights_digest(built.module)  # before the trial, which may change the module's dtype
-        fields, names = _declared(built)
-        preprocess = _preprocess(request, fields, built.module)
-        outputs = _try(built.module, preprocess)
+        try:
+            fields, names = _declared(built)
+            preprocess = _preprocess(request, fields, built.module)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"its preprocessing does not parse ({said(error)}); see the example in README") from error
+        trial = try_member(built.module, preprocess)
+        outputs = trial.outputs
         names = request.class_names or names
         if names is None:
             unique = tuple(sorted(set(labels)))
             names = unique if len(unique) == outputs else tuple(map(str, range(outputs)))
         if len(names) != outputs:
             raise ModelError(f"{outputs} outputs, but {len(names)} class names; pass --classes, one per output")
-    return ModelSpec(source, weights, digest, built.code_sha256, preprocess, names)
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ModelError(f"two of its classes are named {twice!r}; pass --classes with distinct names")
+    return ModelSpec(source, weights, digest, built.code_sha256, preprocess, names, trial.probe)
 
 
 @contextmanager
@@ -183,13 +175,15 @@ def _build(source: str, weights: str | None, *, code_sha256: str | None = None) 
         return _build_torchvision(source, weights)
     factory, sha256 = _factory(source, code_sha256)
     try:
-        made = factory()
-    except Exception as error:  # somebody else's code
-        raise ModelError(f"its factory raised {_said(error)}") from error
+        with redirect_stdout(sys.stderr):  # what it prints must not stand in --json
+            made = factory()
+    except (Exception, SystemExit) as error:  # somebody else's code
+        raise ModelError(f"its factory raised {said(error)}") from error
     module, declared = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         found = type(module).__name__
         raise ModelError(f"its factory returned {found}; it must return an nn.Module, or (nn.Module, preprocessing)")
+    module = copy.deepcopy(module)  # a factory may return the same one again, for the next member
     if weights is not None:
         _load_state(module, _read_state(weights), weights)
     return _Built(module, sha256, declared)
@@ -220,7 +214,7 @@ def _build_torchvision(source: str, weights: str | None) -> _Built:
         return _Built(zoo.get_model(name, weights=known), None, declared, names)
     except (OSError, RuntimeError) as error:  # no network, a broken download
         url = known.url if known else ""
-        raise ModelError(f"no download ({_said(error)}); fetch {url} elsewhere, and pass it with --weights") from error
+        raise ModelError(f"no download ({said(error)}); fetch {url} elsewhere, and pass it with --weights") from error
 
 
 def _factory(source: str, expected: str | None) -> tuple[Callable[[], object], str | None]:
@@ -232,7 +226,7 @@ def _factory(source: str, expected: str | None) -> tuple[Callable[[], object], s
         module = None if location.endswith(".py") else importlib.import_module(location)
         code = Path((module and inspect.getsourcefile(module)) or location).read_bytes()
     except Exception as error:  # somebody else's code
-        raise ModelError(f"importing it raised {_said(error)}; name a file, or what PYTHONPATH finds") from error
+        raise ModelError(f"importing it raised {said(error)}; name a file, or what PYTHONPATH finds") from error
     sha256 = hashlib.sha256(code).hexdigest()
     if expected not in (None, sha256):  # before a file is run
         raise ModelError("its code changed since the run was submitted; submit the run again")
@@ -253,10 +247,11 @@ def _run_file(path: str, code: bytes) -> ModuleType:
     module.__file__ = path
     sys.modules[name] = module  # dataclasses look the module of their class up
     try:
-        exec(compile(code, path, "exec"), module.__dict__)  # noqa: S102 - the user named this file to be run
-    except Exception as error:  # somebody else's code
+        with redirect_stdout(sys.stderr):
+            exec(compile(code, path, "exec"), module.__dict__)  # noqa: S102 - the user named this file to be run
+    except (Exception, SystemExit) as error:  # somebody else's code
         del sys.modules[name]
-        raise ModelError(f"running {path} raised {_said(error)}") from error
+        raise ModelError(f"running {path} raised {said(error)}") from error
     return module
 
 
@@ -268,7 +263,7 @@ def _read_state(path: str) -> dict[str, Tensor]:
         safe = path.endswith(".safetensors")
         state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file causes
-        raise ModelError(f"weights {path} are no tensors ({_said(error)}); save model.state_dict()") from error
+        raise ModelError(f"weights {path} are no tensors ({said(error)}); save model.state_dict()") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -311,7 +306,9 @@ def _declared(built: _Built) -> tuple[dict[str, Any], tuple[str, ...] | None]:
     if "input_size" in declared:
         fields["height"], fields["width"] = _size(declared["input_size"])
     names = declared.get("classes")
-    return fields, tuple(str(name) for name in names) if names else None
+    if isinstance(names, str):
+        raise ModelError(f"its classes are the one string {names!r}; give a list of names")
+    return fields, None if names is None else tuple(str(name) for name in names)
 
 
 def _preprocess(request: ModelRequest, fields: dict[str, Any], module: nn.Module) -> Preprocess:
@@ -323,7 +320,7 @@ def _preprocess(request: ModelRequest, fields: dict[str, Any], module: nn.Module
         fields |= {"fit": "stretch" if request.resize else "exact", "resize_to": None}
     if "height" not in fields:
         raise ModelError("it does not say its input size; pass --input-size, for example --input-size 224")
-    expected = _first_layer(module)[1]
+    expected = first_layer(module)[1]
     channels = request.channels or fields.get("channels") or (expected if expected in (1, 3) else 3)
     if channels not in (1, 3):
         raise ModelError(f"{channels} channels; images have 1 or 3: pass --channels")
@@ -349,52 +346,5 @@ def _per_channel(name: str, given: float | Sequence[float], channels: int) -> tu
     return values
 
 
-def _try(module: nn.Module, preprocess: Preprocess) -> int:
-    """Number of outputs, after a forward and a backward pass of two images of noise."""
-    shape = (2, preprocess.channels, preprocess.height, preprocess.width)
-    pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    try:
-        with torch.enable_grad():
-            logits = Member(module, preprocess).float()(pixels)
-    except Exception as error:  # somebody else's code
-        name, expected = _first_layer(module)
-        if expected not in (0, preprocess.channels):
-            wrong = f"{expected} channels, and would be given {preprocess.channels}; pass --channels {expected}"
-            raise ModelError(f"its first layer, {name}, takes {wrong}") from error
-        raise ModelError(f"batch {shape}: {_said(error)}; check --input-size and --channels") from error
-    if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 1:
-        raise ModelError(f"it gives {tuple(logits.shape)} for {shape}; wrap it so that it gives (N, classes)")
-    if not torch.isfinite(logits).all():
-        raise ModelError("it gives NaN or infinity for noise in [0, 1]; check --weights, --mean and --std")
-    gradient = None
-    if logits.requires_grad:
-        (gradient,) = torch.autograd.grad(logits.sum(), pixels, allow_unused=True)
-    if gradient is None or not torch.isfinite(gradient).all():
-        raise ModelError("no finite gradient reaches its input; does it use no_grad, detach, argmax or round?")
-    return int(logits.shape[1])
-
-
-def _logits(output: Any) -> Tensor:
-    """The tensor in what a model returns: itself, `.logits`, a dict's "logits" or "out", a tuple's first."""
-    if isinstance(output, Mapping):
-        output = output.get("logits", output.get("out"))
-    elif isinstance(output, tuple | list):
-        output = output[0] if output else None
-    found = getattr(output, "logits", output)
-    if not isinstance(found, Tensor):
-        raise TypeError(f"it returns {type(output).__name__}, in which no logits are found")
-    return found
-
-
-def _first_layer(module: nn.Module) -> tuple[str, int]:
-    """Name and channels of the first convolution; channels 0 where there is none."""
-    layers = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d))
-    return next(((name, layer.in_channels) for name, layer in layers), ("", 0))
-
-
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _said(error: BaseException) -> str:
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder="...")

@@ -58,9 +58,9 @@ def read_manifest(data: bytes) -> Iterator[Entry]:
         yield Entry(row, key, version, label)
 
 
-def run_id(spec_key: str, manifest_digest: str) -> str:
-    """The same spec over the same manifest is the same run: 12 hex digits."""
-    return hashlib.sha256(f"{spec_key}/{manifest_digest}".encode()).hexdigest()[:12]
+def run_id(spec_key: str, manifest_digest: str, source: Source) -> str:
+    """The same spec over the same listing of the same place is the same run: 12 hex digits."""
+    return hashlib.sha256(f"{spec_key}/{manifest_digest}/{source.to_json()}".encode()).hexdigest()[:12]
 
 
 def plan_run(
@@ -87,14 +87,14 @@ def plan_run(
                 f"{names}, ...); name the classes with --classes FILE, or use --target predicted"
             )
     return Run(
-        id=run_id(spec.key, manifest.digest),
+        id=run_id(spec.key, manifest.digest, source),
         name=name,
         spec=spec.to_json(),
         spec_key=spec.key,
         source=source.to_json(),
         manifest_digest=manifest.digest,
         image_count=manifest.count,
-        unit_size=unit_size or default_unit_size(spec),
+        unit_size=min(unit_size or default_unit_size(spec), manifest.count),
         priority=priority,
     )
 

@@ -166,7 +166,7 @@ def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], *, as_j
     if progress.images_failed:
         out.print(f"{progress.images_failed:,} images failed, for example:")
         for row in failures:
-            out.print(f"  {row.error}", markup=False)
+            out.print(f"  {_visible(row.error or '')}", markup=False)
     for text in progress.errors:
         out.print(f"  {text}", markup=False)
     if progress.images_done:
@@ -338,7 +338,12 @@ def _verdict(found: "Audit") -> None:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else _visible(str(value))
+
+
+def _visible(text: str) -> str:
+    """File names may hold line ends and escape sequences, which must not reach a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from db.objects import Objects
 from db.records import ImageRow
-from pipeline.errors import UsageError
+from pipeline.errors import ObjectMissing, UsageError
 from pipeline.maps import Floats, MapReader
 
 
@@ -28,4 +28,11 @@ def read_maps(objects: Objects, rows: Sequence[ImageRow]) -> Floats:
         found = MapReader(objects, run_id).mean([rows[p].map_row or 0 for p in positions])
         for position, one in zip(positions, found, strict=True):
             parts[position] = one
+    for row, part in zip(rows, parts, strict=True):
+        if (
+            part is None or np.isnan(part).all()
+        ):  # the index says that it is done: never read what is missing as a result
+            raise ObjectMissing(
+                f"the map of image {row.key!r} is missing in run {row.map_run}; run `attribatch repair`"
+            )
     return np.stack([part for part in parts if part is not None])

@@ -5,17 +5,18 @@ Every shard is read and its digest compared: a unit whose objects are missing or
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from db.ledger import Ledger
 from db.objects import Objects
-from db.queries import iter_units
-from db.records import Run, UnitState
+from db.queries import UnitRow, iter_images, iter_units
+from db.records import ImageRow, ImageState, Run, UnitState
 from db.session import Engine
+from pipeline import maps
 from pipeline.engine import read_sidecar, sidecar_key
 from pipeline.errors import ObjectMissing
-from pipeline.planning import drafts, manifest_key, read_manifest, run_key
+from pipeline.planning import drafts, manifest_key, read_manifest
+from pipeline.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,13 @@ def repair(database: Engine, ledger: Ledger, objects: Objects) -> Repaired:
     """Make the index agree with object storage. Safe to run at any time, and again."""
     runs = intact = restored = queued = 0
     damaged: list[str] = []
-    for run in _stored_runs(objects):
+    for run_key_ in sorted(key for key in objects.list("runs/") if key.count("/") == 2 and key.endswith("/run.json")):
+        try:
+            run = _restored_run(ledger, objects, run_key_)
+        except (ValueError, KeyError, TypeError, EOFError, OSError, ObjectMissing):
+            damaged.append(run_key_)  # or its manifest: this run cannot be rebuilt, the others can
+            continue
         runs += 1
-        ledger.submit(run, drafts(read_manifest(objects.get(manifest_key(run.id))), run.unit_size))
         for unit in iter_units(database, run.id):
             key = sidecar_key(run.id, unit.number)
             if not objects.exists(key):
@@ -43,32 +48,49 @@ def repair(database: Engine, ledger: Ledger, objects: Objects) -> Repaired:
                     damaged.append(key)
                     queued += ledger.requeue(run.id, unit.number)
                 continue
-            bad = _damaged_objects(objects, key)
+            bad, rows = _examined(objects, key, unit)
             if bad:
                 damaged += bad
-                for broken in (*bad, key):
+                for broken in {*bad, key}:
                     objects.delete(broken)
                 queued += ledger.requeue(run.id, unit.number)
             elif unit.state is UnitState.DONE:
                 intact += 1
             else:
-                restored += ledger.adopt(run.id, unit.number, read_sidecar(objects.get(key))[1])
+                restored += ledger.adopt(run.id, unit.number, rows)
     return Repaired(runs, intact, restored, queued, tuple(damaged))
 
 
-def _stored_runs(objects: Objects) -> Iterator[Run]:
-    for key in objects.list("runs/"):
-        if key.count("/") == 2 and key == run_key(key.split("/")[1]):
-            yield Run(**json.loads(objects.get(key)) | {"created_at": None, "submitted_at": None})
+def forget_failed(database: Engine, ledger: Ledger, objects: Objects, run: Run) -> int:
+    """Queue the done units again that hold a failed image; what they stored is removed. Units queued."""
+    failed = {row.row // run.unit_size for row in iter_images(database, run.id, ImageState.FAILED)}
+    queued = 0
+    for unit in list(iter_units(database, run.id, UnitState.DONE)):
+        if unit.number in failed:
+            objects.delete(sidecar_key(run.id, unit.number))  # first: without it nobody adopts the rest
+            queued += ledger.requeue(run.id, unit.number)
+    return queued
 
 
-def _damaged_objects(objects: Objects, key: str) -> list[str]:
-    """Keys of a sidecar's objects that are missing or do not have their digest."""
+def _restored_run(ledger: Ledger, objects: Objects, key: str) -> Run:
+    """A run as storage knows it, put into the index unless it is there, its arrays readable."""
+    run = Run(**json.loads(objects.get(key)) | {"created_at": None, "submitted_at": None})
+    ledger.restore(run, drafts(read_manifest(objects.get(manifest_key(run.id))), run.unit_size))
+    for name, data in maps.metadata(run.id, maps.layout_of(run, RunSpec.from_json(run.spec))).items():
+        if not objects.put_once(name, data) and objects.get(name) != data:
+            objects.put(name, data)
+    return run
+
+
+def _examined(objects: Objects, key: str, unit: UnitRow) -> tuple[list[str], list[ImageRow]]:
+    """Keys of a unit's objects that are missing or damaged, and the rows of its sidecar."""
     try:
-        shards, _ = read_sidecar(objects.get(key))
-    except (ValueError, KeyError, TypeError):
-        return [key]
-    return [shard for shard, digest in shards.items() if _digest(objects, shard) != digest]
+        shards, rows = read_sidecar(objects.get(key))
+        bad = [shard for shard, digest in shards.items() if _digest(objects, shard) != digest]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [key], []
+    complete = len(shards) >= 3 and [row.row for row in rows] == [entry.row for entry in unit.entries]
+    return (bad if complete else [key]), rows
 
 
 def _digest(objects: Objects, key: str) -> str | None:

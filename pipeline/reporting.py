@@ -18,7 +18,15 @@ from pipeline.spec import RunSpec
 Reader = Callable[[Sequence[ImageRow]], Floats]
 
 
-def material_of(run: Run, rows: Sequence[ImageRow], *, maps: Reader, images: Reader, device: str) -> Material:
+def material_of(
+    run: Run,
+    rows: Sequence[ImageRow],
+    *,
+    maps: Reader,
+    images: Reader,
+    device: str,
+    allowed_modules: Sequence[str] = (),
+) -> Material:
     """A run as audits see it; models are loaded when they are first asked.
 
     Args:
@@ -27,13 +35,14 @@ def material_of(run: Run, rows: Sequence[ImageRow], *, maps: Reader, images: Rea
         maps: gives stored maps (n, C, H, W).
         images: gives the pixels of the model's input (n, C, H, W).
         device: where the models run.
+        allowed_modules: prefixes of importable models.
     """
     spec = RunSpec.from_json(run.spec)
 
     def ask(pixels: Floats) -> Floats:
         dtype = torch.float64 if spec.precision == "float64" else torch.float32
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(device, dtype)
-        found = predict(load_members(spec, device), batch, batch_size=default_batch_size(batch))
+        found = predict(load_members(spec, device, allowed_modules), batch, batch_size=default_batch_size(batch))
         return np.asarray(found.float().cpu().numpy(), np.float32)
 
     return Material(run=run, spec=spec, rows=rows, maps=maps, images=images, predict=ask)

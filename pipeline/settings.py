@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from pipeline.errors import UsageError
 
@@ -33,7 +34,7 @@ class Settings:
         home = Path(env.get("ATTRIBATCH_HOME", "attributions")).expanduser().absolute()
         return cls(
             home=home,
-            database_url=env.get("ATTRIBATCH_DATABASE_URL", f"sqlite:///{home / 'index.db'}"),
+            database_url=env.get("ATTRIBATCH_DATABASE_URL", f"sqlite:///{quote(str(home / 'index.db'))}"),
             objects_url=env.get("ATTRIBATCH_OBJECTS_URL", (home / "objects").as_uri()),
             s3_endpoint_url=env.get("ATTRIBATCH_S3_ENDPOINT_URL") or None,
             broker_url=env.get("ATTRIBATCH_BROKER_URL") or None,
@@ -53,6 +54,7 @@ def _number(env: dict[str, str], name: str, default: float) -> float:
         value = float(text)
     except ValueError:
         raise UsageError(f"{name}={text!r} is not a number; unset it for the default, {default:g}") from None
-    if not value > 0:
-        raise UsageError(f"{name}={text!r} must be above 0; unset it for the default, {default:g}")
+    if not 1e-3 <= value <= 1e12 or (isinstance(default, int) and value != int(value)):
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise UsageError(f"{name}={text!r} must be {kind} above 0; unset it for the default, {default:g}")
     return value

@@ -9,6 +9,7 @@ from pipeline.attribution import baseline_stack
 from pipeline.errors import UsageError
 from pipeline.maps import PATH_POINTS, Floats, MapReader
 from pipeline.pictures import Explained, figure
+from pipeline.reading import read_maps
 from pipeline.spec import RunSpec
 
 STRIP_ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
@@ -45,7 +46,7 @@ def show(objects: Objects, run: Run, row: ImageRow, pixels: Floats, samples: Flo
             completeness_gap=_number(row.completeness_gap),
             error_estimate=_number(row.error_estimate),
             image=pixels,
-            map=reader.mean([row.map_row])[0],
+            map=read_maps(objects, [row])[0],
             std=None if std is None else std[0],
             alphas=np.linspace(0, 1, PATH_POINTS),
             outputs=outputs,

@@ -49,6 +49,7 @@ class ModelSpec:
     code_sha256: str | None  # of the file that defines the factory
     preprocess: Preprocess
     class_names: tuple[str, ...]
+    probe: tuple[str, ...] = ()  # first logits for an image of noise, to 3 digits: tells code apart that digests miss
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,11 @@ class RunSpec:
             raise SpecError(f"tolerance is {self.tolerance}; it is a relative error, between 0 and 1, for example 0.03")
         if self.max_steps < 9:
             raise SpecError(f"max_steps is {self.max_steps}; the first level has 9 nodes, so it must be at least 9")
-        if parse_target(self.target)[0] == "class":
+        kind, argument = parse_target(self.target)
+        if kind == "class":
             self.target_index()
+        if kind == "rank" and int(argument) > len(self.class_names):
+            raise SpecError(f"target {self.target!r}: the models have {len(self.class_names)} classes")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -118,7 +122,14 @@ class RunSpec:
         """The inverse of `to_json`."""
         data = json.loads(text)
         data["models"] = tuple(
-            ModelSpec(**m | {"preprocess": _preprocess(m["preprocess"]), "class_names": tuple(m["class_names"])})
+            ModelSpec(
+                **m
+                | {
+                    "preprocess": _preprocess(m["preprocess"]),
+                    "class_names": tuple(m["class_names"]),
+                    "probe": tuple(m["probe"]),
+                }
+            )
             for m in data["models"]
         )
         data["baselines"] = tuple(Baseline(**b | {"color": tuple(b["color"])}) for b in data["baselines"])
@@ -130,7 +141,9 @@ class RunSpec:
         """sha256 over all that determines the numbers."""
         data = asdict(self)
         for model in data["models"]:
-            del model["source"], model["weights"]
+            location, _, factory = model.pop("source").rpartition(":")
+            model["factory"] = factory if location.endswith(".py") else f"{location}:{factory}"
+            del model["weights"]
         return hashlib.sha256(_canonical(data).encode()).hexdigest()
 
 

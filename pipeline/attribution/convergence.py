@@ -30,5 +30,6 @@ def error_estimate(difference: Tensor, mean: Tensor, method: str) -> Tensor:
 
 
 def completeness_gap(delta: Tensor, output: Tensor, baseline_output: Tensor) -> Tensor:
-    """`|delta| / |F(x) - F(x')|`, 0 where both vanish. All arguments (N,), in output units."""
-    return torch.where(delta == 0, 0.0, delta.abs() / (output - baseline_output).abs())
+    """`|delta| / |F(x) - F(x')|`, 0 where the delta is rounding. All arguments (N,), in output units."""
+    rounding = 1e-6 * torch.maximum(output.abs(), baseline_output.abs())  # of float32 outputs
+    return torch.where(delta.abs() <= rounding, 0.0, delta.abs() / (output - baseline_output).abs())

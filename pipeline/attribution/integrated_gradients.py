@@ -307,18 +307,23 @@ def _sweep(
         (gradient,) = torch.autograd.grad(outputs.sum(), points)
         gradient = gradient.flatten(1)
         products = gradient * diff.flatten(1) if problem.multiply else gradient  # (B, D)
+        sums = products.sum(1, dtype=torch.float64)
+        bad = i[~sums.isfinite()]
+        if len(bad):  # 0 x NaN is NaN: one input's would reach all the others through the product below
+            products = products.masked_fill(~sums.isfinite()[:, None], 0)
         # One matrix product sums the rows of each image, by the weights of the rule and by those of the difference.
         first, last = int(i[0]), int(i[-1])
         select = torch.zeros(last - first + 1, 2, len(row), dtype=dtype, device=device)
         select[i - first, :, row - chunk.start] = (columns[:, a] * problem.weights[k]).T.to(dtype)
         maps[first : last + 1] += (select.flatten(0, 1) @ products).view(-1, 2, products.shape[1])
         figures[0, chunk] = outputs.detach().double()
-        figures[1, chunk] = products.sum(1, dtype=torch.float64)
+        maps[bad] = torch.nan
+        figures[1, chunk] = sums
         figures[2, chunk] = gradient.abs().mean(1, dtype=torch.float64)
-    outputs, sums, gradients = figures.view(3, n, K, A).transpose(1, 2)  # each (K, n, A)
+    outputs, path_sums, gradients = figures.view(3, n, K, A).transpose(1, 2)  # each (K, n, A)
     return (
         maps.view(n, 2, *problem.inputs.shape[1:]).transpose(0, 1),
-        sums @ nodes.weights.to(device),
+        path_sums @ nodes.weights.to(device),
         outputs,
         gradients,
     )

@@ -7,7 +7,7 @@ A candidate becomes a finding in three steps.
    it is pasted in, and that is significantly more than random windows of its size do (Newcombe's interval of the
    difference). 20 % is DESIGN.md's definition of use: accuracy on marked images falls by 20 points without the mark.
 3. *It is no part of the object*. Objects are used too: digits are centred and fill the image, and the middle of a 0
-   reaches necessity 0.97 and sufficiency 0.39, so that no threshold on these two separates. One of three must hold:
+   reaches necessity 0.97 and sufficiency 0.61, so that no threshold on these two separates. One of three must hold:
    a. a mark: the content is alike in the images that lean on it and unlike that of all others. The d' of
       `interventions.likeness` is at least 6, and 1.5 times the median of the best used windows of the other classes;
    b. alone: the share is at least 20 times that of the other classes, who find nothing there, and d' is at least 3.5
@@ -16,7 +16,25 @@ A candidate becomes a finding in three steps.
       0.2) and sufficiency (at least 0.1) add up to 0.7 or more, and to more than any such window of the other classes
       reaches (windows at the same place and marks aside).
 
-MEASURED
+Measured on digits at 32 x 32 (tests/unit/audits/planted.py): two bagged networks, 300 held-out images, a bright
+4 x 4 mark in one corner of one class, all ten classes and four corners; black background, the same under noise of 0.15
+and 0.4, or photographs behind the digits. 333 worlds; 40 of them (20 clean, 11 used, all 11 found) were drawn after the
+thresholds were set. "Costs" is the accuracy on marked images minus the accuracy on the same images without the mark.
+
+| | black or noise: found / worlds | photographs | false findings |
+| --- | --- | --- | --- |
+| no mark | 0 / 77 | 0 / 7 | 0 |
+| mark in the images, networks trained without it | 0 / 18 | 0 / 1 | 0 |
+| every image of the class marked, costs >= 20 points | 30 / 31 | 12 / 13 | 0 |
+| half of the images marked, costs >= 20 points | 7 / 7 | 5 / 7 | 0 |
+| costs 10 to 20 points | 12 / 31 | 5 / 10 | 0 |
+| costs less (found: pasting it turns 20 to 100 % of other images) | 17 / 111 | 3 / 20 | 0 |
+
+Of the four misses two cost 21 points and stay within the noise of step 2; two are half-marked classes on photographs
+that fail step 3. In the first 125 worlds, used windows of objects had a d' of at most 5.1 (one of 11 stayed below step
+2: a 7 whose tip reaches into the corner), a share up to 18 times that of the other classes at a d' of 2.7, and at most
+6 times at a d' above 3.5. Marks that cost 20 points: d' 8 to 270 and a share 5 to 23 times, on photographs d' 4 to 5
+and about 60 times. At a fifth of the images no network used the mark by 20 points.
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pipeline.attribution import baseline_stack, integrated_gradients
 from pipeline.declarations import Baseline
-from pipeline.models import Member
+from pipeline.members import Member
 from pipeline.spec import Preprocess
 
 IMAGES = torch.rand(3, 3, 12, 10, generator=torch.Generator().manual_seed(0))

@@ -181,3 +181,17 @@ def test_wrong_arguments_are_named(change: dict[str, object], message: str) -> N
     } | change
     with pytest.raises(ValueError, match=message):
         integrated_gradients(**arguments)  # type: ignore[arg-type]
+
+
+def test_an_input_without_a_finite_map_spoils_no_other() -> None:
+    class Root(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x.sum(1), x.square().sum(1).sqrt()], 1)  # no gradient at 0
+
+    x = torch.rand(5, 4, dtype=torch.float64)
+    x[2] = 0
+    found = integrated_gradients(Root(), x, torch.ones(5, dtype=torch.int64), baselines=torch.zeros(1, 1, 4), n_steps=4)
+    assert found.mean[2].isnan().all()
+    others = [0, 1, 3, 4]
+    assert found.mean[others].isfinite().all()
+    torch.testing.assert_close(found.mean[others].sum(1), x[others].square().sum(1).sqrt())

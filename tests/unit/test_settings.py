@@ -24,7 +24,7 @@ def test_home_moves_what_has_no_url_of_its_own(tmp_path: Path) -> None:
     found = Settings.from_env(
         {"ATTRIBATCH_HOME": str(tmp_path / "a b"), "ATTRIBATCH_OBJECTS_URL": "s3://bucket/prefix"}
     )
-    assert found.database_url == f"sqlite:///{tmp_path}/a b/index.db"
+    assert found.database_url == f"sqlite:///{tmp_path}/a%20b/index.db"
     assert found.objects_url == "s3://bucket/prefix"
 
 
