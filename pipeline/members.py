@@ -66,7 +66,8 @@ def try_member(module: nn.Module, preprocess: Preprocess) -> Trial:
         raise ModelError("it gives NaN or infinity for noise in [0, 1]; check --weights, --mean and --std")
     gradient = None
     if logits.requires_grad:
-        (gradient,) = torch.autograd.grad(logits.sum(), pixels, allow_unused=True)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(logits.sum(), pixels, allow_unused=True)
     if gradient is None or not torch.isfinite(gradient).all():
         raise ModelError("no finite gradient reaches its input; does it use no_grad, detach, argmax or round?")
     if (logits[:1] - alone).abs().max() > ROWS_APART * logits.abs().max().clamp(min=1e-6):
