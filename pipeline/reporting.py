@@ -8,7 +8,7 @@ import torch
 
 from db.records import ImageRow, Run
 from pipeline.attribution.ensemble import predict
-from pipeline.attribution.integrated_gradients import default_batch_size
+from pipeline.attribution.rows import default_batch_size
 from pipeline.audits import Audit, By, Material, audit
 from pipeline.audits.report import render
 from pipeline.engine import load_members

@@ -20,7 +20,7 @@ def one(text: str, images: Tensor = IMAGES, digests: list[str] = DIGESTS, **opti
 def test_black_is_black_not_the_mean_colour() -> None:
     """A zero after normalisation would be the mean colour, where this model's output is 0: a different map."""
     body = nn.Sequential(nn.Flatten(), nn.Linear(360, 2))
-    member = Member(body, Preprocess(12, 10, 3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2)))
+    member = Member(body, Preprocess(12, 10, 3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))).float()
     seen: list[Tensor] = []
     handle = body.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     found = integrated_gradients(member, IMAGES, torch.tensor([0, 1, 0]), baselines=one("black"), n_steps=2)

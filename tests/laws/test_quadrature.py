@@ -121,3 +121,15 @@ def test_float32_sums_do_not_drift_over_a_thousand_steps(
     )
     assert single.dtype == double.dtype == torch.float32
     assert ((single - double).abs().sum() / double.abs().sum()).item() < 2e-5
+
+
+def test_an_input_that_overflows_leaves_its_neighbours_alone(
+    digits: tuple[Tensor, Tensor], trained: list[nn.Module]
+) -> None:
+    images, labels = digits[0][:3].clone(), digits[1][:3]
+    start = torch.zeros(1, 1, 1, 16, 16)
+    clean = integrated_gradients(trained, images, labels, baselines=start, n_steps=5)
+    images[1] = torch.nan
+    found = integrated_gradients(trained, images, labels, baselines=start, n_steps=5)
+    assert found.mean[1].isnan().all()
+    torch.testing.assert_close(found.mean[[0, 2]], clean.mean[[0, 2]], rtol=1e-4, atol=1e-6)
