@@ -103,14 +103,7 @@ def problem_of(
     if not members:
         raise ValueError("members is empty; give at least one module")
     _check_shapes(inputs, targets, baselines)
-    if output not in OUTPUTS:
-        raise ValueError(f"output {output!r} is none of: {', '.join(OUTPUTS)}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is none of: {', '.join(PRECISIONS)}")
-    if precision == "auto":
-        raise ValueError("precision 'auto' is chosen once per member: give prepare(member, inputs).member as float32")
-    if internal_batch_size is not None and internal_batch_size < 1:
-        raise ValueError(f"internal_batch_size is {internal_batch_size}; it must be at least 1")
+    _check_options(output, internal_batch_size, precision)
     weights = torch.ones(len(baselines)) if baseline_weights is None else baseline_weights
     if weights.shape != (len(baselines),) or bool((weights < 0).any()) or not weights.sum() > 0:
         raise ValueError(f"baseline_weights must be {len(baselines)} non-negative numbers, not all 0")
@@ -128,6 +121,17 @@ def problem_of(
         multiply=multiply,
     )
     return problem, members
+
+
+def _check_options(output: str, internal_batch_size: int | None, precision: str) -> None:
+    if output not in OUTPUTS:
+        raise ValueError(f"output {output!r} is none of: {', '.join(OUTPUTS)}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is none of: {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        raise ValueError("precision 'auto' is chosen once per member: give prepare(member, inputs).member as float32")
+    if internal_batch_size is not None and internal_batch_size < 1:
+        raise ValueError(f"internal_batch_size is {internal_batch_size}; it must be at least 1")
 
 
 def _check_shapes(inputs: Tensor, targets: Tensor, baselines: Tensor) -> None:
