@@ -27,7 +27,7 @@ from db.queries import Page
 from db.records import Entry, ImageRow, ImageState, Progress, Run, RunState
 from db.session import Engine, migrate, open_engine
 from pipeline import dispatch, planning
-from pipeline.datasets import Source, list_entries, open_source, read_image, to_pixels
+from pipeline.datasets import Source, is_unchanged, list_entries, open_source, read_image, to_pixels
 from pipeline.declarations import Baseline
 from pipeline.errors import SpecError, UnreadableImage, UsageError
 from pipeline.planning import Manifest
@@ -276,12 +276,13 @@ class Pipeline:
         rows = list(queries.iter_images(self.database, run.id))
         if not any(row.state is ImageState.DONE for row in rows):
             raise UsageError(f"run {run.id} has no map yet; see `attribatch status {run.id}`")
-        device = pick_device(self.settings.device)
+        device, source = pick_device(self.settings.device), Source.from_json(run.source)
         material = material_of(
             run,
             rows,
             maps=self.maps,
             images=self.images,
+            available=lambda row: is_unchanged(source, row.key, row.version),
             device=device,
             allowed_modules=self.settings.allowed_modules,
         )

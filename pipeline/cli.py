@@ -140,7 +140,7 @@ def run(
         str,
         typer.Option(help="integrated_gradients, input_x_gradient or saliency.", rich_help_panel=ATTRIBUTION),
     ] = "integrated_gradients",
-    precision: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel=ATTRIBUTION)] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, float64 or auto.", rich_help_panel=ATTRIBUTION)] = "float32",
     store_channels: Annotated[
         str, typer.Option(help="Stored maps: keep every channel, or their sum.", rich_help_panel=ATTRIBUTION)
     ] = "keep",

@@ -127,6 +127,11 @@ def list_entries(source: Source) -> Iterator[Entry]:
         yield Entry(row, key, _version(path), label)
 
 
+def is_unchanged(source: Source, key: str, version: str) -> bool:
+    """Whether a file is still the one that was listed: a `stat`, no read."""
+    return _version(f"{source.root}/{key}") == version
+
+
 def read_image(source: Source, entry: Entry, *, max_pixels: int) -> Decoded:
     """Read and decode one image, trusting nothing about it.
 

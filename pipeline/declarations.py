@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 Method = Literal["gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid"]
 Output = Literal["logit", "probability", "log_probability"]
-Precision = Literal["float32", "float64", "bfloat16"]
+Precision = Literal["auto", "float32", "float64", "bfloat16"]
 METHODS: tuple[str, ...] = get_args(Method)
 OUTPUTS: tuple[str, ...] = get_args(Output)
 PRECISIONS: tuple[str, ...] = get_args(Precision)

@@ -1,8 +1,10 @@
 """Decoded pictures in, one row and one map each out: targets, baselines, attribution, measures. Knows no SQL or store.
 
-A chunk that does not fit into memory is halved; the size that fits is remembered for the process.
+A chunk that does not fit into memory is halved; the size that fits is remembered for the process. So is what
+`precision="auto"` chose: how each member is run, by its weights, and the fastest chunk. The log says what it was.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +21,26 @@ from pipeline.attribution import (
     baseline_stack,
     input_x_gradient,
     integrated_gradients,
+    measured_batch_size,
+    prepare,
     saliency,
 )
 from pipeline.attribution.ensemble import predict
-from pipeline.attribution.integrated_gradients import default_batch_size
+from pipeline.attribution.precision import DEFAULT_TOLERANCE
+from pipeline.attribution.rows import default_batch_size
 from pipeline.errors import ModelBroken
 from pipeline.maps import resample_path
 from pipeline.measures import MapMeasures, measure, member_disagreement
-from pipeline.spec import RunSpec, parse_target
+from pipeline.spec import ModelSpec, RunSpec, parse_target
+
+log = logging.getLogger("attribatch.explaining")
 
 Floats = NDArray[np.float32]
+
+_TRIED_ON = 4  # pictures of the run that `precision="auto"` compares maps of
+_KEPT = 16  # members whose choice is remembered, as many as are kept loaded
+_prepared: dict[tuple[object, ...], nn.Module] = {}
+_batch_sizes: dict[tuple[object, ...], int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +83,11 @@ class Explainer:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._spec = spec
+        self._given = list(members)
         self._members = [_Watched(member, check) for member in members]
+        self._check = check
         self._samples = None if samples is None else torch.from_numpy(samples)
         self._device = device
-        self._batch_size: int | None = None
 
     def explain(self, run_id: str, pictures: Sequence[Picture]) -> list[Explained]:
         """Rows and maps of some pictures, in their order. A picture whose map is not finite gets a failed row.
@@ -84,17 +97,21 @@ class Explainer:
         """
         dtype = torch.float64 if self._spec.precision == "float64" else torch.float32
         pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures])).to(self._device, dtype)
-        size = self._batch_size or default_batch_size(pixels)
+        key = self._key(pixels, *self._spec.models)
+        size = _batch_sizes.get(key) or default_batch_size(pixels)
         while True:
             try:
                 probabilities = predict(self._members, pixels, batch_size=size)
                 targets = self._targets(pictures, probabilities)
-                found = self._attribute(pictures, pixels, targets, size)
+                members = self._fast(pixels)
+                if members is not self._members and key not in _batch_sizes:
+                    size = _batch_sizes[key] = measured_batch_size(members, pixels)
+                found = self._attribute(members, pictures, pixels, targets, size)
                 break
             except (torch.OutOfMemoryError, MemoryError) as error:
                 if size == 1:
                     raise ModelBroken(f"one image does not fit into the memory of {self._device}: {error}") from error
-                size = self._batch_size = size // 2
+                size = _batch_sizes[key] = size // 2
         return self._records(run_id, pictures, probabilities, targets, found)
 
     def _targets(self, pictures: Sequence[Picture], probabilities: Tensor) -> Tensor:
@@ -109,7 +126,31 @@ class Explainer:
         names = self._spec.class_names
         return torch.tensor([names.index(str(p.entry.label)) for p in pictures], device=self._device)
 
-    def _attribute(self, pictures: Sequence[Picture], pixels: Tensor, targets: Tensor, size: int) -> Attribution:
+    def _key(self, pixels: Tensor, *models: ModelSpec) -> tuple[object, ...]:
+        spec = self._spec
+        return (models, self._device, pixels.shape[1:], spec.precision, spec.output, spec.tolerance)
+
+    def _fast(self, pixels: Tensor) -> Sequence[nn.Module]:
+        """The members that gradients are taken of: with `precision="auto"` the fastest that keep to the tolerance."""
+        spec = self._spec
+        if spec.precision != "auto" or spec.attribution != "integrated_gradients":
+            return self._members
+        ways = []
+        for model, member in zip(spec.models, self._given, strict=True):
+            key = self._key(pixels, model)
+            if key not in _prepared:
+                tolerance = spec.tolerance or DEFAULT_TOLERANCE
+                found = prepare(member, pixels[:_TRIED_ON], output=cast("Any", spec.output), tolerance=tolerance)
+                log.info("member %s on %s runs as %s", model.source, self._device, found.choice)
+                while len(_prepared) >= _KEPT:
+                    del _prepared[next(iter(_prepared))]
+                _prepared[key] = found.member
+            ways.append(_Watched(_prepared[key], self._check))
+        return ways
+
+    def _attribute(
+        self, members: Sequence[nn.Module], pictures: Sequence[Picture], pixels: Tensor, targets: Tensor, size: int
+    ) -> Attribution:
         spec = self._spec
         output = cast("Any", spec.output)
         if spec.attribution == "saliency":
@@ -119,7 +160,7 @@ class Explainer:
         digests = [picture.sha256 for picture in pictures]
         stack, weights = baseline_stack(spec.baselines, pixels, digests, seed=spec.seed, samples=self._samples)
         return integrated_gradients(
-            self._members,
+            members,
             pixels,
             targets,
             baselines=stack,
@@ -130,7 +171,7 @@ class Explainer:
             max_steps=spec.max_steps,
             output=output,
             internal_batch_size=size,
-            precision=cast("Any", spec.precision),
+            precision=cast("Any", "float32" if spec.precision == "auto" else spec.precision),
         )
 
     def _records(

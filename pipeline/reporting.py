@@ -8,7 +8,7 @@ import torch
 
 from db.records import ImageRow, Run
 from pipeline.attribution.ensemble import predict
-from pipeline.attribution.integrated_gradients import default_batch_size
+from pipeline.attribution.rows import default_batch_size
 from pipeline.audits import Audit, By, Material, audit
 from pipeline.audits.report import render
 from pipeline.engine import load_members
@@ -24,6 +24,7 @@ def material_of(
     *,
     maps: Reader,
     images: Reader,
+    available: Callable[[ImageRow], bool],
     device: str,
     allowed_modules: Sequence[str] = (),
 ) -> Material:
@@ -33,6 +34,7 @@ def material_of(
         run: whose rows these are.
         rows: all of them, done and failed.
         maps: gives stored maps (n, C, H, W).
+        available: whether the file of a row is still the one that was attributed.
         images: gives the pixels of the model's input (n, C, H, W).
         device: where the models run.
         allowed_modules: prefixes of importable models.
@@ -45,7 +47,7 @@ def material_of(
         found = predict(load_members(spec, device, allowed_modules), batch, batch_size=default_batch_size(batch))
         return np.asarray(found.float().cpu().numpy(), np.float32)
 
-    return Material(run=run, spec=spec, rows=rows, maps=maps, images=images, predict=ask)
+    return Material(run=run, spec=spec, rows=rows, maps=maps, images=images, predict=ask, available=available)
 
 
 def write_report(material: Material, *, by: By, folder: Path) -> Audit:

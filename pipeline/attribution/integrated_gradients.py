@@ -7,9 +7,7 @@ All rows (image x baseline x alpha) of a member are laid end to end and cut into
 and backward pass but the last is full, whatever the number of images. Knows nothing of files, SQL or Celery.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attribution import convergence, ensemble, path
-from pipeline.declarations import OUTPUTS, PRECISIONS, Method, Output, Precision
+from pipeline.attribution.path import Profile
+from pipeline.attribution.rows import Problem, path_runs, problem_of
+from pipeline.declarations import Method, Output, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ def integrated_gradients(
     n_steps: int = 50,
     tolerance: float | None = None,
     max_steps: int = 513,
+    profile: Profile | None = None,
     output: Output = "logit",
     internal_batch_size: int | None = None,
     precision: Precision = "float32",
@@ -73,6 +74,7 @@ def integrated_gradients(
         tolerance: relative L1 error, above 0: nested trapezoid levels (9, 17, 33, ... nodes, each reusing all
             before) until an image's `error_estimate` meets it.
         max_steps: with a tolerance, nodes per path at most, at least 9. Images that need more are not `converged`.
+        profile: where the nodes of Riemann rules and nested levels stand, see `fit_profile`; evenly by default.
         output: what is explained: "logit", "probability" or "log_probability" of the target.
         internal_batch_size: rows of one forward and backward pass; chosen from the input's size by default.
         precision: "float32" computes in the inputs' own dtype (float64 stays float64), "float64" on copies in double,
@@ -81,13 +83,21 @@ def integrated_gradients(
     Raises:
         ValueError: shapes that do not fit, targets out of range, unknown names.
     """
-    problem, members = _problem(
-        members, inputs, targets, baselines, baseline_weights, output, internal_batch_size, precision
+    problem, members = problem_of(
+        members,
+        inputs,
+        targets,
+        baselines,
+        baseline_weights=baseline_weights,
+        output=output,
+        internal_batch_size=internal_batch_size,
+        precision=precision,
     )
     adaptive = tolerance is not None
     if adaptive and max_steps < path.FIRST_LEVEL:
         raise ValueError(f"max_steps is {max_steps}; the first level has {path.FIRST_LEVEL} nodes")
-    nodes = path.first_level() if adaptive else path.quadrature(method, n_steps)
+    profile = profile or path.UNIFORM
+    nodes = path.first_level(profile) if adaptive else path.quadrature(method, n_steps, profile)
     rule: Method = "riemann_trapezoid" if adaptive else method
     sums = _Sums(problem, len(members))
     with ensemble.frozen(members):
@@ -100,7 +110,7 @@ def integrated_gradients(
             active = (error > tolerance).nonzero()[:, 0]
             if not len(active):
                 break
-            sums.refine(members, path.next_level(spent), active)
+            sums.refine(members, path.next_level(spent, profile), active)
             spent = 2 * spent - 1
             error = sums.error_estimate(rule)
     return sums.result(inputs.dtype, error, None if tolerance is None else error <= tolerance)
@@ -137,7 +147,7 @@ def saliency(
         An Attribution whose deltas are NaN: completeness is no property of a gradient.
     """
     zero = torch.zeros_like(inputs[:1])[None]
-    problem, members = _problem(members, inputs, targets, zero, None, output, None, "float32", multiply=False)
+    problem, members = problem_of(members, inputs, targets, zero, output=output, multiply=False)
     nodes = path.quadrature("riemann_right", 1)
     sums = _Sums(problem, len(members))
     with ensemble.frozen(members):
@@ -156,63 +166,10 @@ def saliency(
     return sums.result(inputs.dtype, sums.error_estimate("riemann_right"), None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """What is attributed, checked, and how its rows are evaluated."""
-
-    inputs: Tensor  # (N, ...)
-    targets: Tensor  # (N,)
-    baselines: Tensor  # (K, N or 1, ...)
-    weights: Tensor  # (K,) float64, sums to 1
-    output: Output
-    batch_size: int
-    autocast: bool
-    multiply: bool  # by x - x'
-
-    def outputs(self, member: nn.Module, points: Tensor, targets: Tensor) -> Tensor:
-        """Target outputs of one chunk: points (B, ...), targets (B,) -> (B,) in at least float32."""
-        context: AbstractContextManager[object] = nullcontext()
-        if self.autocast:
-            context = torch.autocast(points.device.type, torch.bfloat16)
-        with context:
-            logits = member(points)
-        if logits.dim() != 2 or len(logits) != len(points):
-            raise ValueError(f"a member maps {tuple(points.shape)} to {tuple(logits.shape)}, not to (N, classes)")
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        if self.output == "probability":
-            logits = logits.softmax(1)
-        elif self.output == "log_probability":
-            logits = logits.log_softmax(1)
-        if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
-            culprit = int(targets.max()) if int(targets.max()) >= logits.shape[1] else int(targets.min())
-            raise ValueError(f"target {culprit} is outside 0..{logits.shape[1] - 1}, the classes of the member")
-        chosen: Tensor = logits.gather(1, targets[:, None])[:, 0]
-        return chosen
-
-    def chunks(self, rows: int) -> Iterator[slice]:
-        """Full chunks of `rows` rows laid end to end; only the last may be smaller."""
-        return (slice(start, min(start + self.batch_size, rows)) for start in range(0, rows, self.batch_size))
-
-    @torch.no_grad()
-    def ends(self, member: nn.Module) -> tuple[Tensor, Tensor]:
-        """F(x') (K, N) and F(x) (N,), float64. A baseline that all inputs share is evaluated once per target."""
-        K, N = len(self.baselines), len(self.inputs)
-        unique, inverse = torch.unique(self.targets, return_inverse=True)
-        shared = self.baselines.shape[1] == 1
-        targets = unique if shared else self.targets  # (T,)
-        points = self.baselines.expand(K, len(targets), *self.inputs.shape[1:]) if shared else self.baselines
-        start = self._forward(member, points.flatten(0, 1), targets.repeat(K)).view(K, -1)  # (K, T)
-        return start[:, inverse] if shared else start, self._forward(member, self.inputs, self.targets).view(N)
-
-    def _forward(self, member: nn.Module, points: Tensor, targets: Tensor) -> Tensor:
-        values = [self.outputs(member, points[chunk].clone(), targets[chunk]) for chunk in self.chunks(len(points))]
-        return torch.cat(values).double()
-
-
 class _Sums:
     """Running sums of a batch: per member for spread, over all paths for the error, per path for completeness."""
 
-    def __init__(self, problem: _Problem, members: int) -> None:
+    def __init__(self, problem: Problem, members: int) -> None:
         self.problem = problem
         inputs, (K, N) = problem.inputs, (len(problem.baselines), len(problem.inputs))
         self.maps = inputs.new_zeros(members, *inputs.shape)  # (M, N, ...)
@@ -281,7 +238,7 @@ class _Sums:
 
 
 def _sweep(
-    problem: _Problem, member: nn.Module, nodes: path.Nodes, active: Tensor
+    problem: Problem, member: nn.Module, nodes: path.Nodes, active: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All rows (input x baseline x alpha) of one member.
 
@@ -290,98 +247,32 @@ def _sweep(
         attribution sums (K, n), outputs (K, n, A) and mean absolute gradients (K, n, A).
     """
     n, K, A = len(active), len(problem.weights), len(nodes.alphas)
-    device, dtype = problem.inputs.device, problem.inputs.dtype
-    maps = problem.inputs.new_zeros(n, 2, problem.inputs[0].numel())
-    alphas, columns = nodes.alphas.to(device, dtype), torch.stack([nodes.weights, nodes.difference]).to(device)
-    figures = torch.zeros(3, n * K * A, dtype=torch.float64, device=device)  # output, attribution sum, mean |gradient|
-    per_input = problem.baselines.shape[1] > 1
+    device, inputs = problem.inputs.device, problem.inputs
+    maps = inputs.new_zeros(2, n, *inputs.shape[1:])
+    columns = torch.stack([nodes.weights, nodes.difference]).to(inputs)  # (2, A)
+    alphas = nodes.alphas.to(inputs).view(-1, *[1] * (inputs.dim() - 1))
+    shares, which = problem.weights.tolist(), active.tolist()
+    sums = torch.zeros(n * K, dtype=torch.float64, device=device)
+    figures = torch.zeros(2, n * K * A, dtype=torch.float64, device=device)  # output, mean |gradient|
+    targets = problem.targets[active].repeat_interleave(K * A)
     for chunk in problem.chunks(n * K * A):
-        row = torch.arange(chunk.start, chunk.stop, device=device)  # row = (image * K + baseline) * A + alpha
-        i, k, a = row // (K * A), row // A % K, row % A
-        which = active[i]
-        start = problem.baselines[k, which if per_input else torch.zeros_like(which)]  # (B, ...)
-        diff = problem.inputs[which] - start
-        points = torch.addcmul(start, diff, alphas[a].view(-1, *[1] * (diff.dim() - 1))).requires_grad_()
-        # A copy, because a member may begin with an in-place operation, which a leaf would refuse.
-        outputs = problem.outputs(member, points.clone(), problem.targets[which])
-        (gradient,) = torch.autograd.grad(outputs.sum(), points)
+        points = inputs.new_empty(chunk.stop - chunk.start, *inputs.shape[1:])
+        runs = list(path_runs(chunk, A))
+        for path_index, rows, steps in runs:
+            start, end = problem.ends_of(which[path_index // K], path_index % K)
+            torch.addcmul(start, end - start, alphas[steps], out=points[rows])
+        outputs, gradient = problem.gradient(member, points, targets[chunk])
         gradient = gradient.flatten(1)
-        products = gradient * diff.flatten(1) if problem.multiply else gradient  # (B, D)
-        sums = products.sum(1, dtype=torch.float64)
-        bad = i[~sums.isfinite()]
-        if len(bad):  # 0 x NaN is NaN: one input's would reach all the others through the product below
-            products = products.masked_fill(~sums.isfinite()[:, None], 0)
-        # One matrix product sums the rows of each image, by the weights of the rule and by those of the difference.
-        first, last = int(i[0]), int(i[-1])
-        select = torch.zeros(last - first + 1, 2, len(row), dtype=dtype, device=device)
-        select[i - first, :, row - chunk.start] = (columns[:, a] * problem.weights[k]).T.to(dtype)
-        maps[first : last + 1] += (select.flatten(0, 1) @ products).view(-1, 2, products.shape[1])
-        figures[0, chunk] = outputs.detach().double()
-        maps[bad] = torch.nan
-        figures[1, chunk] = sums
-        figures[2, chunk] = gradient.abs().mean(1, dtype=torch.float64)
-    outputs, path_sums, gradients = figures.view(3, n, K, A).transpose(1, 2)  # each (K, n, A)
-    return (
-        maps.view(n, 2, *problem.inputs.shape[1:]).transpose(0, 1),
-        path_sums @ nodes.weights.to(device),
-        outputs,
-        gradients,
-    )
-
-
-def _problem(
-    members: nn.Module | Sequence[nn.Module],
-    inputs: Tensor,
-    targets: Tensor,
-    baselines: Tensor,
-    baseline_weights: Tensor | None,
-    output: Output,
-    batch_size: int | None,
-    precision: Precision,
-    *,
-    multiply: bool = True,
-) -> tuple[_Problem, Sequence[nn.Module]]:
-    members = [members] if isinstance(members, nn.Module) else list(members)
-    if not members:
-        raise ValueError("members is empty; give at least one module")
-    _check_shapes(inputs, targets, baselines)
-    if output not in OUTPUTS:
-        raise ValueError(f"output {output!r} is none of: {', '.join(OUTPUTS)}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is none of: {', '.join(PRECISIONS)}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"internal_batch_size is {batch_size}; it must be at least 1")
-    weights = torch.ones(len(baselines)) if baseline_weights is None else baseline_weights
-    if weights.shape != (len(baselines),) or bool((weights < 0).any()) or not weights.sum() > 0:
-        raise ValueError(f"baseline_weights must be {len(baselines)} non-negative numbers, not all 0")
-    if precision == "float64" and inputs.dtype != torch.float64:
-        inputs, members = inputs.double(), [deepcopy(member).double() for member in members]
-    weights = weights.to(inputs.device, torch.float64)
-    problem = _Problem(
-        inputs=inputs.detach(),
-        targets=targets,
-        baselines=baselines.detach().to(inputs),
-        weights=weights / weights.sum(),
-        output=output,
-        batch_size=batch_size or default_batch_size(inputs),
-        autocast=precision == "bfloat16",
-        multiply=multiply,
-    )
-    return problem, members
-
-
-def _check_shapes(inputs: Tensor, targets: Tensor, baselines: Tensor) -> None:
-    if not len(inputs):
-        raise ValueError("inputs is empty; give at least one")
-    if not inputs.is_floating_point():
-        raise ValueError(f"inputs are {inputs.dtype}; gradients need floating point")
-    if targets.shape != inputs.shape[:1] or targets.dtype != torch.int64:
-        raise ValueError(f"targets are {tuple(targets.shape)} {targets.dtype}, not ({len(inputs)},) int64")
-    if baselines.shape[2:] != inputs.shape[1:] or not len(baselines) or baselines.shape[1] not in (1, len(inputs)):
-        expected = ", ".join(["K", f"{len(inputs)} or 1", *map(str, inputs.shape[1:])])
-        raise ValueError(f"baselines are {tuple(baselines.shape)}, not ({expected})")
-
-
-def default_batch_size(inputs: Tensor) -> int:
-    """Rows of one chunk where none are asked for: about 4 million input values, in 8..1024 rows."""
-    return min(max(4_000_000 // max(inputs[0].numel(), 1), 8), 1024)
+        figures[0, chunk] = outputs.double()
+        figures[1, chunk] = torch.linalg.vector_norm(gradient, 1, dim=1) / gradient.shape[1]
+        # Path by path, not one product over the chunk: nothing of an input that overflows may reach its neighbours.
+        for path_index, rows, steps in runs:
+            i, k = divmod(path_index, K)
+            part = (columns[:, steps] @ gradient[rows]).view(2, *inputs.shape[1:])
+            if problem.multiply:
+                start, end = problem.ends_of(which[i], k)
+                part *= end - start
+            sums[path_index] += part[0].sum(dtype=torch.float64)
+            maps[:, i].add_(part, alpha=shares[k])
+    outputs, gradients = figures.view(2, n, K, A).transpose(1, 2)  # each (K, n, A)
+    return maps, sums.view(n, K).T, outputs, gradients

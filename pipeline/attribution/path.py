@@ -7,6 +7,10 @@ their difference says how far the whole is from converged (`convergence.error_es
 cells of its nodes (the part of [0, 1] nearest to each), so that both are of second order. With equal weights, as one
 would first write it, the halves of a midpoint rule are shifted against each other by a step, and where F is smooth the
 estimate measures that shift: 3 to 7 times the true error for probabilities and blurred baselines.
+
+A `Profile` moves the nodes to where the integrand changes. It is a chain of straight pieces, one for each cell of the
+first nested level, so a later level still halves the cells within a piece: the trapezoid of fitted nodes reuses every
+evaluation by the same sums as the even one. A chain of 64 pieces measured no better than one of 8.
 """
 
 from dataclasses import dataclass
@@ -17,6 +21,46 @@ from torch import Tensor
 from pipeline.declarations import METHODS, Method
 
 FIRST_LEVEL = 9  # nodes of the coarsest nested level: alpha = 0, 1/8, ..., 1
+
+_FLOOR = 0.2  # of the density of fitted nodes, spread evenly: 0 misses changes of images unlike those calibrated on
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where nodes stand: a monotone warp alpha = W(u), straight between `FIRST_LEVEL` knots. Stored as its knots."""
+
+    knots: tuple[float, ...] = tuple(index / (FIRST_LEVEL - 1) for index in range(FIRST_LEVEL))  # alpha at even u
+
+    def __post_init__(self) -> None:
+        steps = torch.tensor(self.knots).diff()
+        if len(self.knots) != FIRST_LEVEL or self.knots[0] != 0 or self.knots[-1] != 1 or not bool((steps > 0).all()):
+            raise ValueError(f"a profile has {FIRST_LEVEL} knots that ascend from 0 to 1, not {self.knots}")
+
+    @classmethod
+    def of_change(cls, change: Tensor) -> "Profile":
+        """The profile that suits an integrand: density of nodes by the root of its change, above a floor.
+
+        Jumps of summed size r(alpha) in cells of width 1/p(alpha) leave an error of int r/p, least where p ~ sqrt(r).
+
+        Args:
+            change: (G,) change of the integrand within each of G even cells of the path, at least 0.
+        """
+        density = change.double().clamp(min=0).sqrt()
+        if not density.sum() > 0:
+            return cls()
+        density = (1 - _FLOOR) * density / density.sum() + _FLOOR / len(density)
+        reached = torch.cat([density.new_zeros(1), density.cumsum(0)])  # share of the nodes up to each edge
+        even = torch.linspace(0, 1, FIRST_LEVEL, dtype=torch.float64)[1:-1]
+        inner = _interpolate(even, reached, torch.linspace(0, 1, len(reached), dtype=torch.float64))
+        return cls((0.0, *inner.tolist(), 1.0))
+
+    def warp(self, u: Tensor) -> Tensor:
+        """W(u), float64 in [0, 1] as u is."""
+        knots = torch.tensor(self.knots, dtype=torch.float64)
+        return _interpolate(u, torch.linspace(0, 1, len(knots), dtype=torch.float64), knots)
+
+
+UNIFORM = Profile()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,52 +77,63 @@ class Nodes:
         return bool(self.alphas[0] == 0 and self.alphas[-1] == 1)
 
 
-def quadrature(method: Method, n_steps: int) -> Nodes:
+def quadrature(method: Method, n_steps: int, profile: Profile = UNIFORM) -> Nodes:
     """Nodes and weights of a rule on [0, 1].
 
     Args:
         method: one of `pipeline.declarations.METHODS`.
         n_steps: gradient evaluations, at least 1 (2 for the trapezoid, whose nodes include both ends).
+        profile: where the cells of a Riemann rule lie; weights are their widths.
 
     Raises:
-        ValueError: an unknown method, or too few steps for it.
+        ValueError: an unknown method, too few steps for it, or a profile for Gauss-Legendre, which has no cells.
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is none of: {', '.join(METHODS)}")
     least = 2 if method == "riemann_trapezoid" else 1
     if n_steps < least:
         raise ValueError(f"n_steps is {n_steps}; {method} needs at least {least}")
-    index = torch.arange(n_steps, dtype=torch.float64)
-    weights = torch.full((n_steps,), 1 / n_steps, dtype=torch.float64)
     if method == "gausslegendre":
+        if profile != UNIFORM:
+            raise ValueError("gausslegendre takes no profile; use riemann_middle")
         alphas, weights = _gausslegendre(n_steps)
-    elif method == "riemann_trapezoid":
-        alphas, weights = index / (n_steps - 1), torch.full_like(weights, 1 / (n_steps - 1))
-        weights[0] = weights[-1] = weights[0] / 2
-    else:
-        shift = {"riemann_left": 0.0, "riemann_middle": 0.5, "riemann_right": 1.0}[method]
-        alphas = (index + shift) / n_steps
-    return Nodes(alphas, weights, _difference(alphas, one_sided=method in ("riemann_left", "riemann_right")))
+        return Nodes(alphas, weights, _difference(alphas))
+    cells = n_steps - 1 if method == "riemann_trapezoid" else n_steps
+    edges = profile.warp(torch.arange(cells + 1, dtype=torch.float64) / cells)
+    weights = edges.diff()
+    if method == "riemann_trapezoid":
+        ends = weights.new_zeros(1)
+        return Nodes(edges, (torch.cat([ends, weights]) + torch.cat([weights, ends])) / 2, _difference(edges))
+    left, right = edges[:-1], edges[1:]
+    alphas = {"riemann_left": left, "riemann_middle": (left + right) / 2, "riemann_right": right}[method]
+    return Nodes(alphas, weights, _difference(alphas, None if method == "riemann_middle" else weights))
 
 
-def first_level() -> Nodes:
+def first_level(profile: Profile = UNIFORM) -> Nodes:
     """The coarsest nested level: a trapezoid whose even nodes are the level before it, and its odd ones midpoints."""
-    return quadrature("riemann_trapezoid", FIRST_LEVEL)
+    return quadrature("riemann_trapezoid", FIRST_LEVEL, profile)
 
 
-def next_level(nodes_so_far: int) -> Nodes:
+def next_level(nodes_so_far: int, profile: Profile = UNIFORM) -> Nodes:
     """Midpoints that refine a nested trapezoid of 2**k + 1 nodes to 2**(k+1) + 1."""
-    return quadrature("riemann_middle", nodes_so_far - 1)
+    return quadrature("riemann_middle", nodes_so_far - 1, profile)
 
 
-def _difference(alphas: Tensor, *, one_sided: bool) -> Tensor:
+def _interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The chain of straight lines through (x, y), x ascending."""
+    k = (torch.searchsorted(x, at, right=True) - 1).clamp(0, len(x) - 2)
+    return y[k] + (at - x[k]) / (x[k + 1] - x[k]) * (y[k + 1] - y[k])
+
+
+def _difference(alphas: Tensor, one_sided: Tensor | None = None) -> Tensor:
+    """Weights of the even nodes' rule minus the odd nodes'. A one-sided rule gives its own weights."""
     if len(alphas) == 1:
         return torch.full_like(alphas, torch.nan)
     difference = torch.zeros_like(alphas)
     for half, sign in ((slice(0, None, 2), 1), (slice(1, None, 2), -1)):
-        nodes = alphas[half]
         # The one-sided rules' own error is a shift of half a step: theirs shall show in the difference.
-        difference[half] = sign * (torch.full_like(nodes, 1 / len(nodes)) if one_sided else _cells(nodes))
+        weights = _cells(alphas[half]) if one_sided is None else one_sided[half] / one_sided[half].sum()
+        difference[half] = sign * weights
     return difference
 
 

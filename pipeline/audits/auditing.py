@@ -64,15 +64,19 @@ def _examined(
     rng = np.random.default_rng([seed, 0])
     most = max(LEAST, min(PER_CLASS, IN_ALL // max(1, len(groups))))
     examined: dict[str, list[ImageRow]] = {}
-    small = []
+    small, gone = [], 0
     for name, part in groups.items():
-        usable = [row for row in part if row.target == name] if name in material.spec.class_names else []
+        explained = [row for row in part if row.target == name] if name in material.spec.class_names else []
+        usable = [row for row in explained if material.available(row)]
+        gone += len(explained) - len(usable)
         if len(usable) < LEAST:
             small.append(name)
             continue
         order = sorted(rng.permutation(len(usable))[:most])
         examined[name] = [usable[position] for position in order]
     remarks = []
+    if gone:
+        remarks.append(f"{gone} images are gone or have changed since the run; the shortcut tests leave them out")
     if small:
         few = ", ".join(small[:5]) + (", ..." if len(small) > 5 else "")
         remarks.append(

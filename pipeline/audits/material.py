@@ -34,6 +34,7 @@ class Material:
     maps: Callable[[Sequence[ImageRow]], Floats]
     images: Callable[[Sequence[ImageRow]], Floats]
     predict: Callable[[Floats], Floats]
+    available: Callable[[ImageRow], bool] = lambda _: True  # whether `images` can still read it
 
     @property
     def size(self) -> tuple[int, int]:

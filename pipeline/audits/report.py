@@ -151,7 +151,7 @@ def _by_key(material: Material, keys: Sequence[str]) -> list[ImageRow]:
 
 def _donors(finding: Finding, material: Material, count: int) -> Floats:
     """Pixels of images of other classes, evenly spread over the run."""
-    others = [row for row in material.done() if row.predicted != finding.class_name]
+    others = [row for row in material.done() if row.predicted != finding.class_name and material.available(row)]
     places = np.linspace(0, len(others) - 1, count + 2)[1:-1].round().astype(int)
     return material.images([others[place] for place in places])
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attribution import integrated_gradients
-from pipeline.attribution.path import first_level, next_level, quadrature
+from pipeline.attribution.path import Profile, first_level, next_level, quadrature
 from pipeline.declarations import METHODS
 from tests.laws.conftest import smooth_mlp
 
@@ -78,9 +78,13 @@ def test_on_a_relu_network_the_error_falls_as_one_over_n_whatever_the_rule(
     assert 8 / 2 < coarse / fine < 8 * 2
 
 
-@pytest.mark.parametrize("options", [{"n_steps": 7}, {"tolerance": 0.02, "max_steps": 65}])
+BENT = Profile((0.0, 0.05, 0.1, 0.15, 0.25, 0.4, 0.5, 0.7, 1.0))
+OPTIONS = [{"n_steps": 7}, {"tolerance": 0.02, "max_steps": 65}]
+
+
+@pytest.mark.parametrize("options", [option | {"profile": profile} for option in OPTIONS for profile in (None, BENT)])
 def test_packing_changes_nothing(
-    options: dict[str, float], digits: tuple[Tensor, Tensor], trained: list[nn.Module]
+    options: dict[str, object], digits: tuple[Tensor, Tensor], trained: list[nn.Module]
 ) -> None:
     images, labels = digits[0][:5].double(), digits[1][:5]
     members = [m.double() for m in deepcopy(trained)]
@@ -97,14 +101,17 @@ def test_packing_changes_nothing(
         assert (run.evaluations == runs[0].evaluations).all()
 
 
-def test_neighbours_and_order_change_nothing(digits: tuple[Tensor, Tensor], trained: list[nn.Module]) -> None:
+@pytest.mark.parametrize("profile", [None, BENT])
+def test_neighbours_and_order_change_nothing(
+    profile: Profile | None, digits: tuple[Tensor, Tensor], trained: list[nn.Module]
+) -> None:
     images, labels = digits[0][:6], digits[1][:6]
-    start = torch.zeros(1, 1, 1, 16, 16)
-    together = integrated_gradients(trained, images, labels, baselines=start, tolerance=0.02)
-    backwards = integrated_gradients(trained, images.flip(0), labels.flip(0), baselines=start, tolerance=0.02)
+    options = {"baselines": torch.zeros(1, 1, 1, 16, 16), "tolerance": 0.02, "profile": profile}
+    together = integrated_gradients(trained, images, labels, **options)  # type: ignore[arg-type]
+    backwards = integrated_gradients(trained, images.flip(0), labels.flip(0), **options)  # type: ignore[arg-type]
     torch.testing.assert_close(backwards.mean.flip(0), together.mean, rtol=1e-4, atol=1e-6)
     for i in range(6):
-        alone = integrated_gradients(trained, images[i : i + 1], labels[i : i + 1], baselines=start, tolerance=0.02)
+        alone = integrated_gradients(trained, images[i : i + 1], labels[i : i + 1], **options)  # type: ignore[arg-type]
         assert alone.evaluations[0] == together.evaluations[i]
         torch.testing.assert_close(alone.mean[0], together.mean[i], rtol=1e-4, atol=1e-6)
 
@@ -121,3 +128,15 @@ def test_float32_sums_do_not_drift_over_a_thousand_steps(
     )
     assert single.dtype == double.dtype == torch.float32
     assert ((single - double).abs().sum() / double.abs().sum()).item() < 2e-5
+
+
+def test_an_input_that_overflows_leaves_its_neighbours_alone(
+    digits: tuple[Tensor, Tensor], trained: list[nn.Module]
+) -> None:
+    images, labels = digits[0][:3].clone(), digits[1][:3]
+    start = torch.zeros(1, 1, 1, 16, 16)
+    clean = integrated_gradients(trained, images, labels, baselines=start, n_steps=5)
+    images[1] = torch.nan
+    found = integrated_gradients(trained, images, labels, baselines=start, n_steps=5)
+    assert found.mean[1].isnan().all()
+    torch.testing.assert_close(found.mean[[0, 2]], clean.mean[[0, 2]], rtol=1e-4, atol=1e-6)

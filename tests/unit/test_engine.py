@@ -346,3 +346,19 @@ def test_a_worker_knows_the_living_from_the_dead() -> None:
     assert is_dead(f"{host}:{2**22 - 1}:{started}")
     assert not is_dead(f"elsewhere:{pid}:{started}")
     assert not is_dead("celery@host")
+
+
+def test_precision_auto_gives_the_maps_of_float32_and_tries_each_member_once(
+    pipeline: Pipeline, shop: Workshop, request_: RunRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "attribatch.explaining")
+    maps = []
+    for precision in ("float32", "auto"):
+        run = pipeline.submit(replace(request_, precision=precision))
+        work(shop, run.id)
+        maps.append(pipeline.maps(rows(shop, run)))
+    plain, fast = maps
+    assert np.abs(fast - plain).sum() / np.abs(plain).sum() < 0.015
+    said = [record.message for record in caplog.records if "runs as" in record.message]
+    assert len(said) == 2, "two members, five units"
+    assert "error=" in said[0]

@@ -134,3 +134,12 @@ def test_what_a_run_leaves_in_storage_names_no_secret(pipeline: Pipeline, run: R
     stored = json.loads(pipeline.objects.get(run_key(run.id)))
     assert stored["id"] == run.id
     assert "password" not in json.dumps(stored)
+
+
+def test_an_audit_goes_on_where_images_are_gone(dataset: Path, pipeline: Pipeline, run: Run, tmp_path: Path) -> None:
+    for name in ("cat/0.png", "dog/3.png", "eel/5.png"):
+        (dataset / name).unlink()
+    found, report = pipeline.audit(run.id, out=tmp_path / "report")
+    assert found.images == 18
+    assert any("are gone or have changed" in remark for remark in found.remarks)
+    assert report.exists()
