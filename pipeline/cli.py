@@ -1,7 +1,6 @@
 """The command line: arguments -> one call of the API -> print. Nothing else.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 the run is partial (some images or units failed),
-130 stopped by Ctrl-C.
+Exit codes: 0 ok, 1 failed, 2 usage, 3 the run is partial (some images or units failed), 130 stopped by Ctrl-C.
 """
 
 import sys
@@ -396,7 +395,5 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def _exit_with(progress: Any) -> None:
-    if progress.state == "partial":
-        raise typer.Exit(PARTIAL)
     if progress.state != "done":
-        raise typer.Exit(FAILED)
+        raise typer.Exit(PARTIAL if progress.state == "partial" else FAILED)

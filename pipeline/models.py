@@ -96,8 +96,9 @@ def load(
         if key not in _cache:
             module = _build(spec.source, spec.weights, code_sha256=spec.code_sha256).module
             if weights_digest(module) != spec.weights_sha256:
-                hint = "submit it again (if the factory draws random weights, save them and pass --weights)"
-                raise ModelError(f"its weights changed since the run was submitted; {hint}")
+                if spec.weights is None:
+                    raise ModelError("it has other weights each time it is made; save them and pass --weights")
+                raise ModelError("its weights changed since the run was submitted; submit it again")
             if not same_probe(spec.probe, try_member(module, spec.preprocess).probe):
                 raise ModelError("its outputs changed since the run was submitted: did code that it imports?")
             _cache[key] = Member(module, spec.preprocess).to(device=device, dtype=dtype)

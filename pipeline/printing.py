@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -134,8 +135,8 @@ def demo(found: "DemoResult", *, home: Path, as_json: bool) -> None:
     out.print(f"index   {home / 'index.db'}", markup=False)
     out.print(f"maps    {home / 'objects' / 'runs' / found.run.id / 'maps'}", markup=False)
     out.print(
-        "\nnext:   attribatch query latest --where mispredicted\n        attribatch show 0 --out first.png\n"
-        "        attribatch run ./images --model torchvision:resnet50@DEFAULT",
+        f"\nnext:   open the report in a browser\n        {_program()} query latest --where mispredicted\n"
+        f"        {_program()} show 0 --out first.png\n        {_program()} run --help",
         markup=False,
     )
 
@@ -170,7 +171,8 @@ def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], *, as_j
     for text in progress.errors:
         out.print(f"  {text}", markup=False)
     if progress.images_done:
-        out.print(f"next: attribatch audit {run.id}    attribatch query {run.id} --sort -error_estimate", markup=False)
+        ref = run.name or run.id
+        out.print(f"next: {_program()} audit {ref}    {_program()} query {ref} --sort -error_estimate", markup=False)
 
 
 def status(found: Sequence[tuple[Run, Progress]], *, as_json: bool) -> None:
@@ -187,7 +189,7 @@ def status(found: Sequence[tuple[Run, Progress]], *, as_json: bool) -> None:
         table.add_row(
             run.id,
             escape(run.name or ""),
-            progress.state,
+            _state(progress),
             f"{progress.images_done:,}/{progress.images_total:,}",
             f"{progress.images_failed:,}",
             f"{done:,}/{sum(progress.units.values()):,}",
@@ -231,7 +233,7 @@ def audit(found: "Audit", report: Path, *, as_json: bool) -> None:
     _classes(found)
     out.print()
     _verdict(found)
-    out.print(f"\nreport  {report}", markup=False)
+    out.print(f"\nreport  {report} (open it in a browser)", markup=False)
 
 
 def image(row: ImageRow, path: Path, *, as_json: bool) -> None:
@@ -311,11 +313,21 @@ def _classes(found: "Audit") -> None:
     for column in ("class", "images", "completeness gap", "error estimate", "border share", "disagreement"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for one in found.classes:
-        figures = (one.completeness_gap, one.error_estimate, one.border_share, one.member_disagreement)
-        cells = ("" if value is None else f"{100 * value:.1f} %" for value in figures)
+        shares = (one.completeness_gap, one.error_estimate, one.border_share)
+        cells = ["" if value is None else f"{100 * value:.1f} %" for value in shares]
+        apart = one.member_disagreement
+        cells.append(f"{apart:.2f}" if apart else "-")
         table.add_row(escape(one.class_name), f"{one.images:,}", *cells)
     _print(table)
-    out.print("[dim]medians; border share: attribution in the outer eighth; disagreement: between members[/]")
+    out.print(
+        "[dim]gap, error and disagreement: medians. border share: mean share of the attribution in the outer eighth. "
+        "disagreement: how far members differ, in units of the map itself; about 1 is usual for single pixels[/]"
+    )
+
+
+def _state(progress: Progress) -> str:
+    idle = progress.state == "running" and not progress.units[UnitState.LEASED]
+    return "stopped" if idle else str(progress.state)
 
 
 def _print(table: Table) -> None:
@@ -330,8 +342,8 @@ def _verdict(found: "Audit") -> None:
     if not found.findings:
         out.print(escape(found.summary))
     for reason, count in found.failed.items():
-        out.print(f"{count:,} images failed: {reason}", markup=False)
-    for remark in found.remarks:
+        out.print(f"{count:,} image{'s' if count > 1 else ''} failed: {_visible(reason)}", markup=False)
+    for remark in found.remarks if found.searched else ():
         out.print(remark, markup=False)
 
 
@@ -339,6 +351,12 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else _visible(str(value))
+
+
+def _program() -> str:
+    """How this program was called, so that what is printed can be typed."""
+    called = Path(sys.argv[0])
+    return called.name if shutil.which(called.name) else str(called)
 
 
 def _visible(text: str) -> str:

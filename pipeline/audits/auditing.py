@@ -54,6 +54,7 @@ def audit(material: Material, *, by: By = "predicted", seed: int = 0) -> Audit:
         classes=figures(rows, sums, by),
         failed=Counter(row.error or "unknown reason" for row in material.failed()),
         remarks=remarks,
+        searched=len(table) >= 2,
     )
 
 

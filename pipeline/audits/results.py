@@ -49,6 +49,9 @@ class Finding:
         )
 
 
+LIKE_OBJECT = "used, but like a part of the object"  # how the reason of such a window begins
+
+
 @dataclass(frozen=True)
 class Unconfirmed:
     """A window that was looked at and is no finding. Rates are None where no test was run."""
@@ -64,6 +67,25 @@ class Unconfirmed:
     sufficiency: float | None
     p_value: float
     reason: str
+
+    @property
+    def used(self) -> bool:
+        """Whether the model uses it: a part of the object, or a mark that the tests cannot tell from one."""
+        return self.reason.startswith(LIKE_OBJECT)
+
+    @property
+    def effect(self) -> float:
+        """Predictions lost plus images turned, 0..2; 0 where no test was run."""
+        return (self.necessity or 0.0) + (self.sufficiency or 0.0)
+
+    @property
+    def sentence(self) -> str:
+        """The window in one sentence."""
+        x0, y0, x1, y1 = self.region
+        return (
+            f"class {self.class_name!r}, {self.place} (x {x0}-{x1}, y {y0}-{y1}): "
+            f"{_percent(self.necessity or 0)} % lost, {_percent(self.sufficiency or 0)} % turned"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +118,38 @@ class Audit:
     classes: tuple[ClassFigures, ...]
     failed: Mapping[str, int]  # reason -> images
     remarks: tuple[str, ...]  # what could not be looked at, and why
+    searched: bool = True  # whether there were two classes to compare
+
+    @property
+    def doubtful(self) -> tuple[Unconfirmed, ...]:
+        """Windows that the model uses and the tests could not tell from a part of the object, strongest first."""
+        return tuple(one for one in self.candidates if one.used)
+
+    @property
+    def verdict(self) -> Literal["found", "look", "none", "not searched"]:
+        """What somebody should do: act, look for themselves, or nothing."""
+        if self.findings:
+            return "found"
+        if not self.searched:
+            return "not searched"
+        return "look" if self.doubtful else "none"
 
     @property
     def summary(self) -> str:
         """The result in one sentence or two."""
         if self.findings:
             return " ".join(finding.sentence for finding in self.findings)
-        looked = f"{len(self.candidates)} suspicious windows were looked at, and none was confirmed."
-        return f"No shortcut was found. {looked}" if self.candidates else "No shortcut was found."
+        if not self.searched:
+            return f"Shortcuts were not searched for: {'; '.join(self.remarks)}."
+        looked = f"{len(self.candidates)} suspicious windows were looked at." if self.candidates else ""
+        if not self.doubtful:
+            return f"No shortcut was found. {looked}".strip()
+        strongest = "; ".join(one.sentence for one in self.doubtful[:3])
+        return (
+            f"No shortcut was confirmed. {looked} The model uses {len(self.doubtful)} of them: parts of the objects, "
+            f"as far as the tests can tell, but a mark whose content varies looks the same to them. Look for yourself, "
+            f"the strongest first: {strongest}."
+        )
 
     def to_json(self) -> str:
         """One JSON object: findings, candidates, classes, failed, and what the audit was made of."""
@@ -118,6 +164,7 @@ class Audit:
             "images": self.images,
             "failed_images": sum(self.failed.values()),
             "accuracy": self.accuracy,
+            "verdict": self.verdict,
             "summary": self.summary,
             "findings": [_plain(one) | {"sentence": one.sentence} for one in self.findings],
             "candidates": [_plain(one) for one in self.candidates],

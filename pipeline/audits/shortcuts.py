@@ -5,7 +5,7 @@ A candidate becomes a finding in three steps.
 1. *More here than elsewhere*: the corrected permutation p-value is at most 0.05. Nearly every class has such windows.
 2. *The model uses it*: at least 20 % of the predictions are lost when it is swapped, or 20 % of other images turn when
    it is pasted in, and that is significantly more than random windows of its size do (Newcombe's interval of the
-   difference). 20 % is DESIGN.md's definition of use: accuracy on marked images falls by 20 points without the mark.
+   difference). 20 % is how use is defined here: accuracy on marked images falls by 20 points without the mark.
 3. *It is no part of the object*. Objects are used too: digits are centred and fill the image, and the middle of a 0
    reaches necessity 0.97 and sufficiency 0.61, so that no threshold on these two separates. One of three must hold:
    a. a mark: the content is alike in the images that lean on it and unlike that of all others. The d' of
@@ -46,7 +46,7 @@ from db.records import ImageRow
 from pipeline.audits.candidates import Boxes, Candidate, overlap, propose
 from pipeline.audits.interventions import Trial, draw_pool, exceeds, run_trial
 from pipeline.audits.material import Floats, Material
-from pipeline.audits.results import Finding, Unconfirmed, place_name
+from pipeline.audits.results import LIKE_OBJECT, Finding, Unconfirmed, place_name
 
 ALPHA = 0.05
 USE = 0.2
@@ -66,7 +66,7 @@ def find_shortcuts(
     *,
     seed: int,
 ) -> tuple[list[Finding], list[Unconfirmed]]:
-    """Findings, strongest first, and the candidates that failed.
+    """Findings, strongest first, and the candidates that failed: those that the model uses first.
 
     `examined` and `shares` hold, per class, the images that were looked at and their shares (n, k) in `boxes`.
     """
@@ -87,7 +87,8 @@ def find_shortcuts(
     confirmed, rejected = decide(trials)
     failed += [(trial.candidate, trial, reason) for trial, reason in rejected]
     findings = [_finding(trial, len(examined[trial.candidate.class_name]), material.size) for trial in confirmed]
-    return findings, [_unconfirmed(*one, size=material.size) for one in failed]
+    rejected_windows = [_unconfirmed(*one, size=material.size) for one in failed]
+    return findings, sorted(rejected_windows, key=lambda one: (not one.used, -one.effect, one.p_value))
 
 
 def decide(trials: Sequence[Trial]) -> tuple[list[Trial], list[tuple[Trial, str]]]:
@@ -149,7 +150,7 @@ def _why_not(trial: Trial, used: Sequence[Trial], confirmed: Sequence[Trial]) ->
     if trial not in used:
         return f"the model hardly uses it: under {100 * USE:.0f} % lost or turned, or no more than random windows do"
     return (
-        "used, but like a part of the object: no more than such windows of other classes, and its content varies as "
+        f"{LIKE_OBJECT}: no more than such windows of other classes, and its content varies as "
         f"theirs does (d' {trial.likeness:.1f}, a mark has {MARK:.0f} or more)"
     )
 

@@ -375,7 +375,7 @@ def test_changed_weights_code_or_random_weights_are_refused(file, tmp_path):
     assert not (tmp_path / "ran").exists(), "changed code is refused before it runs"
     file.write_text(honest)
     (spec,) = resolve([request_for(file, "random")])
-    with pytest.raises(ModelError, match="draws random weights"):
+    with pytest.raises(ModelError, match="other weights each time it is made"):
         load(spec)
 
 
