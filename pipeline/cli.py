@@ -26,7 +26,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-models_app = typer.Typer(no_args_is_help=True, help="Look at models before they are run.")
+EXAMPLE = "Example: attribatch models show torchvision:resnet50@DEFAULT"
+models_app = typer.Typer(no_args_is_help=True, help="Look at models before they are run.", epilog=EXAMPLE)
 app.add_typer(models_app, name="models")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
@@ -256,7 +257,7 @@ def show(
     printing.image(row, path, as_json=as_json)
 
 
-@models_app.command("show", epilog="Example: attribatch models show torchvision:resnet50@DEFAULT")
+@models_app.command("show", epilog=EXAMPLE)
 def models_show(
     model: Annotated[str, typer.Argument(help="As for run --model.")],
     weights: Weights = None,
