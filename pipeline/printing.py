@@ -14,14 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
     Progress as Bar,
 )
 from rich.table import Table
@@ -55,6 +47,16 @@ class ProgressBar:
     """Images done, rate and time left, on stderr; lines instead where stderr is no terminal."""
 
     def __init__(self) -> None:
+        # imported here: `--help` need not pay for it
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         self._bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.description}"),
