@@ -23,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # plain help answers in two thirds of the time
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 EXAMPLE = "Example: attribatch models show torchvision:resnet50@DEFAULT"
