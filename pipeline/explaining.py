@@ -21,17 +21,15 @@ from pipeline.attribution import (
     baseline_stack,
     input_x_gradient,
     integrated_gradients,
-    measured_batch_size,
-    prepare,
     saliency,
 )
 from pipeline.attribution.ensemble import predict
-from pipeline.attribution.precision import DEFAULT_TOLERANCE
 from pipeline.attribution.rows import default_batch_size
 from pipeline.errors import ModelBroken
 from pipeline.maps import resample_path
 from pipeline.measures import MapMeasures, measure, member_disagreement
 from pipeline.spec import ModelSpec, RunSpec, parse_target
+from pipeline.tuning import DEFAULT_TOLERANCE, measured_batch_size, prepare
 
 log = logging.getLogger("attribatch.explaining")
 

@@ -2,12 +2,10 @@
 
     from pipeline.attribution import integrated_gradients
 
-Read in this order: path, baselines, rows, integrated_gradients, ensemble, convergence, fitting,
-precision.
+Read in this order: path, baselines, rows, integrated_gradients, ensemble, convergence. Speed is `pipeline.tuning`'s.
 """
 
 from pipeline.attribution.baselines import baseline_stack
-from pipeline.attribution.fitting import fit_profile
 from pipeline.attribution.integrated_gradients import (
     Attribution,
     input_x_gradient,
@@ -15,19 +13,14 @@ from pipeline.attribution.integrated_gradients import (
     saliency,
 )
 from pipeline.attribution.path import Profile
-from pipeline.attribution.precision import Prepared, measured_batch_size, prepare
 from pipeline.declarations import Baseline
 
 __all__ = [
     "Attribution",
     "Baseline",
-    "Prepared",
     "Profile",
     "baseline_stack",
-    "fit_profile",
     "input_x_gradient",
     "integrated_gradients",
-    "measured_batch_size",
-    "prepare",
     "saliency",
 ]

@@ -7,8 +7,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.attribution import integrated_gradients, measured_batch_size, precision, prepare
+from pipeline.attribution import integrated_gradients
 from pipeline.attribution.rows import default_batch_size
+from pipeline.tuning import measured_batch_size, precision, prepare
 from tests.laws.conftest import relu_cnn
 
 TOLERANCE = 0.03

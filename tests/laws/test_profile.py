@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.attribution import Profile, fit_profile, integrated_gradients
+from pipeline.attribution import Profile, integrated_gradients
 from pipeline.attribution.path import UNIFORM, first_level, next_level, quadrature
 from pipeline.declarations import METHODS
+from pipeline.tuning import fit_profile
 from tests.laws.conftest import smooth_mlp
 
 Digits = tuple[Tensor, Tensor]
