@@ -5,6 +5,7 @@ The class decides what happens to a unit of work: `Retryable` is tried again lat
     AttribatchError
     ├── Retryable            try the same thing again, later
     │   └── StoreUnavailable
+    │       └── StoreFull
     ├── Permanent            trying again changes nothing
     │   ├── ObjectMissing
     │   ├── IndexOutdated
@@ -34,6 +35,12 @@ class UsageError(AttribatchError):
 
 class StoreUnavailable(Retryable):
     """Object storage did not take or give an object this time."""
+
+
+class StoreFull(StoreUnavailable):
+    """No space is left where the index or the objects lie: only a person can mend that."""
+
+    EXIT_CODE = 28  # of a worker process that ends for it, as it can record nothing
 
 
 class ObjectMissing(Permanent):

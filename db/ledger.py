@@ -222,6 +222,11 @@ class Ledger:
             marked = connection.execute(mark.returning(units.c.id, units.c.priority)).all()
         return [row.id for row in sorted(marked, key=lambda row: (-row.priority, row.id))]
 
+    def unsend(self, unit_ids: Collection[int]) -> int:
+        """Take back the marks of `unsent`: the messages did not go out. Units that wait again to be sent."""
+        waiting = (units.c.id.in_(list(unit_ids)), units.c.state == UnitState.PENDING)
+        return self._count(update(units).where(*waiting).values(enqueued_at=None)) if unit_ids else 0
+
     # ---- what repair says
 
     def adopt(self, run_id: str, number: int, rows: Sequence[ImageRow]) -> bool:

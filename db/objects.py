@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from db.errors import ObjectMissing, StoreUnavailable, UsageError
+from db.errors import ObjectMissing, StoreFull, StoreUnavailable, UsageError
 
 INCOMING = ".incoming"  # folder of temporary files: on the same file system, and never listed
 LEFTOVER_SECONDS = 24 * 3600  # a temporary file so old was left by a crash
@@ -201,9 +201,11 @@ class Folder(Objects):
         try:
             yield
         except OSError as error:
+            reason = f"{path} cannot be read or written: {error.strerror or error}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreFull(f"{reason}; free some, then `attribatch retry RUN`") from error
             hint = " (the file system must allow hard links)" if error.errno == errno.EPERM else ""
-            reason = error.strerror or str(error)
-            raise StoreUnavailable(f"{path} cannot be read or written: {reason}{hint}") from error
+            raise StoreUnavailable(reason + hint) from error
 
 
 class S3(Objects):

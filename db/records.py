@@ -130,3 +130,8 @@ class Progress:
     images_failed: int
     attempts: int  # claims so far, over all units
     errors: tuple[str, ...] = ()  # distinct unit errors, at most 5
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of the run waits or is computed."""
+        return self.state not in (RunState.PENDING, RunState.RUNNING)

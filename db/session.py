@@ -8,8 +8,9 @@ process that opened it: open another one after a fork.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
+from sqlite3 import SQLITE_BUSY, SQLITE_FULL, SQLITE_LOCKED
 from sqlite3 import Connection as SqliteConnection
 from sqlite3 import OperationalError as SqliteError
 from typing import Any
@@ -25,14 +26,15 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
-from db.errors import IndexDamaged, IndexOutdated, StoreUnavailable, UsageError
-from db.tables import VERSION_TABLE
+from db.errors import IndexDamaged, IndexOutdated, StoreFull, StoreUnavailable, UsageError
+from db.tables import VERSION_TABLE, now
 
-__all__ = ["SCHEMA", "Engine", "migrate", "open_engine", "reading", "shown", "writing"]
+__all__ = ["SCHEMA", "Engine", "Index", "examine", "migrate", "open_engine", "reading", "shown", "writing"]
 
 SCHEMA = "0001"  # the newest revision in db/migrations/versions; a test holds the two together
 BUSY_MILLISECONDS = 30_000
 _LOCKED = (SQLITE_BUSY, SQLITE_LOCKED)
+_DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
 _ADVISORY_LOCK = 0x61747472  # "attr"
 
 
@@ -82,6 +84,28 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """
     with _translated(engine), engine.execution_options(attribatch_immediate=True).begin() as connection:
         yield connection
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What `attribatch migrate` and `doctor` say of a database."""
+
+    url: str  # without its password
+    revision: str | None  # of its schema; None: it has no tables yet
+    ahead_seconds: float  # its clock minus this machine's
+
+
+def examine(engine: Engine) -> Index:
+    """Look at a database without changing it.
+
+    Raises:
+        StoreUnavailable: it does not answer.
+    """
+    with reading(engine) as connection:
+        revision = _revision(connection)
+        before = time.time()
+        theirs: float = connection.execute(select(now())).scalar_one()
+        return Index(shown(engine), revision, theirs - (before + time.time()) / 2)
 
 
 def migrate(engine: Engine) -> None:
@@ -134,6 +158,8 @@ def _translated(engine: Engine) -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError) as error:
+        if _is_full(error.orig):
+            raise StoreFull(f"no space left for the index at {shown(engine)}; free some, then try again") from error
         raise StoreUnavailable(
             f"the index at {shown(engine)} did not answer: {_reason(error)}; is it running, reachable and not full?"
         ) from error
@@ -142,6 +168,11 @@ def _translated(engine: Engine) -> Iterator[None]:
     except DatabaseError as error:
         remedy = "move it away, and `attribatch repair` rebuilds it from the stored maps"
         raise IndexDamaged(f"the index at {shown(engine)} is damaged: {_reason(error)}; {remedy}") from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    sqlite: int = getattr(error, "sqlite_errorcode", 0)
+    return sqlite & 0xFF == SQLITE_FULL or getattr(error, "sqlstate", None) == _DISK_FULL
 
 
 def shown(engine: Engine) -> str:

@@ -10,12 +10,13 @@ print(row.key, row.predicted, row.error_estimate)
 """
 
 import json
+import logging
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -24,13 +25,13 @@ from db import queries
 from db.ledger import Ledger
 from db.objects import Objects, open_objects
 from db.queries import Page
-from db.records import Entry, ImageRow, ImageState, Progress, Run, RunState
-from db.session import Engine, migrate, open_engine
+from db.records import Entry, ImageRow, ImageState, Progress, Run
+from db.session import Engine, Index, examine, migrate, open_engine
 from pipeline import dispatch, planning
 from pipeline.datasets import Source, is_unchanged, list_entries, open_source, read_image, to_pixels
 from pipeline.declarations import Baseline
-from pipeline.errors import SpecError, UnreadableImage, UsageError
-from pipeline.planning import Manifest
+from pipeline.errors import SpecError, StoreUnavailable, UnreadableImage, UsageError
+from pipeline.planning import Manifest, RunRequest
 from pipeline.settings import Settings
 from pipeline.spec import ModelSpec, RunSpec
 
@@ -40,32 +41,13 @@ if TYPE_CHECKING:
 
     from pipeline.audits import Audit
     from pipeline.estimating import Cost
-    from pipeline.models import ModelRequest
     from pipeline.repair import Repaired
 
+__all__ = ["Pipeline", "RunRequest"]
+
+log = logging.getLogger("attribatch.api")
+
 POLL_SECONDS = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What somebody asks for: names and paths, as they were typed. `Pipeline.submit` makes a spec and a run of it."""
-
-    source: str  # a folder of images, or a CSV or JSONL manifest
-    models: "tuple[ModelRequest, ...]"
-    baselines: tuple[str, ...] = ("black",)  # declarations, see `pipeline.declarations.Baseline`
-    target: str = "predicted"  # predicted | label | rank:K | class:NAME_OR_INDEX
-    attribution: str = "integrated_gradients"
-    output: str = "logit"
-    method: str = "riemann_middle"
-    n_steps: int = 50
-    tolerance: float | None = None  # relative L1 error; replaces method and n_steps
-    max_steps: int = 513
-    precision: str = "float32"
-    channels: str = "keep"
-    seed: int = 0
-    name: str | None = None
-    unit_size: int | None = None  # images; None chooses by the input's size
-    priority: int = 0
 
 
 class Pipeline:
@@ -103,6 +85,11 @@ class Pipeline:
     def close(self) -> None:
         """Let go of the database."""
         self.database.dispose()
+
+    @property
+    def index(self) -> Index:
+        """The database: where it is, its schema's revision, its clock."""
+        return examine(self.database)
 
     # ---- runs
 
@@ -145,7 +132,7 @@ class Pipeline:
             workers: processes. On a CPU they share the cores.
             on_progress: told of the counts a few times a second.
         """
-        with dispatch.LocalWorkers(run.id, workers, self._environment()) as local:
+        with dispatch.LocalWorkers(run.id, workers, self.settings.environment()) as local:
             return self._until_finished(run, on_progress, lambda found: local.tend(found.attempts))
 
     def compute(
@@ -158,13 +145,25 @@ class Pipeline:
 
     def follow(self, run: Run, *, on_progress: Callable[[Progress], None] = lambda _: None) -> Progress:
         """Wait until Celery workers have finished a run; sends what they were not told of, again and again."""
+        wake = dispatch.Waker(self.ledger, self.check_broker(), every_seconds=self.settings.sweep_seconds)
+        return self._until_finished(run, on_progress, lambda _: wake())
 
-        def wake(_: Progress) -> None:
+    def enqueue(self) -> None:
+        """Tell Celery workers of what waits, and leave it to them; where the broker is away, they look in SQL."""
+        dispatch.Waker(self.ledger, self.check_broker())()
+
+    def tick(self) -> None:
+        """What `attribatch beat` does each time: give back what silent workers hold, send what waits."""
+        if self.settings.broker_url is None:
             self.ledger.sweep()
-            while unit_ids := self.ledger.unsent(1000):
-                dispatch.send(self.settings.broker_url or "", unit_ids)
+        else:
+            self.enqueue()
 
-        return self._until_finished(run, on_progress, wake)
+    def check_broker(self) -> str:
+        """The broker's URL. Raises UsageError where none is configured."""
+        if self.settings.broker_url is None:
+            raise UsageError("ATTRIBATCH_BROKER_URL is not set: without a broker nobody would compute the run")
+        return self.settings.broker_url
 
     def runs(self) -> list[Run]:
         """All runs, the newest submission first."""
@@ -295,25 +294,19 @@ class Pipeline:
     def _until_finished(
         self, run: Run, on_progress: Callable[[Progress], None], each_time: Callable[[Progress], None]
     ) -> Progress:
-        while (found := self.status(run.id)).state in (RunState.PENDING, RunState.RUNNING):
-            each_time(found)
+        while True:
+            try:
+                found = self.status(run.id)
+            except StoreUnavailable as error:  # workers wait for the index as well
+                log.warning("%s", error)
+                time.sleep(10 * POLL_SECONDS)
+                continue
+            if not found.over:
+                each_time(found)
             on_progress(found)
+            if found.over:
+                return found
             time.sleep(POLL_SECONDS)
-        on_progress(found)
-        return found
-
-    def _environment(self) -> dict[str, str]:
-        settings = self.settings
-        return {
-            "ATTRIBATCH_HOME": str(settings.home),
-            "ATTRIBATCH_DATABASE_URL": settings.database_url,
-            "ATTRIBATCH_OBJECTS_URL": settings.objects_url,
-            "ATTRIBATCH_LEASE_SECONDS": str(settings.lease_seconds),
-            "ATTRIBATCH_MAX_ATTEMPTS": str(settings.max_attempts),
-            "ATTRIBATCH_MAX_PIXELS": str(settings.max_pixels),
-            "ATTRIBATCH_DEVICE": settings.device,
-            "ATTRIBATCH_ALLOWED_MODULES": " ".join(settings.allowed_modules),
-        }
 
     @contextmanager
     def _planned(self, request: RunRequest) -> Iterator[tuple[Run, RunSpec, Manifest]]:

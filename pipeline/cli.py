@@ -12,9 +12,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipeline import printing
+from pipeline.commands import upkeep, workers
+from pipeline.commands.options import FAILED, INTERRUPTED, PARTIAL, USAGE, Json, RunRef
+from pipeline.commands.options import open_pipeline as _pipeline
 from pipeline.errors import AttribatchError, UsageError
-
-FAILED, USAGE, PARTIAL, INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     name="attribatch",
@@ -30,8 +31,6 @@ EXAMPLE = "Example: attribatch models show torchvision:resnet50@DEFAULT"
 models_app = typer.Typer(no_args_is_help=True, help="Look at models before they are run.", epilog=EXAMPLE)
 app.add_typer(models_app, name="models")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
-RunRef = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix of an id, name, or latest.")]
 MODELS = "The models (--model, repeatable: several are an ensemble)"
 ATTRIBUTION = "What is computed"
 RUNNING = "How it runs"
@@ -150,6 +149,10 @@ def run(
     unit_size: Annotated[
         int | None, typer.Option(min=1, help="Images per unit of work.", rich_help_panel=RUNNING)
     ] = None,
+    priority: Annotated[int, typer.Option(help="Runs with a larger one go first.", rich_help_panel=RUNNING)] = 0,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Print the run's id and leave it to the workers.", rich_help_panel=RUNNING)
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cost and stop.", rich_help_panel=RUNNING)
     ] = False,
@@ -174,30 +177,26 @@ def run(
         seed=seed,
         name=name,
         unit_size=unit_size,
+        priority=priority,
     )
     with _pipeline() as pipeline:
         if dry_run:
             printing.cost(pipeline.estimate(request), as_json=as_json)
             return
+        if detach:
+            pipeline.check_broker()
         with _resumable(), printing.progress_bar() as bar:
             bar.say("loading models and listing images")
             stored = pipeline.submit(request)
             bar.say(f"run {stored.id}: {stored.image_count:,} images")
+            if detach:
+                pipeline.enqueue()
+                printing.detached(stored, as_json=as_json)
+                return
             progress = pipeline.compute(stored, workers=workers, on_progress=bar.update)
         failures = pipeline.find(stored.id, where="failed", limit=5).rows
     printing.finished(stored, progress, failures, as_json=as_json)
     _exit_with(progress)
-
-
-@app.command(epilog="Example: attribatch status latest --json")
-def status(
-    ref: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; all of them by default.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show how far runs are, and what failed in them."""
-    with _pipeline() as pipeline:
-        runs = pipeline.runs() if ref is None else [pipeline.get_run(ref)]
-        printing.status([(run, pipeline.status(run.id)) for run in runs], as_json=as_json)
 
 
 @app.command(
@@ -286,38 +285,8 @@ def models_list(
     printing.names([name for name in models.list_models(module=models) if part in name], as_json=as_json)
 
 
-@app.command(epilog="Example: attribatch cancel latest")
-def cancel(ref: RunRef, as_json: Json = False) -> None:
-    """Stop a run. Submitting it again goes on where it was."""
-    with _pipeline() as pipeline:
-        printing.counted("units cancelled", pipeline.cancel(ref), as_json=as_json)
-
-
-@app.command(epilog="Example: attribatch retry latest && attribatch run ... (the same command as before)")
-def retry(ref: RunRef, as_json: Json = False) -> None:
-    """Give the failed units of a run all their attempts again, and those with failed images."""
-    with _pipeline() as pipeline:
-        printing.counted("units re-armed", pipeline.retry(ref), as_json=as_json)
-
-
-@app.command(epilog="Example: attribatch repair")
-def repair(as_json: Json = False) -> None:
-    """Rebuild the index from the stored maps, and queue again what is missing or damaged."""
-    with _pipeline() as pipeline, printing.working("comparing the index with the stored objects"):
-        found = pipeline.repair()
-    printing.repaired(found, as_json=as_json)
-
-
-@app.command(epilog="Example: attribatch doctor --json")
-def doctor(as_json: Json = False) -> None:
-    """Check this installation: disk, index, object storage, device, broker."""
-    from pipeline.doctor import examine
-    from pipeline.settings import Settings
-
-    checks = examine(Settings.from_env())
-    printing.checks(checks, as_json=as_json)
-    if not all(check.ok for check in checks):
-        raise typer.Exit(FAILED)
+for group in (upkeep, workers):
+    group.register(app)
 
 
 def main() -> NoReturn:
@@ -340,12 +309,6 @@ def _resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         printing.error("stopped; the same command goes on where it was")
         raise typer.Exit(INTERRUPTED) from None
-
-
-def _pipeline() -> Any:
-    from pipeline.api import Pipeline
-
-    return Pipeline.open()
 
 
 def _requests(

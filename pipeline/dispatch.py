@@ -3,6 +3,7 @@
 SQL is the truth either way. A message carries a unit id and nothing else; losing it costs nothing, sweep sends again.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -11,10 +12,16 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from pipeline.errors import StoreUnavailable, WorkersBroken
+from db.ledger import Ledger
+from pipeline.errors import StoreFull, StoreUnavailable, WorkersBroken
+
+log = logging.getLogger("attribatch.dispatch")
 
 TASK = "attribatch.run_unit"
+QUEUE = "attribatch"
+AT_ONCE = 1000  # units marked as sent in one transaction
 BROKEN_STARTS = 4  # workers that end before they claim anything, in a row
+_PATIENCE = {"socket_connect_timeout": 5, "socket_timeout": 5}
 STOP_SECONDS = 30.0  # a worker that was asked to stop gives its unit back between two chunks
 
 
@@ -28,14 +35,62 @@ def send(broker_url: str, unit_ids: Sequence[int]) -> None:
     from kombu.exceptions import OperationalError
 
     app = Celery("attribatch", broker=broker_url, set_as_current=False)
-    app.conf.task_default_queue = "attribatch"
+    app.conf.task_default_queue = QUEUE
+    app.conf.broker_transport_options = _PATIENCE
     try:
         for unit_id in unit_ids:
             app.send_task(TASK, args=[unit_id], serializer="json", ignore_result=True, retry=False)
-    except OperationalError as error:
+    except (OperationalError, OSError) as error:
         raise StoreUnavailable(f"the broker took no message ({error}); workers will find the units in SQL") from error
     finally:
         app.close()
+
+
+def send_waiting(ledger: Ledger, broker_url: str) -> int:
+    """Send the due units that nobody was told of. Messages sent.
+
+    Units are marked in SQL before they are sent, so that two sweepers do not send the same; where the broker fails, the
+    marks of those not sent are taken back. A sender killed in between leaves units to idle workers, who look in SQL.
+
+    Raises:
+        StoreUnavailable: the broker or the index does not answer.
+    """
+    sent = 0
+    while unit_ids := ledger.unsent(AT_ONCE):
+        try:
+            send(broker_url, unit_ids)
+        except StoreUnavailable:
+            ledger.unsend(unit_ids)  # some may have gone out: a second message does no harm
+            raise
+        sent += len(unit_ids)
+    return sent
+
+
+class Waker:
+    """Gives back what silent workers hold and sends what waits, at most every so often. Each call is one occasion.
+
+    Args:
+        ledger: of the units.
+        broker_url: of the workers' broker. While it is away nothing is lost: idle workers look in SQL.
+        every_seconds: calls in between do nothing.
+    """
+
+    def __init__(self, ledger: Ledger, broker_url: str, *, every_seconds: float = 0.0) -> None:
+        self._ledger = ledger
+        self._broker_url = broker_url
+        self._every_seconds = every_seconds
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        """Sweep and send, if it is time."""
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + self._every_seconds
+        try:
+            self._ledger.sweep()
+            send_waiting(self._ledger, self._broker_url)
+        except StoreUnavailable as error:
+            log.warning("%s", error)
 
 
 def reach_broker(broker_url: str) -> str:
@@ -47,10 +102,9 @@ def reach_broker(broker_url: str) -> str:
     from kombu.connection import Connection
     from kombu.exceptions import OperationalError
 
-    options = {"socket_connect_timeout": 5, "socket_timeout": 5}
     kind = broker_url.partition(":")[0]
     try:
-        with Connection(broker_url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
+        with Connection(broker_url, transport_options=_PATIENCE) as connection:  # type: ignore[no-untyped-call]
             connection.ensure_connection(max_retries=1)
             return str(connection.as_uri()).partition("?")[0]
     except OperationalError as error:
@@ -90,11 +144,16 @@ class LocalWorkers:
 
         Raises:
             WorkersBroken: `BROKEN_STARTS` of them in a row.
+            StoreFull: a worker could record nothing for want of space.
         """
         for index, process in enumerate(self._processes):
             code = process.poll()
             if code is None:
                 continue
+            if code == StoreFull.EXIT_CODE:
+                raise StoreFull(
+                    f"no space left for the index of run {self._run_id}; free some, then the same command goes on"
+                )
             self._broken = 0 if claims > self._claims else self._broken + 1
             self._claims = claims
             if self._broken >= BROKEN_STARTS:

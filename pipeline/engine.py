@@ -34,7 +34,7 @@ from db.objects import Objects
 from db.queries import get_run
 from db.records import Entry, ImageRow, ImageState, Run, Unit
 from db.session import Engine
-from pipeline import maps, models
+from pipeline import maps, models, telemetry
 from pipeline.datasets import Source, read_image, to_pixels
 from pipeline.errors import AttribatchError, ObjectMissing, Retryable, SourceUnavailable, UnreadableImage, UsageError
 from pipeline.explaining import Explained, Explainer, Picture, failed_row
@@ -129,7 +129,10 @@ def _work(shop: Workshop, unit: Unit, lost: threading.Event) -> Outcome:
     layout = maps.layout_of(run, spec)
     shards = maps.encode(run.id, layout, unit.entries[0].row, _unit_maps(unit, layout, explained))
     rows = _put(shop, unit, run, shards, rows, lost)
-    return Outcome.DONE if _committed(shop, unit, rows) else Outcome.FENCED
+    if not _committed(shop, unit, rows):
+        return Outcome.FENCED
+    telemetry.recorded(rows)
+    return Outcome.DONE
 
 
 def _with_care(shop: Workshop, unit: Unit, run: Run, explainer: Explainer) -> tuple[list[Explained], list[ImageRow]]:
@@ -156,6 +159,7 @@ def _with_care(shop: Workshop, unit: Unit, run: Run, explainer: Explainer) -> tu
     return explained, failed
 
 
+@telemetry.stage("decode")
 def _decode(
     entries: Sequence[Entry], run: Run, source: Source, preprocess: Preprocess, max_pixels: int
 ) -> tuple[list[Picture], list[ImageRow]]:
@@ -207,6 +211,7 @@ def sidecar_key(run_id: str, number: int) -> str:
     return f"runs/{run_id}/units/{number:06}.json"
 
 
+@telemetry.stage("put")
 def _put(
     shop: Workshop, unit: Unit, run: Run, shards: dict[str, bytes], rows: list[ImageRow], lost: threading.Event
 ) -> list[ImageRow]:
@@ -254,6 +259,7 @@ def _sidecar_rows(objects: Objects, unit: Unit) -> list[ImageRow] | None:
     return rows if complete and [row.row for row in rows] == [entry.row for entry in unit.entries] else None
 
 
+@telemetry.stage("commit")
 def _committed(shop: Workshop, unit: Unit, rows: Sequence[ImageRow]) -> bool:
     """Commit, trying for as long as the lease lasts. Past it the next attempt adopts the sidecar."""
     give_up = time.monotonic() + shop.lease_seconds

@@ -19,6 +19,7 @@ from db.errors import (
     ObjectMissing,
     Permanent,
     Retryable,
+    StoreFull,
     StoreUnavailable,
     UsageError,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Retryable",
     "SourceUnavailable",
     "SpecError",
+    "StoreFull",
     "StoreUnavailable",
     "UnreadableImage",
     "UsageError",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from db.records import Entry, ImageRow, ImageState
+from pipeline import telemetry
 from pipeline.attribution import (
     Attribution,
     baseline_stack,
@@ -87,6 +88,7 @@ class Explainer:
         self._samples = None if samples is None else torch.from_numpy(samples)
         self._device = device
 
+    @telemetry.stage("compute")
     def explain(self, run_id: str, pictures: Sequence[Picture]) -> list[Explained]:
         """Rows and maps of some pictures, in their order. A picture whose map is not finite gets a failed row.
 
@@ -109,6 +111,7 @@ class Explainer:
             except (torch.OutOfMemoryError, MemoryError) as error:
                 if size == 1:
                     raise ModelBroken(f"one image does not fit into the memory of {self._device}: {error}") from error
+                telemetry.memory_halved()
                 size = _batch_sizes[key] = size // 2
         return self._records(run_id, pictures, probabilities, targets, found)
 

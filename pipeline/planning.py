@@ -11,13 +11,39 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from db.records import Entry, Run, UnitDraft
 from pipeline.datasets import Source
 from pipeline.errors import SpecError
 from pipeline.spec import RunSpec, parse_target
 
+if TYPE_CHECKING:
+    from pipeline.models import ModelRequest
+
 MAX_LABELS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What somebody asks for: names and paths, as they were typed. `Pipeline.submit` makes a spec and a run of it."""
+
+    source: str  # a folder of images, or a CSV or JSONL manifest
+    models: "tuple[ModelRequest, ...]"
+    baselines: tuple[str, ...] = ("black",)  # declarations, see `pipeline.declarations.Baseline`
+    target: str = "predicted"  # predicted | label | rank:K | class:NAME_OR_INDEX
+    attribution: str = "integrated_gradients"
+    output: str = "logit"
+    method: str = "riemann_middle"
+    n_steps: int = 50
+    tolerance: float | None = None  # relative L1 error; replaces method and n_steps
+    max_steps: int = 513
+    precision: str = "float32"
+    channels: str = "keep"
+    seed: int = 0
+    name: str | None = None
+    unit_size: int | None = None  # images; None chooses by the input's size
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from db.records import ImageRow, Progress, Run, UnitState
 
 if TYPE_CHECKING:
     from db.queries import Page
+    from db.session import Index
     from pipeline.audits import Audit
     from pipeline.demo import DemoResult
     from pipeline.doctor import Check
@@ -177,8 +178,18 @@ def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], *, as_j
         out.print(f"next: {_program()} audit {ref}    {_program()} query {ref} --sort -error_estimate", markup=False)
 
 
-def status(found: Sequence[tuple[Run, Progress]], *, as_json: bool) -> None:
-    """One line for each run; reasons where something failed."""
+def detached(run: Run, *, as_json: bool) -> None:
+    """The id of a run that others compute."""
+    if as_json:
+        _json({"run": run.id, "name": run.name})
+        return
+    out.print(run.id, markup=False)
+
+
+def status(found: Sequence[tuple[Run, Progress]], *, as_json: bool, again: bool = False) -> None:
+    """One line for each run; reasons where something failed. `again`: in place of what was shown before."""
+    if again and not as_json:
+        out.clear()  # does nothing unless this is a terminal
     if as_json:
         _json([{"run": run.id, "name": run.name, "progress": progress} for run, progress in found])
         return
@@ -280,6 +291,14 @@ def counted(what: str, count: int, *, as_json: bool) -> None:
         _json({what.replace(" ", "_"): count})
         return
     out.print(f"{count:,} {what}")
+
+
+def migrated(found: "Index", *, as_json: bool) -> None:
+    """Which index it is, and its revision."""
+    if as_json:
+        _json(found)
+        return
+    out.print(f"{found.url}: schema {found.revision}", markup=False)
 
 
 def repaired(found: "Repaired", *, as_json: bool) -> None:

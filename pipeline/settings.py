@@ -22,6 +22,11 @@ class Settings:
     allowed_modules: tuple[str, ...]  # prefixes of importable models; empty allows all
     max_attempts: int  # claims of one unit before it is failed
     max_pixels: int  # images with more are refused unread
+    sweep_seconds: float  # between two looks of a Celery worker at what waits in SQL
+    max_memory_mb: int | None  # resident MiB above which a Celery worker is replaced after a unit; None: never
+    metrics_host: str  # address that Prometheus metrics of workers are served on
+    metrics_port: int | None  # of the first worker process; None: no metrics
+    log_format: str | None  # json or console; None: json of Celery workers and beat, console elsewhere
 
     @classmethod
     def from_env(cls, environ: dict[str, str] | None = None) -> "Settings":
@@ -43,7 +48,41 @@ class Settings:
             allowed_modules=tuple(env.get("ATTRIBATCH_ALLOWED_MODULES", "").replace(",", " ").split()),
             max_attempts=int(_number(env, "ATTRIBATCH_MAX_ATTEMPTS", 5)),
             max_pixels=int(_number(env, "ATTRIBATCH_MAX_PIXELS", 100_000_000)),
+            sweep_seconds=_number(env, "ATTRIBATCH_SWEEP_SECONDS", 10.0),
+            max_memory_mb=_whole(env, "ATTRIBATCH_MAX_MEMORY_MB"),
+            metrics_host=env.get("ATTRIBATCH_METRICS_HOST", "127.0.0.1"),
+            metrics_port=_whole(env, "ATTRIBATCH_METRICS_PORT"),
+            log_format=_one_of(env, "ATTRIBATCH_LOG_FORMAT", ("json", "console")),
         )
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make a worker process on this machine read the same of what it needs."""
+        return {
+            "ATTRIBATCH_HOME": str(self.home),
+            "ATTRIBATCH_DATABASE_URL": self.database_url,
+            "ATTRIBATCH_OBJECTS_URL": self.objects_url,
+            "ATTRIBATCH_LEASE_SECONDS": str(self.lease_seconds),
+            "ATTRIBATCH_MAX_ATTEMPTS": str(self.max_attempts),
+            "ATTRIBATCH_MAX_PIXELS": str(self.max_pixels),
+            "ATTRIBATCH_DEVICE": self.device,
+            "ATTRIBATCH_ALLOWED_MODULES": " ".join(self.allowed_modules),
+        }
+
+
+def _whole(env: dict[str, str], name: str) -> int | None:
+    text = env.get(name)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 10**12):
+        raise UsageError(f"{name}={text!r} is no whole number above 0; unset it to do without")
+    return int(text)
+
+
+def _one_of(env: dict[str, str], name: str, choices: tuple[str, ...]) -> str | None:
+    value = env.get(name) or None
+    if value is not None and value not in choices:
+        raise UsageError(f"{name}={value!r} is none of {', '.join(choices)}")
+    return value
 
 
 def _number(env: dict[str, str], name: str, default: float) -> float:

@@ -1,7 +1,8 @@
 """The loop of a local worker: claim straight from SQL, work, repeat, until nothing of the run is left.
 
 Also the process that runs it (`python -m pipeline.work RUN`), started by `pipeline.dispatch`: it stops when asked to,
-or when the process that started it is gone, and gives its unit back either way.
+or when the process that started it is gone, and gives its unit back either way. Where the index's disk stays full,
+nothing can be recorded, not even a failure: it ends, and says so.
 """
 
 import argparse
@@ -13,21 +14,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-
-import psutil
+from functools import cache
+from pathlib import Path
 
 from db.ledger import Ledger
 from db.objects import open_objects
 from db.queries import progress
 from db.records import RunState, Unit
 from db.session import migrate, open_engine
+from pipeline import logs, telemetry
 from pipeline.engine import Outcome, Workshop, run_unit
-from pipeline.errors import Retryable
+from pipeline.errors import Retryable, StoreFull
 from pipeline.settings import Settings
 
 log = logging.getLogger("attribatch.work")
 
 IDLE_SECONDS = 0.2  # between looks for a unit, while other workers hold the last ones
+FULL_TRIES = 5  # of an index whose disk is full, a second apart: something may be freed meanwhile
 
 
 def open_workshop(settings: Settings) -> Workshop:
@@ -54,6 +57,21 @@ def pick_device(wanted: str) -> str:
     return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
+def is_broken(device: str) -> bool:
+    """Whether a GPU answers nothing more in this process: after some errors only a new process can use it."""
+    if not device.startswith("cuda"):
+        return False
+    import torch
+
+    try:
+        torch.ones(1, device=device).sum().item()
+    except torch.OutOfMemoryError:
+        return False
+    except RuntimeError:
+        return True
+    return False
+
+
 def work(shop: Workshop, run_id: str, *, after: Callable[[Unit, Outcome], None] = lambda *_: None) -> None:
     """Claim and run units of a run until none waits, or until `shop.stop` is set.
 
@@ -62,39 +80,81 @@ def work(shop: Workshop, run_id: str, *, after: Callable[[Unit, Outcome], None] 
         run_id: of the run; other runs' units are left alone.
         after: told of every unit.
     """
-    worker = worker_name()
+    worker, full = worker_name(), 0
     while not shop.stop.is_set():
         try:
-            shop.ledger.release_owned_by([name for name in shop.ledger.lease_owners() if is_dead(name)])
+            release_dead(shop.ledger)
             shop.ledger.sweep()
             unit = shop.ledger.claim(worker, run_id=run_id)
+            full = 0
             if unit is not None:
-                after(unit, run_unit(shop, unit))
+                with telemetry.unit(unit.run_id, unit.number, unit.attempt) as finished:
+                    outcome = run_unit(shop, unit)
+                    finished(outcome)
+                after(unit, outcome)
             elif progress(shop.database, run_id).state not in (RunState.PENDING, RunState.RUNNING):
                 return
             else:
                 shop.stop.wait(IDLE_SECONDS)
         except Retryable as error:  # the database is away: nothing is lost, look again
+            full = full + 1 if isinstance(error, StoreFull) else 0
+            if full >= FULL_TRIES:
+                raise
             log.warning("%s", error)
             shop.stop.wait(5 * IDLE_SECONDS)
 
 
+def release_dead(ledger: Ledger) -> None:
+    """Give back what workers hold that this process knows to be gone, without waiting for their leases."""
+    ledger.release_owned_by([name for name in ledger.lease_owners() if is_dead(name)])
+
+
 def worker_name() -> str:
-    """Who holds a lease: host, pid and the process's start, so that a reused pid is another worker."""
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+    """Who holds a lease: host, machine, pid and the process's start, so that a reused pid is another worker."""
+    state_and_start = _state_and_start(os.getpid())
+    return f"{socket.gethostname()}:{_machine()}:{os.getpid()}:{state_and_start[1] if state_and_start else 0}"
 
 
 def is_dead(worker: str) -> bool:
-    """Whether a worker of this host is known to be gone; False for other hosts and whatever is no worker's name."""
-    host, _, rest = worker.rpartition(":")[0].rpartition(":")
-    started = worker.rpartition(":")[2]
-    if host != socket.gethostname() or not rest.isdecimal():
+    """Whether a worker is known to be gone; False for whatever another machine or container may know better."""
+    machine, pid, started = [*worker.split(":"), "", "", ""][1:4] if worker.count(":") == 3 else ("", "", "")
+    if not machine or machine != _machine() or not pid.isdecimal():
         return False
+    found = _state_and_start(int(pid))
+    return found is None or found[1] != started or found[0] in "ZX"
+
+
+@cache
+def _machine() -> str:
+    """The boot of the kernel here, and the process namespace: a pid means nothing outside of these. "" if not known.
+
+    Host names do not do: containers may share one.
+    """
     try:
-        process = psutil.Process(int(rest))
-        return f"{process.create_time():.2f}" != started or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return ""
+
+
+def _state_and_start(pid: int) -> tuple[str, str] | None:
+    """A process's state letter and its start in clock ticks since boot, which no change of the clock moves."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return fields[0], fields[19]
+
+
+def when_parent_is_gone(parent: int, then: Callable[[], None]) -> None:
+    """Watch, in a thread, the process that started this one."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        then()
+
+    threading.Thread(target=watch, name="attribatch-parent", daemon=True).start()
 
 
 def main() -> None:
@@ -104,23 +164,23 @@ def main() -> None:
     parser.add_argument("--parent", type=int, required=True, help="pid to watch: stop when it is gone")
     parser.add_argument("--threads", type=int, default=0, help="of torch on a CPU; 0 leaves the default")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = Settings.from_env()
+    logs.configure(settings.log_format or "console", level=logging.WARNING)
     import torch
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    shop = open_workshop(Settings.from_env())
+    shop = open_workshop(settings)
     signal.signal(signal.SIGTERM, lambda *_: shop.stop.set())
-
-    def watch_parent() -> None:
-        while os.getppid() == options.parent:
-            time.sleep(0.2)
-        shop.stop.set()
-
-    threading.Thread(target=watch_parent, name="attribatch-parent", daemon=True).start()
-    work(shop, options.run)
+    when_parent_is_gone(options.parent, shop.stop.set)
+    code = 0
+    try:
+        work(shop, options.run)
+    except StoreFull as error:
+        log.error("%s", error)  # noqa: TRY400
+        code = StoreFull.EXIT_CODE
     shop.database.dispose()
-    sys.exit(0)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from celery import Celery
 
+from pipeline.dispatch import QUEUE
 from pipeline.settings import Settings
 
 
@@ -9,21 +10,24 @@ def make_app(settings: Settings) -> Celery:
     """The app of a worker process.
 
     Measured behaviour behind the settings: a task longer than the visibility timeout runs again while it still runs, so
-    that timeout is far above a unit; redis-py's own socket default of 5 s is too short under load.
+    that timeout is far above a unit and its lease; redis-py's own socket default of 5 s is too short under load.
     """
     app = Celery("attribatch", broker=settings.broker_url, set_as_current=False)
     app.conf.update(
-        task_default_queue="attribatch",
+        task_default_queue=QUEUE,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
         worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,  # the unit goes on: its lease is in SQL
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": 3600,
+            "visibility_timeout": max(3600, 10 * int(settings.lease_seconds)),
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,

@@ -1,0 +1,76 @@
+"""Commands that look after runs and the installation: status, cancel, retry, repair, doctor."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import printing
+from pipeline.commands.options import FAILED, Json, RunRef, open_pipeline
+from pipeline.errors import Retryable
+
+WATCH_SECONDS = 1.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command(epilog="Example: attribatch status latest --watch")(status)
+    app.command(epilog="Example: attribatch cancel latest")(cancel)
+    app.command(epilog="Example: attribatch retry latest && attribatch run ... (the same command as before)")(retry)
+    app.command(epilog="Example: attribatch repair")(repair)
+    app.command(epilog="Example: attribatch doctor --json")(doctor)
+
+
+def status(
+    ref: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; all of them by default.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until nothing waits or runs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how far runs are, and what failed in them."""
+    shown: Any = None
+    with open_pipeline() as pipeline:
+        while True:
+            try:
+                runs = pipeline.runs() if ref is None else [pipeline.get_run(ref)]
+                found = [(run, pipeline.status(run.id)) for run in runs]
+            except Retryable as error:
+                if not watch:
+                    raise
+                printing.error(str(error))
+            else:
+                if found != shown:
+                    printing.status(found, as_json=as_json, again=shown is not None)
+                    shown = found
+                if not watch or all(progress.over for _, progress in found):
+                    return
+            time.sleep(WATCH_SECONDS)
+
+
+def cancel(ref: RunRef, as_json: Json = False) -> None:
+    """Stop a run. Submitting it again goes on where it was."""
+    with open_pipeline() as pipeline:
+        printing.counted("units cancelled", pipeline.cancel(ref), as_json=as_json)
+
+
+def retry(ref: RunRef, as_json: Json = False) -> None:
+    """Give the failed units of a run all their attempts again, and those with failed images."""
+    with open_pipeline() as pipeline:
+        printing.counted("units re-armed", pipeline.retry(ref), as_json=as_json)
+
+
+def repair(as_json: Json = False) -> None:
+    """Rebuild the index from the stored maps, and queue again what is missing or damaged."""
+    with open_pipeline() as pipeline, printing.working("comparing the index with the stored objects"):
+        found = pipeline.repair()
+    printing.repaired(found, as_json=as_json)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check this installation: disk, index, object storage, clock, device, broker."""
+    from pipeline.doctor import examine
+    from pipeline.settings import Settings
+
+    checks = examine(Settings.from_env())
+    printing.checks(checks, as_json=as_json)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(FAILED)

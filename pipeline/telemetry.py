@@ -1,0 +1,75 @@
+"""What workers tell of themselves: metrics for Prometheus, and the ids on their log lines. Knows no work itself.
+
+The functions are the instrumentation points; without `serve` they count for nobody, at well under a microsecond each.
+Processes are scraped one by one, each on a port of its own: no files to share, nothing left by those that died.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from prometheus_client import Counter, Gauge, Summary, start_http_server
+from structlog.contextvars import bound_contextvars
+
+from db.records import ImageRow, ImageState
+
+log = logging.getLogger("attribatch.unit")
+
+UNITS = Counter("attribatch_units", "Units that ended in this process", ["outcome"])
+IMAGES = Counter("attribatch_images", "Images whose rows were recorded", ["state"])
+EVALUATIONS = Counter("attribatch_evaluations", "Gradient evaluations of recorded images")
+STAGES = Summary("attribatch_stage_seconds", "Seconds spent by stage of a unit", ["stage"])
+RETRIES = Counter("attribatch_unit_retries", "Units claimed that somebody had claimed before")
+HALVINGS = Counter("attribatch_memory_halvings", "Chunks halved because they did not fit into memory")
+LEASE_LOSSES = Counter("attribatch_lease_losses", "Units given up because the lease was lost")
+BUSY = Gauge("attribatch_busy", "1 while this process holds a unit")
+
+
+def serve(host: str, port: int) -> None:
+    """Answer Prometheus at http://host:port/metrics from a thread, as long as the process lives.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    start_http_server(port, addr=host)
+
+
+@contextmanager
+def unit(run_id: str, number: int, attempt: int) -> Iterator[Callable[[str], None]]:
+    """While this process holds a unit: its ids are on every log line of this thread. Call what it yields at the end.
+
+    The argument of that call is what became of the unit: done, adopted, released, fenced or failed.
+    """
+    begun = time.monotonic()
+
+    def finished(outcome: str) -> None:
+        UNITS.labels(outcome).inc()
+        if outcome == "fenced":
+            LEASE_LOSSES.inc()
+        log.info("unit %s in %.1f s", outcome, time.monotonic() - begun)
+
+    if attempt > 1:
+        RETRIES.inc()
+    with bound_contextvars(run=run_id, unit=number, attempt=attempt), BUSY.track_inprogress():
+        yield finished
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Time one of decode, compute, put, commit. Also a decorator."""
+    with STAGES.labels(name).time():
+        yield
+
+
+def recorded(rows: Sequence[ImageRow]) -> None:
+    """Count rows that were committed."""
+    done = sum(row.state is ImageState.DONE for row in rows)
+    IMAGES.labels("done").inc(done)
+    IMAGES.labels("failed").inc(len(rows) - done)
+    EVALUATIONS.inc(sum(row.evaluations or 0 for row in rows))
+
+
+def memory_halved() -> None:
+    """Count a chunk that did not fit."""
+    HALVINGS.inc()

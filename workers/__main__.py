@@ -1,0 +1,96 @@
+"""`attribatch worker`: the supervisor, and with `--child N` the Celery worker process that it starts for a seat.
+
+Everything of ours is imported here, before Celery puts the working folder in front of sys.path.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import warnings
+from dataclasses import replace
+from typing import Any
+
+from pipeline import logs, telemetry
+from pipeline.dispatch import TASK
+from pipeline.errors import AttribatchError, UsageError
+from pipeline.settings import Settings
+from pipeline.work import open_workshop, when_parent_is_gone
+from workers.app import make_app
+from workers.desk import Desk
+from workers.devices import seats
+from workers.supervisor import REPLACE, Supervisor
+
+
+def main() -> int:
+    """Entry of the supervisor and of its children. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="attribatch worker", description="Work on units that a broker announces.")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; default: ATTRIBATCH_DEVICE")
+    parser.add_argument("--concurrency", type=int, help="processes; default: one for each GPU, or one")
+    parser.add_argument("--metrics-port", type=int, help="of the first process, the next one higher for each other")
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    settings = Settings.from_env()
+    settings = replace(settings, metrics_port=options.metrics_port or settings.metrics_port)
+    logs.configure(settings.log_format or "json")
+    if settings.broker_url is None:
+        raise UsageError(
+            "attribatch worker needs ATTRIBATCH_BROKER_URL, for example redis://host:6379/0; without a broker "
+            "`attribatch run` starts workers of its own"
+        )
+    if options.child is not None:
+        return _work(settings, options.child, options.parent)
+    environments = [
+        {**os.environ, **seat} for seat in seats(options.device or settings.device, options.concurrency, os.environ)
+    ]
+    command = [sys.executable, "-P", "-m", "workers", "--parent", str(os.getpid())]
+    if settings.metrics_port is not None:
+        command += ["--metrics-port", str(settings.metrics_port)]
+    Supervisor([*command, "--child"], environments).run()
+    return 0
+
+
+def _work(settings: Settings, index: int, parent: int) -> int:
+    from celery import signals
+
+    def end() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if settings.metrics_port is not None:
+        telemetry.serve(settings.metrics_host, settings.metrics_port + index)
+    shop = open_workshop(settings)
+    desk = Desk(
+        shop,
+        broker_url=settings.broker_url or "",
+        sweep_seconds=settings.sweep_seconds,
+        max_memory_mb=settings.max_memory_mb,
+        end=end,
+    )
+    warnings.filterwarnings("ignore", module="celery")  # of settings that are as we want them
+    app = make_app(settings)
+    app.task(name=TASK)(desk.run)
+
+    def stopping(**_: Any) -> None:
+        shop.stop.set()
+
+    signals.setup_logging.connect(lambda **_: None, weak=False)  # ours stays
+    signals.worker_shutting_down.connect(stopping, weak=False)
+    name = f"attribatch-{index}-{os.getpid()}@%h"
+    worker = app.Worker(
+        hostname=name, pool_cls="threads", concurrency=1, quiet=True, without_gossip=True, without_mingle=True
+    )
+    when_parent_is_gone(parent, end)
+    desk.open()
+    worker.start()
+    desk.close()
+    shop.database.dispose()
+    return REPLACE if desk.spent else int(worker.exitcode or 0)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except AttribatchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2 if isinstance(error, UsageError) else 1)
