@@ -136,6 +136,9 @@ def run(
             rich_help_panel=ATTRIBUTION,
         ),
     ] = "riemann_middle",
+    nodes: Annotated[
+        str, typer.Option(help="fitted to where gradients change, or uniform.", rich_help_panel=ATTRIBUTION)
+    ] = "fitted",
     attribution: Annotated[
         str,
         typer.Option(help="integrated_gradients, input_x_gradient or saliency.", rich_help_panel=ATTRIBUTION),
@@ -168,6 +171,7 @@ def run(
         max_steps=max_steps,
         n_steps=n_steps,
         method=method,
+        nodes=nodes,
         attribution=attribution,
         precision=precision,
         channels=store_channels,
@@ -197,7 +201,8 @@ def status(
     """Show how far runs are, and what failed in them."""
     with _pipeline() as pipeline:
         runs = pipeline.runs() if ref is None else [pipeline.get_run(ref)]
-        printing.status([(run, pipeline.status(run.id)) for run in runs], as_json=as_json)
+        tuning = {} if ref is None else pipeline.tuning(runs[0].id)
+        printing.status([(run, pipeline.status(run.id)) for run in runs], tuning, as_json=as_json)
 
 
 @app.command(

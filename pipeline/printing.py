@@ -177,10 +177,11 @@ def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], *, as_j
         out.print(f"next: {_program()} audit {ref}    {_program()} query {ref} --sort -error_estimate", markup=False)
 
 
-def status(found: Sequence[tuple[Run, Progress]], *, as_json: bool) -> None:
-    """One line for each run; reasons where something failed."""
+def status(found: Sequence[tuple[Run, Progress]], tuning: dict[str, Any], *, as_json: bool) -> None:
+    """One line for each run; reasons where something failed; of a single run what was measured for it."""
     if as_json:
-        _json([{"run": run.id, "name": run.name, "progress": progress} for run, progress in found])
+        more = {"tuning": tuning} if tuning else {}
+        _json([{"run": run.id, "name": run.name, "progress": progress, **more} for run, progress in found])
         return
     if not found:
         out.print("no runs yet; start with: attribatch demo")
@@ -201,6 +202,19 @@ def status(found: Sequence[tuple[Run, Progress]], *, as_json: bool) -> None:
     for run, progress in found:
         for text in progress.errors:
             out.print(f"{run.id}: {text}", markup=False)
+    for name, measured in tuning.items():
+        for text in _tuned(name, measured):
+            out.print(text, markup=False)
+
+
+def _tuned(name: str, measured: dict[str, Any]) -> Iterator[str]:
+    if name == "nodes":
+        inner = ", ".join(f"{knot:.2f}" for knot in measured["knots"][1:-1])
+        yield f"nodes: every eighth of them up to alpha {inner} (measured on {len(measured['images'])} images)"
+        return
+    for index, way in enumerate(measured["members"]):
+        change = f"maps differ by {way['error']:.2%}, {way['speedup']:.2f} times as fast"
+        yield f"{name}: member {index} runs {way['name']}" + ("" if way["name"] == "as given" else f" ({change})")
 
 
 def page(found: "Page", *, as_json: bool) -> None:

@@ -12,16 +12,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import psutil
 
 from db.ledger import Ledger
 from db.objects import open_objects
 from db.queries import progress
-from db.records import RunState, Unit
+from db.records import RunState
 from db.session import migrate, open_engine
-from pipeline.engine import Outcome, Workshop, run_unit
+from pipeline.engine import Workshop, begin_unit
 from pipeline.errors import Retryable
 from pipeline.settings import Settings
 
@@ -54,14 +53,8 @@ def pick_device(wanted: str) -> str:
     return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
-def work(shop: Workshop, run_id: str, *, after: Callable[[Unit, Outcome], None] = lambda *_: None) -> None:
-    """Claim and run units of a run until none waits, or until `shop.stop` is set.
-
-    Args:
-        shop: the worker's.
-        run_id: of the run; other runs' units are left alone.
-        after: told of every unit.
-    """
+def work(shop: Workshop, run_id: str) -> None:
+    """Claim and run units of a run until none waits, or until `shop.stop` is set; other runs' units are left alone."""
     worker = worker_name()
     while not shop.stop.is_set():
         try:
@@ -69,7 +62,9 @@ def work(shop: Workshop, run_id: str, *, after: Callable[[Unit, Outcome], None] 
             shop.ledger.sweep()
             unit = shop.ledger.claim(worker, run_id=run_id)
             if unit is not None:
-                after(unit, run_unit(shop, unit))
+                begin_unit(shop, unit)
+            elif shop.is_storing():
+                shop.finish()
             elif progress(shop.database, run_id).state not in (RunState.PENDING, RunState.RUNNING):
                 return
             else:
@@ -77,6 +72,7 @@ def work(shop: Workshop, run_id: str, *, after: Callable[[Unit, Outcome], None] 
         except Retryable as error:  # the database is away: nothing is lost, look again
             log.warning("%s", error)
             shop.stop.wait(5 * IDLE_SECONDS)
+    shop.finish()
 
 
 def worker_name() -> str:
