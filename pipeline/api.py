@@ -12,14 +12,11 @@ print(row.key, row.predicted, row.error_estimate)
 import json
 import logging
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from db import queries
 from db.ledger import Ledger
@@ -27,13 +24,14 @@ from db.objects import Objects, open_objects
 from db.queries import Page
 from db.records import Entry, ImageRow, ImageState, Progress, Run
 from db.session import Engine, Index, examine, migrate, open_engine
-from pipeline import dispatch, planning
-from pipeline.datasets import Source, is_unchanged, list_entries, open_source, read_image, to_pixels
-from pipeline.declarations import Baseline
-from pipeline.errors import SpecError, StoreUnavailable, UnreadableImage, UsageError
-from pipeline.planning import Manifest, RunRequest
+from pipeline import dispatch, planning, submitting
+from pipeline.datasets import Source, is_unchanged
+from pipeline.errors import StoreUnavailable, UsageError
 from pipeline.settings import Settings
-from pipeline.spec import ModelSpec, RunSpec
+from pipeline.spec import RunSpec
+from pipeline.submitting import RunRequest
+
+__all__ = ["Pipeline", "RunRequest"]
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,8 +97,8 @@ class Pipeline:
         Raises:
             UsageError: whatever is wrong with the source, the models or the spec, before anything is stored.
         """
-        with self._planned(request) as (run, spec, manifest):
-            return self._store(run, spec, manifest)
+        with submitting.planned(request, self.settings) as (run, spec, manifest):
+            return submitting.store(self.ledger, self.objects, run, spec, manifest)
 
     def estimate(self, request: RunRequest) -> "Cost":
         """What the run would take; computes a few images and stores nothing.
@@ -111,7 +109,7 @@ class Pipeline:
         from pipeline.estimating import measure_cost
         from pipeline.work import pick_device
 
-        with self._planned(request) as (run, spec, manifest):
+        with submitting.planned(request, self.settings) as (run, spec, manifest):
             source = Source.from_json(run.source)
             return measure_cost(
                 run,
@@ -176,6 +174,17 @@ class Pipeline:
     def status(self, ref: str) -> Progress:
         """Counts of a run's units and images."""
         return queries.progress(self.database, self.get_run(ref).id)
+
+    def tuning(self, ref: str) -> dict[str, Any]:
+        """What was measured for a run: where its `nodes` stand, and by `precision/<device kind>` how members are run.
+
+        Empty where nothing was, or is not yet.
+        """
+        prefix = planning.tuning_prefix(self.get_run(ref).id)
+        return {
+            key.removeprefix(prefix).removesuffix(".json"): json.loads(self.objects.get(key))
+            for key in self.objects.list(prefix)
+        }
 
     def cancel(self, ref: str) -> int:
         """Stop a run; submitting it again goes on. Units cancelled."""
@@ -308,68 +317,8 @@ class Pipeline:
                 return found
             time.sleep(POLL_SECONDS)
 
-    @contextmanager
-    def _planned(self, request: RunRequest) -> Iterator[tuple[Run, RunSpec, Manifest]]:
-        source = open_source(request.source)
-        with tempfile.TemporaryDirectory(prefix="attribatch-") as folder:
-            manifest = planning.spool(list_entries(source), Path(folder) / "manifest.jsonl.gz")
-            spec = self._spec(request, source, manifest)
-            run = planning.plan_run(
-                spec,
-                source,
-                manifest,
-                name=request.name,
-                unit_size=request.unit_size,
-                priority=request.priority,
-            )
-            yield run, spec, manifest
-
-    def _spec(self, request: RunRequest, source: Source, manifest: Manifest) -> RunSpec:
-        from pipeline import models
-
-        try:
-            baselines = tuple(Baseline.parse(text) for text in request.baselines)
-        except ValueError as error:
-            raise SpecError(str(error)) from error
-        specs: tuple[ModelSpec, ...] = models.resolve(
-            request.models, labels=manifest.labels, allowed_modules=self.settings.allowed_modules
-        )
-        spec = RunSpec(
-            models=specs,
-            baselines=baselines,
-            target=request.target,
-            attribution=request.attribution,
-            output=request.output,
-            method=request.method,
-            n_steps=request.n_steps,
-            tolerance=request.tolerance,
-            max_steps=request.max_steps,
-            precision=request.precision,
-            channels=request.channels,
-            seed=request.seed,
-        )
-        wanted = max((baseline.n for baseline in baselines if baseline.kind == "samples"), default=0)
-        return replace(spec, samples=self._drawn(spec, source, manifest, wanted)) if wanted else spec
-
-    def _drawn(self, spec: RunSpec, source: Source, manifest: Manifest, wanted: int) -> tuple[tuple[str, str], ...]:
-        """Readable images for the `samples` baselines."""
-        rows = planning.sample_rows(manifest.count, 4 * wanted, spec.seed)
-        entries = {entry.row: entry for entry in manifest.entries() if entry.row in set(rows)}
-        drawn: list[tuple[str, str]] = []
-        for row in rows:
-            entry = entries[row]
-            try:
-                self._pixels(source, spec, entry)
-            except UnreadableImage:
-                continue
-            drawn.append((entry.key, entry.version))
-            if len(drawn) == wanted:
-                return tuple(drawn)
-        raise SpecError(f"baseline 'samples:n={wanted}' found {len(drawn)} readable images; lower n")
-
     def _pixels(self, source: Source, spec: RunSpec, entry: Entry) -> "NDArray[np.float32]":
-        decoded = read_image(source, entry, max_pixels=self.settings.max_pixels)
-        return to_pixels(decoded.image, spec.preprocess, key=entry.key)
+        return submitting.read_pixels(source, spec, entry, self.settings.max_pixels)
 
     def _sample_pixels(self, run: Run) -> "NDArray[np.float32] | None":
         import numpy as np
@@ -377,14 +326,3 @@ class Pipeline:
         spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source)
         pixels = [self._pixels(source, spec, Entry(-1, key, version)) for key, version in spec.samples]
         return np.stack(pixels) if pixels else None
-
-    def _store(self, run: Run, spec: RunSpec, manifest: Manifest) -> Run:
-        from pipeline import maps
-
-        stored = self.ledger.submit(run, planning.drafts(manifest.entries(), run.unit_size))
-        # After the rows: whoever is killed in between submits again, and workers need none of these objects to compute.
-        for key, data in maps.metadata(stored.id, maps.layout_of(stored, spec)).items():
-            self.objects.put_once(key, data)
-        self.objects.put_once(planning.manifest_key(stored.id), manifest.file.read_bytes())
-        self.objects.put_once(planning.run_key(stored.id), json.dumps(asdict(stored), default=str).encode())
-        return stored

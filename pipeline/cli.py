@@ -4,8 +4,6 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 the run is partial (some images or units 
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -13,8 +11,7 @@ import typer
 
 from pipeline import printing
 from pipeline.commands import upkeep, workers
-from pipeline.commands.options import FAILED, INTERRUPTED, PARTIAL, USAGE, Json, RunRef
-from pipeline.commands.options import open_pipeline as _pipeline
+from pipeline.commands.running import FAILED, USAGE, Json, exit_with, open_pipeline, resumable
 from pipeline.errors import AttribatchError, UsageError
 
 app = typer.Typer(
@@ -30,6 +27,8 @@ app = typer.Typer(
 EXAMPLE = "Example: attribatch models show torchvision:resnet50@DEFAULT"
 models_app = typer.Typer(no_args_is_help=True, help="Look at models before they are run.", epilog=EXAMPLE)
 app.add_typer(models_app, name="models")
+
+RunRef = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix of an id, name, or latest.")]
 
 MODELS = "The models (--model, repeatable: several are an ensemble)"
 ATTRIBUTION = "What is computed"
@@ -74,7 +73,7 @@ def demo(
     """Train an ensemble on real scans with a planted shortcut, attribute, and find it. About a minute."""
     from pipeline.demo import run_demo
 
-    with _pipeline() as pipeline, _resumable(), printing.progress_bar() as bar:
+    with open_pipeline() as pipeline, resumable(), printing.progress_bar() as bar:
         found = run_demo(
             pipeline,
             shortcut_class=None if no_shortcut else shortcut_class,
@@ -85,7 +84,7 @@ def demo(
             on_progress=bar.update,
         )
     printing.demo(found, home=pipeline.settings.home, as_json=as_json)
-    _exit_with(found.progress)
+    exit_with(found.progress.state)
 
 
 @app.command(
@@ -135,6 +134,9 @@ def run(
             rich_help_panel=ATTRIBUTION,
         ),
     ] = "riemann_middle",
+    nodes: Annotated[
+        str, typer.Option(help="fitted to where gradients change, or uniform.", rich_help_panel=ATTRIBUTION)
+    ] = "fitted",
     attribution: Annotated[
         str,
         typer.Option(help="integrated_gradients, input_x_gradient or saliency.", rich_help_panel=ATTRIBUTION),
@@ -171,6 +173,7 @@ def run(
         max_steps=max_steps,
         n_steps=n_steps,
         method=method,
+        nodes=nodes,
         attribution=attribution,
         precision=precision,
         channels=store_channels,
@@ -179,13 +182,13 @@ def run(
         unit_size=unit_size,
         priority=priority,
     )
-    with _pipeline() as pipeline:
+    with open_pipeline() as pipeline:
         if dry_run:
             printing.cost(pipeline.estimate(request), as_json=as_json)
             return
         if detach:
             pipeline.check_broker()
-        with _resumable(), printing.progress_bar() as bar:
+        with resumable(), printing.progress_bar() as bar:
             bar.say("loading models and listing images")
             stored = pipeline.submit(request)
             bar.say(f"run {stored.id}: {stored.image_count:,} images")
@@ -196,7 +199,7 @@ def run(
             progress = pipeline.compute(stored, workers=workers, on_progress=bar.update)
         failures = pipeline.find(stored.id, where="failed", limit=5).rows
     printing.finished(stored, progress, failures, as_json=as_json)
-    _exit_with(progress)
+    exit_with(progress.state)
 
 
 @app.command(
@@ -218,7 +221,7 @@ def query(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with every column.")] = False,
 ) -> None:
     """Find images of a run by what the index knows of them."""
-    with _pipeline() as pipeline:
+    with open_pipeline() as pipeline:
         page = pipeline.find(ref, where=where, sort=sort, limit=limit, after=after)
     if as_csv:
         printing.csv_rows(page.rows)
@@ -236,7 +239,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Say what the maps say together: figures per class, shortcuts that were tested, an HTML report."""
-    with _pipeline() as pipeline, printing.working("auditing the maps"):
+    with open_pipeline() as pipeline, printing.working("auditing the maps"):
         found, report = pipeline.audit(ref, by=by, out=out)
     printing.audit(found, report, as_json=as_json)
 
@@ -249,7 +252,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Draw one image: its map, what speaks for the class, where members differ, and F along the path."""
-    with _pipeline() as pipeline:
+    with open_pipeline() as pipeline:
         row = pipeline.find_image(ref, image)
         path = out or Path(f"{Path(row.key).stem}-attribution.png")
         path.write_bytes(pipeline.show(ref, image))
@@ -302,15 +305,6 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-@contextmanager
-def _resumable() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        printing.error("stopped; the same command goes on where it was")
-        raise typer.Exit(INTERRUPTED) from None
-
-
 def _requests(
     sources: list[str],
     weights: list[Path] | None,
@@ -356,8 +350,3 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"{option} {text!r} is no list of numbers; write for example 0.485,0.456,0.406") from None
-
-
-def _exit_with(progress: Any) -> None:
-    if progress.state != "done":
-        raise typer.Exit(PARTIAL if progress.state == "partial" else FAILED)

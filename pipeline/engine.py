@@ -9,21 +9,23 @@ The protocol that loses nothing and repeats nothing (a crash may come between an
 
 From the second attempt on a unit runs with care: each row is noted in SQL before it is decoded and computed, so that an
 image that kills the process is found, failed, and left out. Knows nothing of Celery or of who called.
+
+The device waits for nobody: a pool decodes the images to come while a part of the unit is computed; another thread
+describes, encodes, puts and records what was computed while the caller goes on with the next unit.
 """
 
-import hashlib
-import json
 import logging
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,19 +34,25 @@ from torch import nn
 from db.ledger import DEATHS, Ledger
 from db.objects import Objects
 from db.queries import get_run
-from db.records import Entry, ImageRow, ImageState, Run, Unit
+from db.records import Entry, ImageRow, Run, Unit
 from db.session import Engine
-from pipeline import maps, models, telemetry
-from pipeline.datasets import Source, read_image, to_pixels
-from pipeline.errors import AttribatchError, ObjectMissing, Retryable, SourceUnavailable, UnreadableImage, UsageError
-from pipeline.explaining import Explained, Explainer, Picture, failed_row
-from pipeline.spec import Preprocess, RunSpec
+from pipeline import calibrating, maps, models, storing, telemetry
+from pipeline.datasets import Source
+from pipeline.decoding import Decoder
+from pipeline.describing import describe, failed_row
+from pipeline.errors import AttribatchError, Retryable, UnreadableImage, UsageError
+from pipeline.explaining import Computed, Explainer, Picture
+from pipeline.maps import Floats
+from pipeline.spec import RunSpec
 
 log = logging.getLogger("attribatch.engine")
 
-DECODERS = 4  # threads: Pillow lets go of the interpreter while it decodes
 RENEW_SECONDS = 5.0
+RESIDENT_SHARE = 0.5  # of a GPU's free memory that all members of an ensemble may fill
 RETRY_SECONDS = 2.0  # doubled by every attempt
+
+
+Step = TypeVar("Step")
 
 
 class Outcome(StrEnum):
@@ -73,24 +81,70 @@ class Workshop:
     device: str = "cpu"
     allowed_modules: tuple[str, ...] = ()  # prefixes of `pkg.module:factory` models; empty allows all
     stop: threading.Event = field(default_factory=threading.Event)  # set by signal handlers
+    storing: "Future[Outcome] | None" = None  # the unit that is being stored
+    storer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "attribatch-store"))
+
+    def is_storing(self) -> bool:
+        """Whether a unit is computed and not stored yet."""
+        return self.storing is not None and not self.storing.done()
+
+    def finish(self) -> None:
+        """Wait until what is computed is stored too."""
+        if self.storing is not None:
+            wait([self.storing])
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """A unit that is computed and not stored yet."""
+
+    run: Run
+    spec: RunSpec
+    computed: list[Computed]
+    failed: list[ImageRow]
+    made_on: dict[str, str]
 
 
 def run_unit(shop: Workshop, unit: Unit) -> Outcome:
     """Work on a claimed unit until it is done, failed, or given back. Raises no Exception."""
-    with _lease(shop, unit) as lost:
-        try:
-            return _work(shop, unit, lost)
-        except _LetGo:
-            if lost.is_set():
-                return Outcome.FENCED
-            shop.ledger.release(unit)
-            return Outcome.RELEASED
-        except Exception as error:
-            surprise = None if isinstance(error, AttribatchError) else error  # its traceback is worth reading
-            about = (unit.number, unit.run_id, unit.attempt)
-            log.error("unit %s of run %s failed, attempt %s: %s", *about, error, exc_info=surprise)  # noqa: TRY400
-            retry_in = None if isinstance(error, UsageError) else RETRY_SECONDS * 2**unit.attempt
-            return _failed(shop, unit, error, retry_in)
+    return begin_unit(shop, unit).result()
+
+
+def begin_unit(shop: Workshop, unit: Unit) -> "Future[Outcome]":
+    """As `run_unit`, but what is computed is stored while the caller goes on. One unit at a time is stored."""
+    with ExitStack() as held:
+        lost = held.enter_context(_lease(shop, unit))
+        result = _guarded(shop, unit, lost, lambda: _compute(shop, unit, lost))
+        shop.finish()
+        if isinstance(result, Outcome):
+            known: Future[Outcome] = Future()
+            known.set_result(result)
+            return known
+        lease = held.pop_all()
+
+    def store() -> Outcome:
+        with lease:
+            return _guarded(shop, unit, lost, lambda: _store(shop, unit, result, lost))
+
+    shop.storing = shop.storer.submit(copy_context().run, store)
+    return shop.storing
+
+
+def _guarded(shop: Workshop, unit: Unit, lost: threading.Event, step: Callable[[], Step]) -> Step | Outcome:
+    """What a step gives, or what became of the unit when it failed."""
+    try:
+        return step()
+    except _LetGo:
+        if lost.is_set():
+            return Outcome.FENCED
+        shop.ledger.release(unit)
+        return Outcome.RELEASED
+    except Exception as error:
+        surprise = None if isinstance(error, AttribatchError) else error  # its traceback is worth reading
+        about = (unit.number, unit.run_id, unit.attempt)
+        log.error("unit %s of run %s failed, attempt %s: %s", *about, error, exc_info=surprise)  # noqa: TRY400
+        retry_in = None if isinstance(error, UsageError) else RETRY_SECONDS * 2**unit.attempt
+        return _failed(shop, unit, error, retry_in)
 
 
 def _failed(shop: Workshop, unit: Unit, error: Exception, retry_in: float | None) -> Outcome:
@@ -102,8 +156,8 @@ def _failed(shop: Workshop, unit: Unit, error: Exception, retry_in: float | None
     return Outcome.FAILED
 
 
-def _work(shop: Workshop, unit: Unit, lost: threading.Event) -> Outcome:
-    if unit.attempt > 1 and (rows := _sidecar_rows(shop.objects, unit)) is not None:
+def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Outcome:
+    if unit.attempt > 1 and (rows := storing.stored_rows(shop.objects, unit)) is not None:
         return Outcome.ADOPTED if shop.ledger.complete(unit, rows) else Outcome.FENCED
 
     def check() -> None:
@@ -112,69 +166,67 @@ def _work(shop: Workshop, unit: Unit, lost: threading.Event) -> Outcome:
 
     run = _run(shop, unit.run_id)
     spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source)
+    decoder = Decoder(run.id, source, spec.preprocess, shop.max_pixels)
+    take_turns = _must_take_turns(spec, shop.device)
     explainer = Explainer(
         spec,
-        load_members(spec, shop.device, shop.allowed_modules),
-        samples=_samples(shop, spec, source),
+        load_members(spec, "cpu" if take_turns else shop.device, shop.allowed_modules),
+        samples=_samples(spec, decoder),
         device=shop.device,
         check=check,
+        take_turns=take_turns,
     )
+    result = _Result(run, spec, [], [], {"device": explainer.device_kind, "torch": torch.__version__})
+
+    def take(pictures: Sequence[Picture], failed: Sequence[ImageRow]) -> None:
+        result.failed.extend(failed)
+        if not pictures:
+            return
+        if not result.computed:
+            given = [Entry(-1, *entry) for entry in spec.calibration]
+            calibrating.tune(shop.objects, explainer, unit, lambda: decoder.pictures(given), pictures)
+        result.computed.append(explainer.compute(pictures))
+
     if unit.attempt == 1:
-        pictures, failed = _decode(unit.entries, run, source, spec.preprocess, shop.max_pixels)
-        explained = explainer.explain(run.id, pictures) if pictures else []
+        for pictures, failed in decoder.ahead(unit.entries):
+            take(pictures, failed)
     else:
-        explained, failed = _with_care(shop, unit, run, explainer)
+        _with_care(shop, unit, decoder, take)
     check()
-    rows = sorted([e.row for e in explained] + failed, key=lambda row: row.row)
-    layout = maps.layout_of(run, spec)
-    shards = maps.encode(run.id, layout, unit.entries[0].row, _unit_maps(unit, layout, explained))
-    rows = _put(shop, unit, run, shards, rows, lost)
-    if not _committed(shop, unit, rows):
-        return Outcome.FENCED
-    telemetry.recorded(rows)
-    return Outcome.DONE
+    return result
 
 
-def _with_care(shop: Workshop, unit: Unit, run: Run, explainer: Explainer) -> tuple[list[Explained], list[ImageRow]]:
+def _with_care(
+    shop: Workshop, unit: Unit, decoder: Decoder, take: Callable[[Sequence[Picture], Sequence[ImageRow]], None]
+) -> None:
     """Row by row, each noted before it is touched: whoever kills the process leaves its name."""
     deaths = shop.ledger.suspects(unit)
-    spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source)
-    explained: list[Explained] = []
-    failed: list[ImageRow] = []
     for entry in unit.entries:
         if deaths.get(entry.row, 0) >= DEATHS:
             reason = f"it ended its worker process {deaths[entry.row]} times; look at the image and the worker's memory"
-            failed.append(failed_row(run.id, entry, reason))
+            take([], [failed_row(unit.run_id, entry, reason)])
             continue
         if not shop.ledger.note_row(unit, entry.row):
             raise _LetGo
         try:
-            pictures, unreadable = _decode([entry], run, source, spec.preprocess, shop.max_pixels)
-            explained += explainer.explain(run.id, pictures) if pictures else []
+            for pictures, failed in decoder.ahead([entry]):
+                take(pictures, failed)
         except Exception:  # which is no death
             shop.ledger.clear_row(unit, entry.row)
             raise
-        failed += unreadable
         shop.ledger.clear_row(unit, entry.row)
-    return explained, failed
 
 
-@telemetry.stage("decode")
-def _decode(
-    entries: Sequence[Entry], run: Run, source: Source, preprocess: Preprocess, max_pixels: int
-) -> tuple[list[Picture], list[ImageRow]]:
-    def one(entry: Entry) -> Picture | ImageRow:
-        try:
-            decoded = read_image(source, entry, max_pixels=max_pixels)
-            return Picture(entry, decoded.sha256, to_pixels(decoded.image, preprocess, key=entry.key))
-        except UnreadableImage as error:
-            return failed_row(run.id, entry, str(error))
-
-    with ThreadPoolExecutor(DECODERS) as pool:
-        found = list(pool.map(one, entries))
-    if not Path(source.root).is_dir():  # one image that is gone is a failed row; the folder that is gone comes back
-        raise SourceUnavailable(f"{source.root} is not there; is its disk mounted? The unit waits and is tried again")
-    return [f for f in found if isinstance(f, Picture)], [f for f in found if isinstance(f, ImageRow)]
+def _store(shop: Workshop, unit: Unit, result: _Result, lost: threading.Event) -> Outcome:
+    run, spec = result.run, result.spec
+    explained = [one for computed in result.computed for one in describe(run.id, spec, computed)]
+    rows = sorted([e.row for e in explained] + result.failed, key=lambda row: row.row)
+    shards = storing.encode_maps(run, maps.layout_of(run, spec), unit, explained)
+    rows = _put(shop, unit, shards, rows, lost, storing.encode_sidecar(run, unit.number, shards, rows, result.made_on))
+    if not _committed(shop, unit, rows):
+        return Outcome.FENCED
+    telemetry.recorded(rows)
+    return Outcome.DONE
 
 
 def load_members(spec: RunSpec, device: str, allowed_modules: Sequence[str] = ()) -> list[nn.Module]:
@@ -183,80 +235,50 @@ def load_members(spec: RunSpec, device: str, allowed_modules: Sequence[str] = ()
     return [models.load(model, device=device, dtype=dtype, allowed_modules=allowed_modules) for model in spec.models]
 
 
-def _samples(shop: Workshop, spec: RunSpec, source: Source) -> maps.Floats | None:
+def _samples(spec: RunSpec, decoder: Decoder) -> Floats | None:
     if not spec.samples:
         return None
-    entries = [Entry(-1, key, version) for key, version in spec.samples]
-    images = [read_image(source, entry, max_pixels=shop.max_pixels).image for entry in entries]
-    return np.stack([to_pixels(image, spec.preprocess, key=e.key) for image, e in zip(images, entries, strict=True)])
+    [(pictures, failed)] = decoder.ahead([Entry(-1, key, version) for key, version in spec.samples], parts=1)
+    if failed:
+        raise UnreadableImage(f"a baseline is drawn from an image of the data set, but {failed[0].error}")
+    return np.stack([picture.pixels for picture in pictures])
 
 
-def _unit_maps(unit: Unit, layout: maps.Layout, explained: Sequence[Explained]) -> maps.UnitMaps:
-    first, n = unit.entries[0].row, len(unit.entries)
-    mean = np.full((n, layout.channels, layout.height, layout.width), np.nan, np.float32)
-    std = np.full_like(mean, np.nan) if layout.spread else None
-    path = np.full((n, 2, maps.PATH_POINTS), np.nan, np.float32)
-    for one in explained:
-        mean[one.row.row - first], path[one.row.row - first] = one.mean, one.path
-        if std is not None and one.std is not None:
-            std[one.row.row - first] = one.std
-    return maps.UnitMaps(mean, std, path)
+def _must_take_turns(spec: RunSpec, device: str) -> bool:
+    """Whether an ensemble would fill the memory of a GPU: then one member at a time lies there."""
+    if not device.startswith("cuda") or len(spec.models) == 1:
+        return False
+    members = load_members(spec, "cpu")
+    size = sum(p.numel() * p.element_size() for member in members for p in member.parameters())
+    return size > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 # ---- storing
 
 
-def sidecar_key(run_id: str, number: int) -> str:
-    """Where a unit's rows lie in object storage."""
-    return f"runs/{run_id}/units/{number:06}.json"
-
-
 @telemetry.stage("put")
 def _put(
-    shop: Workshop, unit: Unit, run: Run, shards: dict[str, bytes], rows: list[ImageRow], lost: threading.Event
+    shop: Workshop, unit: Unit, shards: dict[str, bytes], rows: list[ImageRow], lost: threading.Event, sidecar: bytes
 ) -> list[ImageRow]:
     """Put shards, then the sidecar, each once. Returns the rows that belong to what is stored."""
     for key, data in shards.items():
         if shop.objects.put_once(key, data) or shop.objects.get(key) == data:
             continue
-        if (stored := _sidecar_rows(shop.objects, unit)) is not None:  # somebody else was faster: theirs stands
+        if (stored := storing.stored_rows(shop.objects, unit)) is not None:  # somebody else was faster: theirs stands
             return stored
         # An attempt died between its shards and its sidecar. Ours must match our rows: replace, while we hold the unit.
-        if lost.is_set() or not shop.ledger.renew(unit):
-            lost.set()
-            raise _LetGo
+        _still_ours(shop, unit, lost)
         shop.objects.put(key, data)
-    if lost.is_set() or not shop.ledger.renew(unit):  # a paused process that wakes here must not add its rows
-        lost.set()
-        raise _LetGo
-    sidecar = {
-        "run": run.id,
-        "unit": unit.number,
-        "spec_key": run.spec_key,
-        "shards": {key: hashlib.sha256(data).hexdigest() for key, data in shards.items()},
-        "rows": [asdict(row) for row in rows],
-    }
-    data = json.dumps(sidecar, separators=(",", ":")).encode()
-    shop.objects.put(
-        sidecar_key(run.id, unit.number), data
-    )  # we hold the unit: whatever is there is older than our shards
+    _still_ours(shop, unit, lost)  # a paused process that wakes here must not add its rows
+    # We hold the unit: whatever sidecar is there is older than our shards.
+    shop.objects.put(storing.sidecar_key(unit.run_id, unit.number), sidecar)
     return rows
 
 
-def read_sidecar(data: bytes) -> tuple[dict[str, str], list[ImageRow]]:
-    """Digests of a unit's shards by key, and its rows."""
-    sidecar = json.loads(data)
-    rows = [ImageRow(**row | {"state": ImageState(row["state"])}) for row in sidecar["rows"]]
-    return sidecar["shards"], rows
-
-
-def _sidecar_rows(objects: Objects, unit: Unit) -> list[ImageRow] | None:
-    try:
-        shards, rows = read_sidecar(objects.get(sidecar_key(unit.run_id, unit.number)))
-    except ObjectMissing:
-        return None
-    complete = all(objects.exists(key) for key in shards)
-    return rows if complete and [row.row for row in rows] == [entry.row for entry in unit.entries] else None
+def _still_ours(shop: Workshop, unit: Unit, lost: threading.Event) -> None:
+    if lost.is_set() or not shop.ledger.renew(unit):
+        lost.set()
+        raise _LetGo
 
 
 @telemetry.stage("commit")

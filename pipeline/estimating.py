@@ -58,10 +58,10 @@ def measure_cost(
     if not pictures:
         raise SpecError("none of the images can be read; `attribatch run` says why for each")
     explainer = Explainer(spec, load_members(spec, device), samples=samples, device=device)
-    explainer.explain(run.id, pictures[:1])  # the first pass also chooses kernels and touches memory
-    started = time.monotonic()
-    rows = [explained.row for explained in explainer.explain(run.id, pictures[1:] or pictures)]
-    seconds = (time.monotonic() - started) / len(rows)
-    evaluations = sum(row.evaluations or 0 for row in rows) / len(rows)
+    explainer.compute(pictures[:1])  # the first pass also chooses kernels and touches memory
+    started, timed = time.monotonic(), pictures[1:] or pictures
+    evaluations = float(explainer.compute(timed).found.evaluations.double().mean())
+    seconds = (time.monotonic() - started) / len(timed)
     paths = len(spec.models) * sum(baseline.n for baseline in spec.baselines)
-    return Cost(run.image_count, paths, evaluations, seconds * run.image_count, tuple(row.key for row in rows))
+    keys = tuple(picture.entry.key for picture in timed)
+    return Cost(run.image_count, paths, evaluations, seconds * run.image_count, keys)

@@ -1,24 +1,25 @@
-"""Decoded pictures in, one row and one map each out: targets, baselines, attribution, measures. Knows no SQL or store.
+"""A spec with its members on a device: pictures in, targets, baselines and attributions out. Knows no SQL or store.
 
-A chunk that does not fit into memory is halved; the size that fits is remembered for the process. So is what
-`precision="auto"` chose: how each member is run, by its weights, and the fastest chunk. The log says what it was.
+A chunk that does not fit into memory is halved; the size that fits is remembered for the process, as is the fastest
+one, and with `precision="auto"` the members as they were chosen to be run. Where an ensemble fills the memory of its
+device, its members take turns there.
 """
 
 import logging
-import math
+import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from db.records import Entry, ImageRow, ImageState
+from db.records import Entry
 from pipeline import telemetry
 from pipeline.attribution import (
     Attribution,
+    Profile,
     baseline_stack,
     input_x_gradient,
     integrated_gradients,
@@ -27,18 +28,19 @@ from pipeline.attribution import (
 from pipeline.attribution.ensemble import predict
 from pipeline.attribution.rows import default_batch_size
 from pipeline.errors import ModelBroken
-from pipeline.maps import resample_path
-from pipeline.measures import MapMeasures, measure, member_disagreement
+from pipeline.maps import Floats
 from pipeline.spec import ModelSpec, RunSpec, parse_target
-from pipeline.tuning import DEFAULT_TOLERANCE, measured_batch_size, prepare
+from pipeline.tuning import AS_GIVEN, DEFAULT_TOLERANCE, Choice, fit_profile, measured_batch_size, prepare
 
 log = logging.getLogger("attribatch.explaining")
 
-Floats = NDArray[np.float32]
+Found = TypeVar("Found")
 
-_TRIED_ON = 4  # pictures of the run that `precision="auto"` compares maps of
-_KEPT = 16  # members whose choice is remembered, as many as are kept loaded
-_prepared: dict[tuple[object, ...], nn.Module] = {}
+_TRIED_ON = 4  # pictures of the run that ways are compared on, by paths from
+_TRIED_FROM = 2  # baselines
+_WORTH_MEASURING = 2000  # rows of a batch from which on the search for the fastest chunk costs little
+_KEPT = 16  # members whose way is remembered, as many as are kept loaded
+_prepared: dict[tuple[object, ...], tuple[nn.Module, Choice]] = {}
 _batch_sizes: dict[tuple[object, ...], int] = {}
 
 
@@ -52,24 +54,29 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """What is stored of one picture. The row says whether there is a map."""
+class Computed:
+    """What the device gave for some pictures; tensors lie on it still."""
 
-    row: ImageRow
-    mean: Floats  # (C, H, W), C = 1 where channels are summed
-    std: Floats | None  # (C, H, W) over members; of summed channels the sum, an upper bound
-    path: Floats  # (2, PATH_POINTS) F(alpha) and mean absolute gradient
+    pictures: Sequence[Picture]
+    probabilities: Tensor  # (N, classes) of the ensemble
+    targets: Tensor  # (N,)
+    found: Attribution
 
 
 class Explainer:
-    """A spec with its members loaded: explains batches of pictures.
+    """A spec with its members loaded: computes batches of pictures.
 
     Args:
         spec: what to compute.
         members: one module for each of `spec.models`, pixels (N, C, H, W) in [0, 1] -> logits (N, classes).
         samples: (S, C, H, W) images of the data set for the `samples` baselines.
-        device: where members are.
+        device: where members are computed.
         check: called before each forward pass; raises to stop.
+        take_turns: members lie in the host's memory, and one at a time is moved to the device.
+
+    Attributes:
+        spec: what to compute.
+        profile: where nodes stand; even unless set.
     """
 
     def __init__(
@@ -80,88 +87,157 @@ class Explainer:
         samples: Floats | None = None,
         device: str = "cpu",
         check: Callable[[], None] = lambda: None,
+        take_turns: bool = False,
     ) -> None:
-        self._spec = spec
+        self.spec = spec
+        self.profile = Profile()
         self._given = list(members)
-        self._members = [_Watched(member, check) for member in members]
         self._check = check
         self._samples = None if samples is None else torch.from_numpy(samples)
         self._device = device
+        self._turns = _Turns(device) if take_turns else None
+        self._members = self._watched(self._given)
+        self._fast: Sequence[nn.Module] | None = None
+
+    @property
+    def device_kind(self) -> str:
+        """What ways are chosen for: the model of a GPU, the vector instructions of a CPU."""
+        if self._device.startswith("cuda"):
+            return torch.cuda.get_device_name(self._device)
+        return f"{self._device} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+    @property
+    def chooses_ways(self) -> bool:
+        """Whether members may be run in other ways than as they were given."""
+        return self.spec.precision == "auto" and self.spec.attribution == "integrated_gradients"
 
     @telemetry.stage("compute")
-    def explain(self, run_id: str, pictures: Sequence[Picture]) -> list[Explained]:
-        """Rows and maps of some pictures, in their order. A picture whose map is not finite gets a failed row.
+    def compute(self, pictures: Sequence[Picture]) -> Computed:
+        """Everything that takes the device.
 
         Raises:
             ModelBroken: a member raised, or does not return (N, classes).
         """
-        dtype = torch.float64 if self._spec.precision == "float64" else torch.float32
-        pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures])).to(self._device, dtype)
-        key = self._key(pixels, *self._spec.models)
+        pixels = self._pixels(pictures)
+        if self.chooses_ways and self._fast is None:
+            self.use_ways(self.choose_ways(pictures), pictures)
+
+        def attempt(size: int) -> Computed:
+            probabilities = predict(self._members, pixels, batch_size=size)
+            targets = self._targets(pictures, probabilities)
+            size = self._fastest_size(pixels, size)
+            return Computed(pictures, probabilities, targets, self._attribute(pictures, pixels, targets, size))
+
+        return self._within_memory(pixels, attempt)
+
+    def fit(self, pictures: Sequence[Picture]) -> Profile:
+        """Where the nodes of this spec's paths should stand, measured on some pictures.
+
+        Raises:
+            ModelBroken: as `compute`.
+        """
+        pixels = self._pixels(pictures)
+
+        def attempt(size: int) -> Profile:
+            targets = self._targets(pictures, predict(self._members, pixels, batch_size=size))
+            stack, weights = self._baselines(pictures, pixels)
+            return fit_profile(
+                self._members,
+                pixels,
+                targets,
+                baselines=stack,
+                baseline_weights=weights,
+                output=cast("Any", self.spec.output),
+                internal_batch_size=size,
+            )
+
+        return self._within_memory(pixels, attempt)
+
+    def choose_ways(self, pictures: Sequence[Picture]) -> list[Choice]:
+        """How each member is run fastest within the tolerance, measured on some pictures."""
+        return [self._way(index, pictures, None)[1] for index in range(len(self._given))]
+
+    def use_ways(self, choices: Sequence[Choice], pictures: Sequence[Picture]) -> None:
+        """Run members as was chosen, each verified on some pictures here; one that fails is run as given."""
+        ways = [self._way(index, pictures, choice.name)[0] for index, choice in enumerate(choices)]
+        self._fast = self._watched(ways)
+
+    def _within_memory(self, pixels: Tensor, attempt: Callable[[int], Found]) -> Found:
+        """What an attempt with a chunk size gives, the size halved for as long as it does not fit."""
+        key = self._key(pixels, *self.spec.models)
         size = _batch_sizes.get(key) or default_batch_size(pixels)
         while True:
             try:
-                probabilities = predict(self._members, pixels, batch_size=size)
-                targets = self._targets(pictures, probabilities)
-                members = self._fast(pixels)
-                if members is not self._members and key not in _batch_sizes:
-                    size = _batch_sizes[key] = measured_batch_size(members, pixels)
-                found = self._attribute(members, pictures, pixels, targets, size)
-                break
+                return attempt(size)
             except (torch.OutOfMemoryError, MemoryError) as error:
                 if size == 1:
                     raise ModelBroken(f"one image does not fit into the memory of {self._device}: {error}") from error
                 telemetry.memory_halved()
-                size = _batch_sizes[key] = size // 2
-        return self._records(run_id, pictures, probabilities, targets, found)
+                size = _batch_sizes[key] = max(min(size, _batch_sizes.get(key, size)) // 2, 1)
+
+    def _fastest_size(self, pixels: Tensor, size: int) -> int:
+        """The chunk that is fastest, searched for once where the work is worth it."""
+        key, paths = self._key(pixels, *self.spec.models), sum(baseline.n for baseline in self.spec.baselines)
+        if key not in _batch_sizes and len(pixels) * paths * self.spec.n_steps >= _WORTH_MEASURING:
+            _batch_sizes[key] = measured_batch_size(self._fast or self._members, pixels)
+        return _batch_sizes.get(key, size)
 
     def _targets(self, pictures: Sequence[Picture], probabilities: Tensor) -> Tensor:
-        kind, argument = parse_target(self._spec.target)
+        kind, argument = parse_target(self.spec.target)
         if kind == "predicted":
             return probabilities.argmax(1)
         if kind == "rank":
             rank = min(int(argument), probabilities.shape[1])
             return probabilities.sort(stable=True, dim=1, descending=True).indices[:, rank - 1]
         if kind == "class":
-            return torch.full((len(pictures),), self._spec.target_index(), device=self._device)
-        names = self._spec.class_names
+            return torch.full((len(pictures),), self.spec.target_index(), device=self._device)
+        names = self.spec.class_names
         return torch.tensor([names.index(str(p.entry.label)) for p in pictures], device=self._device)
 
     def _key(self, pixels: Tensor, *models: ModelSpec) -> tuple[object, ...]:
-        spec = self._spec
+        spec = self.spec
         return (models, self._device, pixels.shape[1:], spec.precision, spec.output, spec.tolerance)
 
-    def _fast(self, pixels: Tensor) -> Sequence[nn.Module]:
-        """The members that gradients are taken of: with `precision="auto"` the fastest that keep to the tolerance."""
-        spec = self._spec
-        if spec.precision != "auto" or spec.attribution != "integrated_gradients":
-            return self._members
-        ways = []
-        for model, member in zip(spec.models, self._given, strict=True):
-            key = self._key(pixels, model)
-            if key not in _prepared:
-                tolerance = spec.tolerance or DEFAULT_TOLERANCE
-                found = prepare(member, pixels[:_TRIED_ON], output=cast("Any", spec.output), tolerance=tolerance)
-                log.info("member %s on %s runs as %s", model.source, self._device, found.choice)
-                while len(_prepared) >= _KEPT:
-                    del _prepared[next(iter(_prepared))]
-                _prepared[key] = found.member
-            ways.append(_Watched(_prepared[key], self._check))
-        return ways
+    def _way(self, index: int, pictures: Sequence[Picture], name: str | None) -> tuple[nn.Module, Choice]:
+        """A member as it is run, and what was measured of that; `name` is the one way to try."""
+        spec, member = self.spec, self._given[index]
+        if name == AS_GIVEN.name:
+            return member, AS_GIVEN
+        pixels = self._pixels(pictures[:_TRIED_ON])
+        key = self._key(pixels, spec.models[index])
+        known = _prepared.get(key)
+        if known is not None and name in (None, known[1].name):
+            return known
+        if self._turns:
+            self._turns.take(member)
+        try:
+            stack = self._baselines(pictures[:_TRIED_ON], pixels)[0][:_TRIED_FROM]
+            options: Any = {"output": spec.output, "tolerance": spec.tolerance or DEFAULT_TOLERANCE, "only": name}
+            found = prepare(member, pixels, baselines=stack, **options)
+        except (torch.OutOfMemoryError, MemoryError):  # no room for two of it
+            return member, AS_GIVEN
+        log.info("member %s on %s runs as %s", spec.models[index].source, self._device, found.choice)
+        if self._turns and found.member is not member:
+            self._turns.take(found.member)
+        while len(_prepared) >= _KEPT:
+            del _prepared[next(iter(_prepared))]
+        _prepared[key] = found.member, found.choice
+        return _prepared[key]
 
-    def _attribute(
-        self, members: Sequence[nn.Module], pictures: Sequence[Picture], pixels: Tensor, targets: Tensor, size: int
-    ) -> Attribution:
-        spec = self._spec
+    def _baselines(self, pictures: Sequence[Picture], pixels: Tensor) -> tuple[Tensor, Tensor]:
+        digests = [picture.sha256 for picture in pictures]
+        return baseline_stack(self.spec.baselines, pixels, digests, seed=self.spec.seed, samples=self._samples)
+
+    def _attribute(self, pictures: Sequence[Picture], pixels: Tensor, targets: Tensor, size: int) -> Attribution:
+        spec = self.spec
         output = cast("Any", spec.output)
         if spec.attribution == "saliency":
             return saliency(self._members, pixels, targets, output=output)
         if spec.attribution == "input_x_gradient":
             return input_x_gradient(self._members, pixels, targets, output=output)
-        digests = [picture.sha256 for picture in pictures]
-        stack, weights = baseline_stack(spec.baselines, pixels, digests, seed=spec.seed, samples=self._samples)
+        stack, weights = self._baselines(pictures, pixels)
         return integrated_gradients(
-            members,
+            self._fast or self._members,
             pixels,
             targets,
             baselines=stack,
@@ -170,65 +246,53 @@ class Explainer:
             n_steps=spec.n_steps,
             tolerance=spec.tolerance,
             max_steps=spec.max_steps,
+            profile=self.profile,
             output=output,
             internal_batch_size=size,
             precision=cast("Any", "float32" if spec.precision == "auto" else spec.precision),
         )
 
-    def _records(
-        self, run_id: str, pictures: Sequence[Picture], probabilities: Tensor, targets: Tensor, found: Attribution
-    ) -> list[Explained]:
-        mean, std = found.mean, found.std
-        if self._spec.channels == "sum":
-            mean, std = mean.sum(1, keepdim=True), std.sum(1, keepdim=True)
-        maps, spread = _array(mean), _array(std)
-        measures, disagreement = measure(maps), member_disagreement(spread, maps)
-        alphas, curves = _double(found.path_alphas), _double(torch.stack([found.path_outputs, found.path_gradients]))
-        sure, predicted = probabilities.max(1)
-        columns = {
-            "probability": _double(sure),
-            "output": _double(found.output),
-            "baseline_output": _double(found.baseline_output),
-            "convergence_delta": _double(found.convergence_delta),
-            "completeness_gap": _double(found.completeness_gap),
-            "error_estimate": _double(found.error_estimate),
-            "member_disagreement": disagreement,
-        } | {name: getattr(measures, name) for name in MapMeasures.__slots__}
-        explained = []
-        for i, picture in enumerate(pictures):
-            classes = _named(self._spec, int(targets[i]), int(predicted[i]))
-            row = _row(run_id, picture, classes, {name: float(values[i]) for name, values in columns.items()})
-            finite = bool(np.isfinite(maps[i]).all()) and math.isfinite(float(found.output[i]))
-            if finite:
-                converged = None if found.converged is None else bool(found.converged[i])
-                row = replace(row, evaluations=int(found.evaluations[i]), converged=converged)
-            else:
-                row = failed_row(run_id, picture.entry, "the model's output or gradient is not finite", picture.sha256)
-                maps[i] = spread[i] = np.nan
-            path = np.stack([resample_path(alphas, curves[0, i]), resample_path(alphas, curves[1, i])])
-            explained.append(Explained(row, maps[i], spread[i] if len(self._members) > 1 else None, path))
-        return explained
+    def _pixels(self, pictures: Sequence[Picture]) -> Tensor:
+        pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
+        pixels = pixels.to(torch.float64 if self.spec.precision == "float64" else torch.float32)
+        if self._device.startswith("cuda"):
+            return pixels.pin_memory().to(self._device, non_blocking=True)
+        return pixels.to(self._device)
+
+    def _watched(self, members: Sequence[nn.Module]) -> list[nn.Module]:
+        return [_Watched(member, self._check, self._turns) for member in members]
 
 
-def failed_row(run_id: str, entry: Entry, reason: str, sha256: str | None = None) -> ImageRow:
-    """The row of an image that has no map, and why."""
-    return ImageRow(
-        run_id, entry.row, entry.key, entry.version, ImageState.FAILED, entry.label, error=reason, sha256=sha256
-    )
+class _Turns:
+    """Lets one member at a time lie on the device. Paths are computed member by member, so it moves once a sweep."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._current: nn.Module | None = None
+
+    def take(self, member: nn.Module) -> None:
+        """Move a member to the device, and the one before it away."""
+        if self._current is not member:
+            if self._current is not None:
+                self._current.to("cpu")
+            self._current = member.to(self._device)
 
 
 class _Watched(nn.Module):
     """A member that looks at the stop flag before each pass, and says who raised."""
 
-    def __init__(self, member: nn.Module, check: Callable[[], None]) -> None:
+    def __init__(self, member: nn.Module, check: Callable[[], None], turns: _Turns | None) -> None:
         super().__init__()
         self.member = member
         self.check = check
+        self.turns = turns
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (N, C, H, W) -> logits (N, classes)."""
         self.check()
         try:
+            if self.turns:
+                self.turns.take(self.member)
             return cast("Tensor", self.member(pixels))
         except (torch.OutOfMemoryError, MemoryError):
             raise
@@ -238,39 +302,3 @@ class _Watched(nn.Module):
             raise ModelBroken(f"the model raised {type(error).__name__}: {error}") from error
         except Exception as error:
             raise ModelBroken(f"the model raised {type(error).__name__}: {error}") from error
-
-
-def _named(spec: RunSpec, target: int, predicted: int) -> dict[str, Any]:
-    names = spec.class_names
-    return {
-        "target": names[target],
-        "target_index": target,
-        "predicted": names[predicted],
-        "predicted_index": predicted,
-    }
-
-
-def _row(run_id: str, picture: Picture, classes: dict[str, Any], figures: dict[str, float]) -> ImageRow:
-    entry = picture.entry
-    known: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-    return ImageRow(
-        run_id=run_id,
-        row=entry.row,
-        key=entry.key,
-        version=entry.version,
-        state=ImageState.DONE,
-        label=entry.label,
-        sha256=picture.sha256,
-        map_run=run_id,
-        map_row=entry.row,
-        **classes,
-        **known,
-    )
-
-
-def _array(values: Tensor) -> Floats:
-    return values.float().cpu().numpy().copy()
-
-
-def _double(values: Tensor) -> NDArray[np.float64]:
-    return values.double().cpu().numpy()

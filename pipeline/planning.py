@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pipeline.models import ModelRequest
 
 MAX_LABELS = 100_000
+FIT_SHARE = 0.05  # of a run's evaluations that fitting its nodes may cost
+FIT_COST = 65  # evaluations of one calibration image per path, see `pipeline.tuning.fit_profile`
+FIT_IMAGES = (8, 16)  # at least, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,18 @@ def sample_rows(count: int, wanted: int, seed: int) -> list[int]:
     return order[:wanted]
 
 
+def calibration_images(spec: RunSpec, count: int) -> int:
+    """How many images of a run of `count` its nodes are fitted on; 0 where that would not pay."""
+    if spec.nodes == "uniform" or spec.attribution != "integrated_gradients":
+        return 0
+    if spec.tolerance is None and spec.method == "gausslegendre":  # its nodes are where they are
+        return 0
+    steps = spec.n_steps if spec.tolerance is None else 33
+    affordable = int(FIT_SHARE * count * steps / FIT_COST)
+    least, most = FIT_IMAGES
+    return min(affordable, most) if affordable >= least else 0
+
+
 def run_key(run_id: str) -> str:
     """Where the run's own record lies in object storage."""
     return f"runs/{run_id}/run.json"
@@ -153,3 +168,8 @@ def run_key(run_id: str) -> str:
 def manifest_key(run_id: str) -> str:
     """Where the run's manifest lies in object storage."""
     return f"runs/{run_id}/manifest.jsonl.gz"
+
+
+def tuning_prefix(run_id: str) -> str:
+    """Where the run's measurements lie in object storage: `nodes.json`, `precision/<device kind>.json`."""
+    return f"runs/{run_id}/tuning/"

@@ -186,12 +186,18 @@ def detached(run: Run, *, as_json: bool) -> None:
     out.print(run.id, markup=False)
 
 
-def status(found: Sequence[tuple[Run, Progress]], *, as_json: bool, again: bool = False) -> None:
-    """One line for each run; reasons where something failed. `again`: in place of what was shown before."""
+def status(
+    found: Sequence[tuple[Run, Progress]], tuning: dict[str, Any], *, as_json: bool, again: bool = False
+) -> None:
+    """One line for each run; reasons where something failed; of a single run what was measured for it.
+
+    `again`: in place of what was shown before, on a terminal.
+    """
     if again and not as_json:
-        out.clear()  # does nothing unless this is a terminal
+        out.clear()
     if as_json:
-        _json([{"run": run.id, "name": run.name, "progress": progress} for run, progress in found])
+        more = {"tuning": tuning} if tuning else {}
+        _json([{"run": run.id, "name": run.name, "progress": progress, **more} for run, progress in found])
         return
     if not found:
         out.print("no runs yet; start with: attribatch demo")
@@ -212,6 +218,22 @@ def status(found: Sequence[tuple[Run, Progress]], *, as_json: bool, again: bool 
     for run, progress in found:
         for text in progress.errors:
             out.print(f"{run.id}: {text}", markup=False)
+    for name, measured in tuning.items():
+        for text in _tuned(name, measured):
+            out.print(text, markup=False)
+
+
+def _tuned(name: str, measured: dict[str, Any]) -> Iterator[str]:
+    if name == "nodes":
+        knots, images = measured["knots"], len(measured["images"])
+        inner = ", ".join(f"{knot:.2f}" for knot in knots[1:-1])
+        even = all(abs(knot - index / (len(knots) - 1)) < 1e-9 for index, knot in enumerate(knots))
+        placed = "evenly; fitting them lowers no error" if even else f"an eighth of them each up to alpha {inner}, 1"
+        yield f"nodes: {placed} (measured on {images} images)"
+        return
+    for index, way in enumerate(measured["members"]):
+        change = f"maps differ by {way['error']:.2%}, {way['speedup']:.2f} times as fast"
+        yield f"{name}: member {index} runs {way['name']}" + ("" if way["name"] == "as given" else f" ({change})")
 
 
 def page(found: "Page", *, as_json: bool) -> None:

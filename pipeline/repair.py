@@ -13,10 +13,10 @@ from db.queries import UnitRow, iter_images, iter_units
 from db.records import ImageRow, ImageState, Run, UnitState
 from db.session import Engine
 from pipeline import maps
-from pipeline.engine import read_sidecar, sidecar_key
 from pipeline.errors import ObjectMissing
 from pipeline.planning import drafts, manifest_key, read_manifest
 from pipeline.spec import RunSpec
+from pipeline.storing import read_sidecar, sidecar_key
 
 
 @dataclass(frozen=True, slots=True)

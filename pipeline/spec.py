@@ -14,6 +14,7 @@ from pipeline.errors import SpecError
 
 ATTRIBUTIONS = ("integrated_gradients", "input_x_gradient", "saliency")
 CHANNELS = ("keep", "sum")
+NODES = ("fitted", "uniform")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +66,21 @@ class RunSpec:
     n_steps: int = 50
     tolerance: float | None = None  # relative L1 error of the map at which an image is finished
     max_steps: int = 513  # with a tolerance: gradient evaluations per path at most
+    nodes: str = "fitted"  # of Riemann rules and nested levels: to where the models' gradients change, or evenly
     precision: str = "float32"
     channels: str = "keep"  # what is stored of a map: every channel, or their sum
     seed: int = 0
     # Images that the "samples" baselines are drawn from: (key, version) of the source. Resolved at submission.
     samples: tuple[tuple[str, str], ...] = field(default=())
+    # Images that nodes are fitted on: (key, version, label). Resolved at submission; empty where a fit would not pay.
+    calibration: tuple[tuple[str, str, str | None], ...] = field(default=())
 
     def __post_init__(self) -> None:
         _one_of("attribution", self.attribution, ATTRIBUTIONS)
         _one_of("output", self.output, OUTPUTS)
         _one_of("method", self.method, METHODS)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("nodes", self.nodes, NODES)
         _one_of("channels", self.channels, CHANNELS)
         if not self.models:
             raise SpecError("a run needs at least one model; name one with --model")
@@ -134,12 +139,18 @@ class RunSpec:
         )
         data["baselines"] = tuple(Baseline(**b | {"color": tuple(b["color"])}) for b in data["baselines"])
         data["samples"] = tuple((key, version) for key, version in data["samples"])
+        data["calibration"] = tuple((key, version, label) for key, version, label in data["calibration"])
         return cls(**data)
 
     @property
     def key(self) -> str:
-        """sha256 over all that determines the numbers."""
+        """sha256 over all that determines the numbers.
+
+        Not the calibration images: nodes approach the same integral wherever they stand, so a data set that grew
+        shares its attributions with the one it was.
+        """
         data = asdict(self)
+        del data["calibration"]
         for model in data["models"]:
             location, _, factory = model.pop("source").rpartition(":")
             model["factory"] = factory if location.endswith(".py") else f"{location}:{factory}"

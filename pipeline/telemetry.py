@@ -23,7 +23,7 @@ STAGES = Summary("attribatch_stage_seconds", "Seconds spent by stage of a unit",
 RETRIES = Counter("attribatch_unit_retries", "Units claimed that somebody had claimed before")
 HALVINGS = Counter("attribatch_memory_halvings", "Chunks halved because they did not fit into memory")
 LEASE_LOSSES = Counter("attribatch_lease_losses", "Units given up because the lease was lost")
-BUSY = Gauge("attribatch_busy", "1 while this process holds a unit")
+HELD = Gauge("attribatch_units_held", "Units that this process holds")
 
 
 def serve(host: str, port: int) -> None:
@@ -37,27 +37,31 @@ def serve(host: str, port: int) -> None:
 
 @contextmanager
 def unit(run_id: str, number: int, attempt: int) -> Iterator[Callable[[str], None]]:
-    """While this process holds a unit: its ids are on every log line of this thread. Call what it yields at the end.
+    """While a thread computes a unit: its ids are on every log line of that thread. Yields what to call at its end.
 
-    The argument of that call is what became of the unit: done, adopted, released, fenced or failed.
+    That may be later and in another thread, where the unit is stored. It takes what became of it: done, adopted,
+    released, fenced or failed.
     """
-    begun = time.monotonic()
+    begun, ids = time.monotonic(), {"run": run_id, "unit": number, "attempt": attempt}
 
     def finished(outcome: str) -> None:
+        HELD.dec()
         UNITS.labels(outcome).inc()
         if outcome == "fenced":
             LEASE_LOSSES.inc()
-        log.info("unit %s in %.1f s", outcome, time.monotonic() - begun)
+        with bound_contextvars(**ids):
+            log.info("unit %s in %.1f s", outcome, time.monotonic() - begun)
 
     if attempt > 1:
         RETRIES.inc()
-    with bound_contextvars(run=run_id, unit=number, attempt=attempt), BUSY.track_inprogress():
+    HELD.inc()
+    with bound_contextvars(**ids):
         yield finished
 
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Time one of decode, compute, put, commit. Also a decorator."""
+    """Time one of decode (an image, one of several at once), compute, put, commit. Also a decorator."""
     with STAGES.labels(name).time():
         yield
 

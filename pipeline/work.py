@@ -14,16 +14,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 
 from db.ledger import Ledger
 from db.objects import open_objects
 from db.queries import progress
-from db.records import RunState, Unit
+from db.records import Unit
 from db.session import migrate, open_engine
 from pipeline import logs, telemetry
-from pipeline.engine import Outcome, Workshop, run_unit
+from pipeline.engine import Outcome, Workshop, begin_unit
 from pipeline.errors import Retryable, StoreFull
 from pipeline.settings import Settings
 
@@ -72,13 +73,19 @@ def is_broken(device: str) -> bool:
     return False
 
 
-def work(shop: Workshop, run_id: str, *, after: Callable[[Unit, Outcome], None] = lambda *_: None) -> None:
-    """Claim and run units of a run until none waits, or until `shop.stop` is set.
+def begin(shop: Workshop, unit: Unit) -> "Future[Outcome]":
+    """`pipeline.engine.begin_unit`, told to the log and the metrics."""
+    with telemetry.unit(unit.run_id, unit.number, unit.attempt) as finished:
+        begun = begin_unit(shop, unit)
+        begun.add_done_callback(lambda future: finished(future.result()))
+        return begun
 
-    Args:
-        shop: the worker's.
-        run_id: of the run; other runs' units are left alone.
-        after: told of every unit.
+
+def work(shop: Workshop, run_id: str) -> None:
+    """Claim and run units of a run until none waits, or until `shop.stop` is set; other runs' units are left alone.
+
+    Raises:
+        StoreFull: nothing can be recorded, `FULL_TRIES` times in a row.
     """
     worker, full = worker_name(), 0
     while not shop.stop.is_set():
@@ -88,11 +95,10 @@ def work(shop: Workshop, run_id: str, *, after: Callable[[Unit, Outcome], None] 
             unit = shop.ledger.claim(worker, run_id=run_id)
             full = 0
             if unit is not None:
-                with telemetry.unit(unit.run_id, unit.number, unit.attempt) as finished:
-                    outcome = run_unit(shop, unit)
-                    finished(outcome)
-                after(unit, outcome)
-            elif progress(shop.database, run_id).state not in (RunState.PENDING, RunState.RUNNING):
+                begin(shop, unit)
+            elif shop.is_storing():
+                shop.finish()
+            elif progress(shop.database, run_id).over:
                 return
             else:
                 shop.stop.wait(IDLE_SECONDS)
@@ -102,6 +108,7 @@ def work(shop: Workshop, run_id: str, *, after: Callable[[Unit, Outcome], None] 
                 raise
             log.warning("%s", error)
             shop.stop.wait(5 * IDLE_SECONDS)
+    shop.finish()
 
 
 def release_dead(ledger: Ledger) -> None:

@@ -14,15 +14,14 @@ that stick to a process), it asks to be replaced.
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import psutil
 
-from db.records import Unit
-from pipeline import telemetry
 from pipeline.dispatch import Waker
-from pipeline.engine import Outcome, Workshop, run_unit
+from pipeline.engine import Outcome, Workshop
 from pipeline.errors import Retryable
-from pipeline.work import is_broken, release_dead, worker_name
+from pipeline.work import begin, is_broken, release_dead, worker_name
 
 log = logging.getLogger("attribatch.worker")
 
@@ -64,9 +63,10 @@ class Desk:
         self._thread.start()
 
     def close(self, timeout_seconds: float = 30.0) -> None:
-        """Stop: the unit in flight goes back."""
+        """Stop: the unit that is computed goes back, the one that is stored is stored."""
         self._shop.stop.set()
         self._thread.join(timeout_seconds)
+        self._shop.finish()
 
     def run(self, unit_id: int) -> str:
         """Run a unit that a message names, if it is there to be had: no row is left for a message that came twice."""
@@ -77,7 +77,7 @@ class Desk:
                 if self._shop.stop.is_set():
                     self._shop.ledger.unsend([unit_id])
                     return "stopping"
-                return self._one(unit_id) or "gone"
+                return "gone" if self._one(unit_id) is None else "begun"
             except Retryable as error:  # the index is away: whoever is idle when it is back finds the unit there
                 log.warning("unit id %s is not claimed: %s", unit_id, error)
                 return "index away"
@@ -105,23 +105,21 @@ class Desk:
                 log.exception("the sweep failed; it goes on")
             before = self._units
 
-    def _one(self, unit_id: int | None) -> Outcome | None:
+    def _one(self, unit_id: int | None) -> "Future[Outcome] | None":
         unit = self._shop.ledger.claim(self._name, unit_id=unit_id)
         if unit is None:
             return None
         self._units += 1
-        with telemetry.unit(unit.run_id, unit.number, unit.attempt) as finished:
-            outcome = run_unit(self._shop, unit)
-            finished(outcome)
-        self._look_after(unit, outcome)
-        return outcome
+        begun = begin(self._shop, unit)
+        self._look_after(begun.result() if begun.done() else Outcome.DONE)
+        return begun
 
-    def _look_after(self, unit: Unit, outcome: Outcome) -> None:
+    def _look_after(self, outcome: Outcome) -> None:
         used = psutil.Process().memory_info().rss >> 20
         if self._max_memory_mb is not None and used > self._max_memory_mb:
             reason = f"{used} MiB are in use, above ATTRIBATCH_MAX_MEMORY_MB={self._max_memory_mb}"
         elif outcome is Outcome.FAILED and is_broken(self._shop.device):
-            reason = f"{self._shop.device} does not answer after unit {unit.number} of run {unit.run_id}"
+            reason = f"{self._shop.device} does not answer any more"
         else:
             return
         log.warning("%s: this process ends, another takes its place", reason)

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import printing
-from pipeline.commands.options import FAILED, Json, RunRef, open_pipeline
+from pipeline.commands.running import FAILED, Json, open_pipeline
 from pipeline.errors import Retryable
 
 WATCH_SECONDS = 1.0
+
+RunRef = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix of an id, name, or latest.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -33,13 +35,14 @@ def status(
             try:
                 runs = pipeline.runs() if ref is None else [pipeline.get_run(ref)]
                 found = [(run, pipeline.status(run.id)) for run in runs]
+                tuning = {} if ref is None else pipeline.tuning(runs[0].id)
             except Retryable as error:
                 if not watch:
                     raise
                 printing.error(str(error))
             else:
                 if found != shown:
-                    printing.status(found, as_json=as_json, again=shown is not None)
+                    printing.status(found, tuning, as_json=as_json, again=shown is not None)
                     shown = found
                 if not watch or all(progress.over for _, progress in found):
                     return

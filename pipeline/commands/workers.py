@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline import printing
-from pipeline.commands.options import Json, open_pipeline
+from pipeline.commands.running import Json, open_pipeline
 
 
 def register(app: typer.Typer) -> None:

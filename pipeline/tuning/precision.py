@@ -36,6 +36,9 @@ class Choice:
     speedup: float  # rows/s over those of the member as given
 
 
+AS_GIVEN = Choice("as given", 0.0, 1.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A member to use in place of another: same arguments, same results within `choice.error`."""
@@ -48,6 +51,7 @@ def prepare(
     member: nn.Module,
     inputs: Tensor,
     *,
+    baselines: Tensor | None = None,
     output: Output = "logit",
     tolerance: float = DEFAULT_TOLERANCE,
     only: str | None = None,
@@ -56,31 +60,35 @@ def prepare(
 
     Args:
         member: (N, ...) float32 -> (N, classes), on the inputs' device.
-        inputs: (N, ...) float32, a few real ones: maps of the predicted classes from a zero baseline are compared.
+        inputs: (N, ...) float32, a few real ones: maps of the predicted classes are compared.
+        baselines: (K, N or 1, ...) of these maps; zero by default.
         output: of the member that will be explained.
         tolerance: relative L1 error that maps may have.
         only: the one way to try, by its name, whatever its speed.
     """
     with frozen([member]):
         targets = member(inputs).argmax(1)
+        start = torch.zeros_like(inputs[:1])[None] if baselines is None else baselines
 
         def maps(way: nn.Module) -> Tensor:
-            zero = torch.zeros_like(inputs[:1])[None]
-            found = integrated_gradients(way, inputs, targets, baselines=zero, n_steps=_STEPS, output=output)
+            found = integrated_gradients(way, inputs, targets, baselines=start, n_steps=_STEPS, output=output)
             return found.mean.flatten(1).double()
 
         if inputs.is_cuda:  # TF32 products are a faster way too (cudnn's convolutions use them anyway)
             torch.set_float32_matmul_precision("highest")
-        exact, given = maps(member), _seconds(member, inputs, _ROWS)
+        exact = maps(member)
         if inputs.is_cuda:
             torch.set_float32_matmul_precision("high")
-        for seconds, name, way in _timed_ways(member, inputs, only):
-            if only is None and seconds > 0.95 * given:
+        ways = _ways(member, inputs, only)
+        given, *seconds = _seconds([member, *ways.values()], inputs, _ROWS)
+        for taken, (name, way) in sorted(zip(seconds, ways.items(), strict=True), key=lambda timed: timed[0]):
+            if only is None and taken > 0.95 * given:
                 break  # not worth a copy of the weights
-            error = float((maps(way) - exact).abs().sum() / exact.abs().sum())
-            if error <= ERROR_SHARE * tolerance:
-                return Prepared(way, Choice(name, error, given / seconds))
-    return Prepared(member, Choice("as given", 0.0, 1.0))
+            with suppress(Exception):  # it ran on one chunk, but not on this one
+                error = float((maps(way) - exact).abs().sum() / exact.abs().sum())
+                if error <= ERROR_SHARE * tolerance:
+                    return Prepared(way, Choice(name, error, given / taken))
+    return Prepared(member, AS_GIVEN)
 
 
 def measured_batch_size(members: Sequence[nn.Module], inputs: Tensor) -> int:
@@ -89,7 +97,7 @@ def measured_batch_size(members: Sequence[nn.Module], inputs: Tensor) -> int:
     limit = 1024 if inputs.is_cuda else max(default_batch_size(inputs), 8)  # a CPU's memory is the machine's
     while size <= limit:
         try:
-            found = size / sum(_seconds(member, inputs, size) for member in members)
+            found = size / sum(_seconds(members, inputs, size))
         except (torch.OutOfMemoryError, MemoryError):
             return best
         if found < rate * 1.03:
@@ -98,38 +106,44 @@ def measured_batch_size(members: Sequence[nn.Module], inputs: Tensor) -> int:
     return best
 
 
-def _seconds(member: nn.Module, inputs: Tensor, rows: int) -> float:
-    """Of one forward and backward pass: the best of two after one to warm up."""
+def _seconds(members: Sequence[nn.Module], inputs: Tensor, rows: int) -> list[float]:
+    """Of one forward and backward pass of each: the best of two after one to warm up, in turns."""
     points = inputs[torch.arange(rows, device=inputs.device) % len(inputs)]
-    best = float("inf")
-    with frozen([member]):
+    best = [float("inf")] * len(members)
+    with frozen(members):
         for turn in range(3):
-            start = time.perf_counter()
-            leaf = points.clone().requires_grad_()
-            torch.autograd.grad(member(leaf.clone()).float().sum(), leaf)
-            if points.is_cuda:
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - start) if turn else best
+            for index, member in enumerate(members):
+                start = time.perf_counter()
+                _pass(member, points)
+                best[index] = min(best[index], time.perf_counter() - start) if turn else best[index]
     return best
 
 
-def _timed_ways(member: nn.Module, inputs: Tensor, only: str | None) -> list[tuple[float, str, nn.Module]]:
-    """Ways to run a member that do run: seconds, name, module; the fastest first."""
-    last, dtype = inputs.dim() == 4, reduced_dtype(inputs.device)
+def _pass(member: nn.Module, points: Tensor) -> None:
+    leaf = points.clone().requires_grad_()
+    torch.autograd.grad(member(leaf.clone()).float().sum(), leaf)
+    if points.is_cuda:
+        torch.cuda.synchronize()
+
+
+def _ways(member: nn.Module, inputs: Tensor, only: str | None) -> dict[str, nn.Module]:
+    """Ways to run a member that do run, by name."""
+    image, dtype = inputs.dim() == 4, reduced_dtype(inputs.device)  # (N, C, H, W)
     options: dict[str, dict[str, Any]] = {"folded": {}}
-    if last:  # (N, C, H, W)
+    if image:
         options["folded channels_last"] = {"channels_last": True}
     if dtype is not None:
         for whole in (False, True):
             name = f"folded {str(dtype).removeprefix('torch.')}{' whole' if whole else ''}"
-            options[name] = {"channels_last": last, "dtype": dtype, "whole": whole}
-    found = []
+            options[name] = {"channels_last": image, "dtype": dtype, "whole": whole}
+    found: dict[str, nn.Module] = {}
     for name, chosen in options.items():
         if only in (None, name):
             with suppress(Exception):  # somebody else's code, transformed: what breaks is no way
                 way = Way(_folded(deepcopy(member)), **chosen).eval().requires_grad_(False)
-                found.append((_seconds(way, inputs, _ROWS), name, way))
-    return sorted(found, key=lambda one: one[0])
+                _pass(way, inputs[:1])
+                found[name] = way
+    return found
 
 
 def reduced_dtype(device: torch.device) -> torch.dtype | None:

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from db.ledger import DEATHS, Ledger
 from db.queries import iter_images
-from db.records import ImageRow, ImageState, Run, RunState, Unit, UnitState
+from db.records import Entry, ImageRow, ImageState, Run, RunState, Unit, UnitState
 from pipeline import engine, models
 from pipeline.api import Pipeline, RunRequest
-from pipeline.engine import Outcome, Workshop, read_sidecar, run_unit, sidecar_key
+from pipeline.decoding import Decoder
+from pipeline.engine import Outcome, Workshop, run_unit
 from pipeline.errors import StoreUnavailable
+from pipeline.explaining import Picture
 from pipeline.models import ModelRequest
+from pipeline.storing import read_sidecar, sidecar_key
 from pipeline.work import is_dead, open_workshop, work, worker_name
 
 
@@ -114,7 +117,7 @@ def test_a_sidecar_of_an_attempt_that_died_before_its_commit_is_adopted(
             run_unit(shop, unit)
     assert rows(shop, run) == []
     shop.ledger.release_owned_by(["test"])
-    monkeypatch.setattr(engine, "_decode", lambda *_: pytest.fail("nothing may be computed again"))
+    monkeypatch.setattr(Decoder, "one", lambda *_: pytest.fail("nothing may be computed again"))
     again = shop.ledger.claim("test", unit_id=unit.id)
     assert again is not None
     assert run_unit(shop, again) is Outcome.ADOPTED
@@ -257,14 +260,14 @@ def test_out_of_memory_halves_the_chunk_and_gives_the_same_maps(
 def test_an_image_that_kills_its_process_is_found_failed_and_left_out(
     shop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = engine._decode
+    decode = Decoder.one
 
-    def deadly(entries, *rest):  # type: ignore[no-untyped-def]
-        if any(entry.key == "dog/0.png" for entry in entries):
+    def deadly(decoder: Decoder, entry: Entry) -> Picture | ImageRow:
+        if entry.key == "dog/0.png":
             raise SystemExit("killed")  # which no `except Exception` sees, as it would not see SIGKILL
-        return decode(entries, *rest)
+        return decode(decoder, entry)
 
-    monkeypatch.setattr(engine, "_decode", deadly)
+    monkeypatch.setattr(Decoder, "one", deadly)
     deaths = 0
     while (unit := shop.ledger.claim("test", run_id=run.id)) is not None:
         try:

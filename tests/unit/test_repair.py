@@ -10,9 +10,10 @@ import pytest
 from db.queries import iter_images
 from db.records import ImageState, Run, RunState, UnitState
 from pipeline.api import Pipeline, RunRequest
-from pipeline.engine import Workshop, sidecar_key
+from pipeline.engine import Workshop
 from pipeline.errors import ObjectMissing
 from pipeline.planning import manifest_key, run_key
+from pipeline.storing import sidecar_key
 from pipeline.work import open_workshop, work
 
 

@@ -1,0 +1,104 @@
+"""What a device computed becomes what is stored: one row and one map for each picture, and what the map looks like."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from db.records import Entry, ImageRow, ImageState
+from pipeline.explaining import Computed, Picture
+from pipeline.maps import Floats, resample_path
+from pipeline.measures import MapMeasures, measure, member_disagreement
+from pipeline.spec import RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What is stored of one picture. The row says whether there is a map."""
+
+    row: ImageRow
+    mean: Floats  # (C, H, W), C = 1 where channels are summed
+    std: Floats | None  # (C, H, W) over members; of summed channels the sum, an upper bound
+    path: Floats  # (2, PATH_POINTS) F(alpha) and mean absolute gradient
+
+
+def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[Explained]:
+    """Rows and maps of what was computed, in its order. A picture whose map is not finite gets a failed row."""
+    found = computed.found
+    mean, std = found.mean, found.std
+    if spec.channels == "sum":
+        mean, std = mean.sum(1, keepdim=True), std.sum(1, keepdim=True)
+    maps, spread = _array(mean), _array(std)
+    measures, disagreement = measure(maps), member_disagreement(spread, maps)
+    alphas, curves = _double(found.path_alphas), _double(torch.stack([found.path_outputs, found.path_gradients]))
+    sure, predicted = computed.probabilities.max(1)
+    columns = {
+        "probability": _double(sure),
+        "output": _double(found.output),
+        "baseline_output": _double(found.baseline_output),
+        "convergence_delta": _double(found.convergence_delta),
+        "completeness_gap": _double(found.completeness_gap),
+        "error_estimate": _double(found.error_estimate),
+        "member_disagreement": disagreement,
+    } | {name: getattr(measures, name) for name in MapMeasures.__slots__}
+    explained = []
+    for i, picture in enumerate(computed.pictures):
+        classes = _named(spec, int(computed.targets[i]), int(predicted[i]))
+        row = _row(run_id, picture, classes, {name: float(values[i]) for name, values in columns.items()})
+        finite = bool(np.isfinite(maps[i]).all()) and math.isfinite(float(found.output[i]))
+        if finite:
+            converged = None if found.converged is None else bool(found.converged[i])
+            row = replace(row, evaluations=int(found.evaluations[i]), converged=converged)
+        else:
+            row = failed_row(run_id, picture.entry, "the model's output or gradient is not finite", picture.sha256)
+            maps[i] = spread[i] = np.nan
+        path = np.stack([resample_path(alphas, curves[0, i]), resample_path(alphas, curves[1, i])])
+        explained.append(Explained(row, maps[i], spread[i] if len(spec.models) > 1 else None, path))
+    return explained
+
+
+def failed_row(run_id: str, entry: Entry, reason: str, sha256: str | None = None) -> ImageRow:
+    """The row of an image that has no map, and why."""
+    return ImageRow(
+        run_id, entry.row, entry.key, entry.version, ImageState.FAILED, entry.label, error=reason, sha256=sha256
+    )
+
+
+def _named(spec: RunSpec, target: int, predicted: int) -> dict[str, Any]:
+    names = spec.class_names
+    return {
+        "target": names[target],
+        "target_index": target,
+        "predicted": names[predicted],
+        "predicted_index": predicted,
+    }
+
+
+def _row(run_id: str, picture: Picture, classes: dict[str, Any], figures: dict[str, float]) -> ImageRow:
+    entry = picture.entry
+    known: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    return ImageRow(
+        run_id=run_id,
+        row=entry.row,
+        key=entry.key,
+        version=entry.version,
+        state=ImageState.DONE,
+        label=entry.label,
+        sha256=picture.sha256,
+        map_run=run_id,
+        map_row=entry.row,
+        **classes,
+        **known,
+    )
+
+
+def _array(values: Tensor) -> Floats:
+    return values.float().cpu().numpy().copy()
+
+
+def _double(values: Tensor) -> NDArray[np.float64]:
+    return values.double().cpu().numpy()

@@ -1,0 +1,139 @@
+"""What somebody asks for becomes a run: names resolved, the source listed, everything checked, then stored."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from db.ledger import Ledger
+from db.objects import Objects
+from db.records import Entry, Run
+from pipeline import planning
+from pipeline.datasets import Source, list_entries, open_source, read_image, to_pixels
+from pipeline.declarations import Baseline
+from pipeline.errors import SpecError, UnreadableImage
+from pipeline.planning import Manifest
+from pipeline.settings import Settings
+from pipeline.spec import ModelSpec, RunSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.models import ModelRequest
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What somebody asks for: names and paths, as they were typed. `Pipeline.submit` makes a spec and a run of it."""
+
+    source: str  # a folder of images, or a CSV or JSONL manifest
+    models: "tuple[ModelRequest, ...]"
+    baselines: tuple[str, ...] = ("black",)  # declarations, see `pipeline.declarations.Baseline`
+    target: str = "predicted"  # predicted | label | rank:K | class:NAME_OR_INDEX
+    attribution: str = "integrated_gradients"
+    output: str = "logit"
+    method: str = "riemann_middle"
+    n_steps: int = 50
+    tolerance: float | None = None  # relative L1 error; replaces method and n_steps
+    max_steps: int = 513
+    nodes: str = "fitted"  # or uniform
+    precision: str = "float32"
+    channels: str = "keep"
+    seed: int = 0
+    name: str | None = None
+    unit_size: int | None = None  # images; None chooses by the input's size
+    priority: int = 0
+
+
+@contextmanager
+def planned(request: RunRequest, settings: Settings) -> Iterator[tuple[Run, RunSpec, Manifest]]:
+    """The run of a request, its spec, and its manifest, which is gone when the context ends. Raises UsageError."""
+    source = open_source(request.source)
+    with tempfile.TemporaryDirectory(prefix="attribatch-") as folder:
+        manifest = planning.spool(list_entries(source), Path(folder) / "manifest.jsonl.gz")
+        spec = _spec(request, source, manifest, settings)
+        run = planning.plan_run(
+            spec,
+            source,
+            manifest,
+            name=request.name,
+            unit_size=request.unit_size,
+            priority=request.priority,
+        )
+        yield run, spec, manifest
+
+
+def _spec(request: RunRequest, source: Source, manifest: Manifest, settings: Settings) -> RunSpec:
+    from pipeline import models
+
+    try:
+        baselines = tuple(Baseline.parse(text) for text in request.baselines)
+    except ValueError as error:
+        raise SpecError(str(error)) from error
+    specs: tuple[ModelSpec, ...] = models.resolve(
+        request.models, labels=manifest.labels, allowed_modules=settings.allowed_modules
+    )
+    spec = RunSpec(
+        models=specs,
+        baselines=baselines,
+        target=request.target,
+        attribution=request.attribution,
+        output=request.output,
+        method=request.method,
+        n_steps=request.n_steps,
+        tolerance=request.tolerance,
+        max_steps=request.max_steps,
+        nodes=request.nodes,
+        precision=request.precision,
+        channels=request.channels,
+        seed=request.seed,
+    )
+    wanted = max((baseline.n for baseline in baselines if baseline.kind == "samples"), default=0)
+    few = planning.calibration_images(spec, manifest.count)
+    drawn = _drawn(spec, source, manifest, max(wanted, few), settings.max_pixels) if wanted or few else []
+    if len(drawn) < wanted:
+        raise SpecError(f"baseline 'samples:n={wanted}' found {len(drawn)} readable images; lower n")
+    return replace(
+        spec,
+        samples=tuple((entry.key, entry.version) for entry in drawn[:wanted]),
+        calibration=tuple((entry.key, entry.version, entry.label) for entry in drawn[:few]),
+    )
+
+
+def _drawn(spec: RunSpec, source: Source, manifest: Manifest, wanted: int, max_pixels: int) -> list[Entry]:
+    """Readable images of a data set, the same for the same seed; all there are where too few."""
+    rows = planning.sample_rows(manifest.count, 4 * wanted, spec.seed)
+    entries = {entry.row: entry for entry in manifest.entries() if entry.row in set(rows)}
+    drawn: list[Entry] = []
+    for row in rows:
+        try:
+            read_pixels(source, spec, entries[row], max_pixels)
+        except UnreadableImage:
+            continue
+        drawn.append(entries[row])
+        if len(drawn) == wanted:
+            break
+    return drawn
+
+
+def store(ledger: Ledger, objects: Objects, run: Run, spec: RunSpec, manifest: Manifest) -> Run:
+    """Store a run: units in SQL, then its record, manifest and array metadata as objects. Returns what is stored."""
+    from pipeline import maps
+
+    stored = ledger.submit(run, planning.drafts(manifest.entries(), run.unit_size))
+    # After the rows: whoever is killed in between submits again, and workers need none of these objects to compute.
+    for key, data in maps.metadata(stored.id, maps.layout_of(stored, spec)).items():
+        objects.put_once(key, data)
+    objects.put_once(planning.manifest_key(stored.id), manifest.file.read_bytes())
+    objects.put_once(planning.run_key(stored.id), json.dumps(asdict(stored), default=str).encode())
+    return stored
+
+
+def read_pixels(source: Source, spec: RunSpec, entry: Entry, max_pixels: int) -> "NDArray[np.float32]":
+    """One image as the models of a spec see it, (C, H, W) in [0, 1]. Raises UnreadableImage."""
+    decoded = read_image(source, entry, max_pixels=max_pixels)
+    return to_pixels(decoded.image, spec.preprocess, key=entry.key)
