@@ -65,7 +65,8 @@ class Desk:
     def close(self, timeout_seconds: float = 30.0) -> None:
         """Stop: the unit that is computed goes back, the one that is stored is stored."""
         self._shop.stop.set()
-        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
         self._shop.finish()
 
     def run(self, unit_id: int) -> str:

