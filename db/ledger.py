@@ -33,6 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from db.encoding import draft_values, entries_from_text, image_values, run_from_row
+from db.errors import UsageError
 from db.records import ImageRow, ImageState, Run, Unit, UnitDraft, UnitState
 from db.session import reading, writing
 from db.tables import WAITING, images, now, runs, suspects, units
@@ -95,6 +96,24 @@ class Ledger:
         with writing(self._engine) as connection:
             connection.execute(delete(suspects).where(suspects.c.unit_id.in_(select(units.c.id).where(over))))
             return _rowcount(connection.execute(update(units).where(over).values(_REARMED | {"changed_at": now()})))
+
+    def remove(self, run_id: str) -> None:
+        """Forget a run: its images, units and itself.
+
+        Raises:
+            UsageError: a unit of it is being computed, or another run shows its maps.
+        """
+        of_run = units.c.run_id == run_id
+        leased = select(func.count()).where(of_run, units.c.state == UnitState.LEASED)
+        shown = select(images.c.run_id).where(images.c.map_run == run_id, images.c.run_id != run_id).limit(1)
+        with writing(self._engine) as connection:
+            if count := connection.execute(leased).scalar_one():
+                raise UsageError(f"{count} units of run {run_id} are being computed; first: attribatch cancel {run_id}")
+            if (other := connection.execute(shown).scalar()) is not None:
+                raise UsageError(f"run {other} shows maps of run {run_id}; remove {other} first")
+            connection.execute(delete(suspects).where(suspects.c.unit_id.in_(select(units.c.id).where(of_run))))
+            for table, column in ((images, images.c.run_id), (units, units.c.run_id), (runs, runs.c.id)):
+                connection.execute(delete(table).where(column == run_id))
 
     # ---- what workers say
 

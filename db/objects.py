@@ -28,8 +28,7 @@ READ_TRIES = 3  # botocore retries requests, but not a body that is cut short
 class Objects(ABC):
     """What attribatch needs of a store. Keys are '/'-separated, relative, without empty, '.' or '..' parts.
 
-    Every method raises `UsageError` for another key, and `StoreUnavailable` where the store does not answer,
-    is full or refuses.
+    Every method raises `UsageError` for another key, and `StoreUnavailable` where the store is away, full or refuses.
     """
 
     url: str  # for humans, and for `open_objects`
@@ -62,6 +61,10 @@ class Objects(ABC):
         Raises:
             ObjectMissing: there is none.
         """
+
+    @abstractmethod
+    def modified(self, key: str) -> float:
+        """When it was put, in seconds since 1970 by the store's clock. Raises as `size`."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -144,12 +147,11 @@ class Folder(Objects):
 
     def size(self, key: str) -> int:
         """See `Objects.size`."""
-        path = self._path(key)
-        with self._translated(path), self._missing(key):
-            found = path.stat()
-            if stat.S_ISDIR(found.st_mode):
-                raise IsADirectoryError
-            return found.st_size
+        return self._stat(key).st_size
+
+    def modified(self, key: str) -> float:
+        """See `Objects.modified`."""
+        return self._stat(key).st_mtime
 
     def delete(self, key: str) -> None:
         """See `Objects.delete`."""
@@ -166,6 +168,14 @@ class Folder(Objects):
             for key in _walk(top, f"{above}/" if above else ""):
                 if key.startswith(prefix):
                     yield key
+
+    def _stat(self, key: str) -> os.stat_result:
+        path = self._path(key)
+        with self._translated(path), self._missing(key):
+            found = path.stat()
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError
+            return found
 
     def _path(self, key: str) -> Path:
         check_key(key)
@@ -258,8 +268,12 @@ class S3(Objects):
     def size(self, key: str) -> int:
         """See `Objects.size`."""
         with self._client(key) as (client, place):
-            length: int = client.head_object(**place)["ContentLength"]
-            return length
+            return int(client.head_object(**place)["ContentLength"])
+
+    def modified(self, key: str) -> float:
+        """See `Objects.modified`."""
+        with self._client(key) as (client, place):
+            return float(client.head_object(**place)["LastModified"].timestamp())
 
     def delete(self, key: str) -> None:
         """See `Objects.delete`."""

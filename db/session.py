@@ -29,7 +29,7 @@ from sqlalchemy.exc import (
 from db.errors import IndexDamaged, IndexOutdated, StoreFull, StoreUnavailable, UsageError
 from db.tables import VERSION_TABLE, now
 
-__all__ = ["SCHEMA", "Engine", "Index", "examine", "migrate", "open_engine", "reading", "shown", "writing"]
+__all__ = ["SCHEMA", "Engine", "Index", "look_at", "migrate", "open_engine", "reading", "shown", "writing"]
 
 SCHEMA = "0001"  # the newest revision in db/migrations/versions; a test holds the two together
 BUSY_MILLISECONDS = 30_000
@@ -95,7 +95,7 @@ class Index:
     ahead_seconds: float  # its clock minus this machine's
 
 
-def examine(engine: Engine) -> Index:
+def look_at(engine: Engine) -> Index:
     """Look at a database without changing it.
 
     Raises:
@@ -159,7 +159,9 @@ def _translated(engine: Engine) -> Iterator[None]:
         yield
     except (OperationalError, InterfaceError) as error:
         if _is_full(error.orig):
-            raise StoreFull(f"no space left for the index at {shown(engine)}; free some, then try again") from error
+            raise StoreFull(
+                f"no space left for the index at {shown(engine)}; free some, then `attribatch retry RUN`"
+            ) from error
         raise StoreUnavailable(
             f"the index at {shown(engine)} did not answer: {_reason(error)}; is it running, reachable and not full?"
         ) from error

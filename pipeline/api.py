@@ -23,7 +23,7 @@ from db.ledger import Ledger
 from db.objects import Objects, open_objects
 from db.queries import Page
 from db.records import Entry, ImageRow, ImageState, Progress, Run
-from db.session import Engine, Index, examine, migrate, open_engine
+from db.session import Engine, Index, look_at, migrate, open_engine
 from pipeline import dispatch, planning, submitting
 from pipeline.datasets import Source, is_unchanged
 from pipeline.errors import StoreUnavailable, UsageError
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.audits import Audit
+    from pipeline.cleaning import Collected
     from pipeline.estimating import Cost
     from pipeline.repair import Repaired
 
@@ -87,7 +88,7 @@ class Pipeline:
     @property
     def index(self) -> Index:
         """The database: where it is, its schema's revision, its clock."""
-        return examine(self.database)
+        return look_at(self.database)
 
     # ---- runs
 
@@ -202,6 +203,18 @@ class Pipeline:
         from pipeline.repair import repair
 
         return repair(self.database, self.ledger, self.objects)
+
+    def remove(self, ref: str) -> int:
+        """Delete a run, its rows and its objects; see `pipeline.cleaning.remove`. Objects deleted."""
+        from pipeline.cleaning import remove
+
+        return remove(self.database, self.ledger, self.objects, ref)
+
+    def gc(self, *, dry_run: bool = False) -> "Collected":
+        """Delete stored objects that no run needs; see `pipeline.cleaning.collect`."""
+        from pipeline.cleaning import collect
+
+        return collect(self.database, self.objects, dry_run=dry_run)
 
     # ---- images
 

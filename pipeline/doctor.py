@@ -1,4 +1,4 @@
-"""Says what is wrong with an installation: the index, object storage, the device, the broker."""
+"""Says what is wrong with an installation: the disk, the index, its clock, object storage, the device, the broker."""
 
 import shutil
 import sys
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from db.objects import open_objects
-from db.session import migrate, open_engine, shown
+from db.session import SCHEMA, Index, look_at, open_engine
 from pipeline.errors import AttribatchError, StoreUnavailable
 from pipeline.settings import Settings
+
+CLOCK_SECONDS = 5.0  # apart; more confuses whoever compares logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ def examine(settings: Settings) -> list[Check]:
         ("python", lambda _: sys.version.split()[0]),
         ("disk", _disk),
         ("index", _index),
+        ("clock", _clock),
         ("objects", _objects),
         ("device", _device),
     ]
@@ -52,11 +55,31 @@ def _disk(settings: Settings) -> str:
 
 
 def _index(settings: Settings) -> str:
+    started = time.monotonic()
+    found = _looked_at(settings)
+    if found.revision not in (None, SCHEMA):
+        raise StoreUnavailable(
+            f"{found.url} has schema {found.revision!r}, this version expects {SCHEMA!r}; run `attribatch migrate`, or "
+            "install the version that wrote it"
+        )
+    schema = f"schema {found.revision}" if found.revision else "no tables yet, the first command makes them"
+    return f"{found.url}, {schema}, {1000 * (time.monotonic() - started):.0f} ms"
+
+
+def _clock(settings: Settings) -> str:
+    ahead = _looked_at(settings).ahead_seconds
+    if abs(ahead) > CLOCK_SECONDS:
+        raise StoreUnavailable(
+            f"the database's clock is {ahead:+.1f} s from this machine's; set both by NTP: leases go by the database's "
+            "clock, and S3 refuses requests that are signed far from its own"
+        )
+    return f"{1000 * ahead:+.0f} ms between the database and this machine"
+
+
+def _looked_at(settings: Settings) -> Index:
     database = open_engine(settings.database_url)
     try:
-        started = time.monotonic()
-        migrate(database)
-        return f"{shown(database)}, {1000 * (time.monotonic() - started):.0f} ms"
+        return look_at(database)
     finally:
         database.dispose()
 

@@ -22,12 +22,9 @@ from db.records import ImageRow, Progress, Run, UnitState
 
 if TYPE_CHECKING:
     from db.queries import Page
-    from db.session import Index
     from pipeline.audits import Audit
     from pipeline.demo import DemoResult
-    from pipeline.doctor import Check
     from pipeline.estimating import Cost
-    from pipeline.repair import Repaired
     from pipeline.spec import ModelSpec
 
 out = Console(highlight=False, soft_wrap=True)
@@ -118,7 +115,7 @@ def working(text: str) -> Iterator[None]:
 def demo(found: "DemoResult", *, home: Path, as_json: bool) -> None:
     """What the demo made: accuracies, classes, the finding, and where everything lies."""
     if as_json:
-        _json(
+        print_json(
             {
                 "run": found.run.id,
                 "accuracies": found.accuracies,
@@ -147,7 +144,7 @@ def demo(found: "DemoResult", *, home: Path, as_json: bool) -> None:
 def cost(found: "Cost", *, as_json: bool) -> None:
     """What a run would take."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     total = found.images * found.evaluations_per_image
     out.print(
@@ -160,7 +157,7 @@ def cost(found: "Cost", *, as_json: bool) -> None:
 def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], *, as_json: bool) -> None:
     """How a run ended."""
     if as_json:
-        _json({"run": run.id, "name": run.name, "progress": progress, "failures": failures})
+        print_json({"run": run.id, "name": run.name, "progress": progress, "failures": failures})
         return
     name = f" ({run.name})" if run.name else ""
     out.print(
@@ -181,7 +178,7 @@ def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], *, as_j
 def detached(run: Run, *, as_json: bool) -> None:
     """The id of a run that others compute."""
     if as_json:
-        _json({"run": run.id, "name": run.name})
+        print_json({"run": run.id, "name": run.name})
         return
     out.print(run.id, markup=False)
 
@@ -197,7 +194,7 @@ def status(
         out.clear()
     if as_json:
         more = {"tuning": tuning} if tuning else {}
-        _json([{"run": run.id, "name": run.name, "progress": progress, **more} for run, progress in found])
+        print_json([{"run": run.id, "name": run.name, "progress": progress, **more} for run, progress in found])
         return
     if not found:
         out.print("no runs yet; start with: attribatch demo")
@@ -239,7 +236,7 @@ def _tuned(name: str, measured: dict[str, Any]) -> Iterator[str]:
 def page(found: "Page", *, as_json: bool) -> None:
     """Rows of the index."""
     if as_json:
-        _json({"rows": found.rows, "next": found.next})
+        print_json({"rows": found.rows, "next": found.next})
         return
     if not found.rows:
         out.print("no image matches")
@@ -263,7 +260,7 @@ def csv_rows(rows: Sequence[ImageRow]) -> None:
 def audit(found: "Audit", report: Path, *, as_json: bool) -> None:
     """What an audit found."""
     if as_json:
-        _json(found.to_dict())
+        print_json(found.to_dict())
         return
     _classes(found)
     out.print()
@@ -274,7 +271,7 @@ def audit(found: "Audit", report: Path, *, as_json: bool) -> None:
 def image(row: ImageRow, path: Path, *, as_json: bool) -> None:
     """Where the picture of one image is."""
     if as_json:
-        _json({"row": row, "png": path})
+        print_json({"row": row, "png": path})
         return
     text = f"{row.key}: predicted {row.predicted} ({row.probability:.3f}), label {row.label}, explained {row.target}"
     out.print(f"{text}\n{path}", markup=False)
@@ -283,7 +280,7 @@ def image(row: ImageRow, path: Path, *, as_json: bool) -> None:
 def model(found: "ModelSpec", *, as_json: bool) -> None:
     """What a model takes and gives."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     size = found.preprocess
     few = ", ".join(found.class_names[:8]) + (", ..." if len(found.class_names) > 8 else "")
@@ -302,50 +299,9 @@ def model(found: "ModelSpec", *, as_json: bool) -> None:
 def names(found: Sequence[str], *, as_json: bool) -> None:
     """A list, one a line."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     out.print("\n".join(found), markup=False)
-
-
-def counted(what: str, count: int, *, as_json: bool) -> None:
-    """One number."""
-    if as_json:
-        _json({what.replace(" ", "_"): count})
-        return
-    out.print(f"{count:,} {what}")
-
-
-def migrated(found: "Index", *, as_json: bool) -> None:
-    """Which index it is, and its revision."""
-    if as_json:
-        _json(found)
-        return
-    out.print(f"{found.url}: schema {found.revision}", markup=False)
-
-
-def repaired(found: "Repaired", *, as_json: bool) -> None:
-    """What `repair` did."""
-    if as_json:
-        _json(found)
-        return
-    out.print(
-        f"{found.runs:,} runs: {found.units_intact:,} units intact, {found.units_restored:,} restored from their "
-        f"sidecars, {found.units_queued_again:,} queued again"
-    )
-    for key in found.damaged[:20]:
-        out.print(f"  missing or damaged: {key}", markup=False)
-    if found.units_queued_again:
-        out.print("next: the same `attribatch run` command as before computes them again", markup=False)
-
-
-def checks(found: "Sequence[Check]", *, as_json: bool) -> None:
-    """What `doctor` tried."""
-    if as_json:
-        _json(found)
-        return
-    for check in found:
-        mark = "[green]ok[/]    " if check.ok else "[bold red]wrong[/] "
-        out.print(f"{mark} {check.name:8} {escape(check.detail)}")
 
 
 # ---- parts
@@ -413,7 +369,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _json(value: object) -> None:
+def print_json(value: object) -> None:
+    """A value as JSON on stdout, dataclasses as objects."""
+
     def plain(item: object) -> object:
         return asdict(item) if is_dataclass(item) and not isinstance(item, type) else str(item)
 

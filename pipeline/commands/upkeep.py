@@ -1,4 +1,4 @@
-"""Commands that look after runs and the installation: status, cancel, retry, repair, doctor."""
+"""Commands that look after runs and the installation: status, cancel, retry, repair, remove, gc, doctor."""
 
 import time
 from typing import Annotated, Any
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import printing
+from pipeline.commands import upkeep_printing
 from pipeline.commands.running import FAILED, Json, open_pipeline
 from pipeline.errors import Retryable
 
@@ -20,6 +21,8 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: attribatch cancel latest")(cancel)
     app.command(epilog="Example: attribatch retry latest && attribatch run ... (the same command as before)")(retry)
     app.command(epilog="Example: attribatch repair")(repair)
+    app.command(epilog="Example: attribatch remove 3f2a91c0d4e5 --yes")(remove)
+    app.command(epilog="Example: attribatch gc --dry-run")(gc)
     app.command(epilog="Example: attribatch doctor --json")(doctor)
 
 
@@ -52,20 +55,40 @@ def status(
 def cancel(ref: RunRef, as_json: Json = False) -> None:
     """Stop a run. Submitting it again goes on where it was."""
     with open_pipeline() as pipeline:
-        printing.counted("units cancelled", pipeline.cancel(ref), as_json=as_json)
+        upkeep_printing.counted("units cancelled", pipeline.cancel(ref), as_json=as_json)
 
 
 def retry(ref: RunRef, as_json: Json = False) -> None:
     """Give the failed units of a run all their attempts again, and those with failed images."""
     with open_pipeline() as pipeline:
-        printing.counted("units re-armed", pipeline.retry(ref), as_json=as_json)
+        upkeep_printing.counted("units re-armed", pipeline.retry(ref), as_json=as_json)
 
 
 def repair(as_json: Json = False) -> None:
     """Rebuild the index from the stored maps, and queue again what is missing or damaged."""
     with open_pipeline() as pipeline, printing.working("comparing the index with the stored objects"):
         found = pipeline.repair()
-    printing.repaired(found, as_json=as_json)
+    upkeep_printing.repaired(found, as_json=as_json)
+
+
+def remove(
+    ref: RunRef,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete a run: its rows, its units and its maps. Refuses while units of it are being computed."""
+    with open_pipeline() as pipeline:
+        if not yes:
+            typer.confirm(f"Delete run {ref} and its maps?", abort=True, err=True)
+        upkeep_printing.counted("objects deleted", pipeline.remove(ref), as_json=as_json)
+
+
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False, as_json: Json = False
+) -> None:
+    """Delete stored objects that no run needs. Whatever a run could be rebuilt from stays."""
+    with open_pipeline() as pipeline:
+        upkeep_printing.collected(pipeline.gc(dry_run=dry_run), dry_run=dry_run, as_json=as_json)
 
 
 def doctor(as_json: Json = False) -> None:
@@ -74,6 +97,6 @@ def doctor(as_json: Json = False) -> None:
     from pipeline.settings import Settings
 
     checks = examine(Settings.from_env())
-    printing.checks(checks, as_json=as_json)
+    upkeep_printing.checks(checks, as_json=as_json)
     if not all(check.ok for check in checks):
         raise typer.Exit(FAILED)

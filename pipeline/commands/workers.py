@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import printing
+from pipeline.commands import upkeep_printing
 from pipeline.commands.running import Json, open_pipeline
 
 
@@ -55,4 +55,4 @@ def beat(
 def migrate(as_json: Json = False) -> None:
     """Bring the index's schema up to date, and say its revision. Safe to repeat, and beside others."""
     with open_pipeline() as pipeline:
-        printing.migrated(pipeline.index, as_json=as_json)
+        upkeep_printing.migrated(pipeline.index, as_json=as_json)

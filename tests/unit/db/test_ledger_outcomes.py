@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine
 
+from db.errors import UsageError
 from db.ledger import DEATHS, Ledger
-from db.queries import iter_images, iter_units, progress
+from db.queries import find_images, iter_images, iter_units, list_runs, progress
 from db.records import ImageRow, ImageState, RunState, Unit, UnitState
 from db.tables import images, suspects
-from tests.unit.db.builders import make_drafts, make_rows, make_run
+from tests.unit.db.builders import make_drafts, make_row, make_rows, make_run
 from tests.unit.db.steps import RUN, claimed, count, die, first_unit, pass_time, states
 
 # ---- failing
@@ -257,3 +258,43 @@ def test_run_with_a_failed_image_or_unit_ends_partial(engine: Engine, submitted:
     found = progress(engine, RUN.id)
     assert (found.state, found.images_done, found.images_failed) == (RunState.PARTIAL, 8, 0)
     assert found.units[UnitState.FAILED] == 1
+
+
+def test_marks_of_messages_that_did_not_go_out_are_taken_back_of_units_that_still_wait(
+    engine: Engine, submitted: Ledger
+) -> None:
+    sent = submitted.unsent(10)
+    claimed = submitted.claim("w1", unit_id=sent[0])
+    assert submitted.unsend(sent) == len(sent) - 1
+    assert submitted.unsent(10) == sent[1:]
+    assert submitted.unsend([]) == 0
+    assert claimed is not None
+    assert submitted.renew(claimed)
+
+
+def test_a_removed_run_leaves_nothing_and_others_all(engine: Engine, submitted: Ledger) -> None:
+    other = make_run("other", image_count=2)
+    submitted.submit(other, make_drafts(other))
+    submitted.adopt(other.id, 0, [make_row(other.id, 0), make_row(other.id, 1)])
+    unit = submitted.claim("w1", run_id=RUN.id)
+    assert unit is not None
+    submitted.note_row(unit, unit.entries[0].row)
+    with pytest.raises(UsageError, match=f"attribatch cancel {RUN.id}"):
+        submitted.remove(RUN.id)
+    submitted.cancel(RUN.id)
+    submitted.remove(RUN.id)
+    assert [run.id for run in list_runs(engine)] == [other.id]
+    assert len(find_images(engine, other.id).rows) == 2
+    assert not submitted.complete(unit, [])
+    assert count(engine, suspects) == 0
+
+
+def test_a_run_whose_maps_another_one_shows_is_not_removed(engine: Engine, submitted: Ledger) -> None:
+    other = make_run("other", image_count=1)
+    submitted.submit(other, make_drafts(other))
+    submitted.adopt(other.id, 0, [replace(make_row(other.id, 0), map_run=RUN.id, map_row=0)])
+    with pytest.raises(UsageError, match="remove other first"):
+        submitted.remove(RUN.id)
+    submitted.remove(other.id)
+    submitted.remove(RUN.id)
+    assert list_runs(engine) == []

@@ -1,0 +1,71 @@
+"""What the commands of upkeep print."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from pipeline.printing import out, print_json
+
+if TYPE_CHECKING:
+    from db.session import Index
+    from pipeline.cleaning import Collected
+    from pipeline.doctor import Check
+    from pipeline.repair import Repaired
+
+
+def counted(what: str, count: int, *, as_json: bool) -> None:
+    """One number."""
+    if as_json:
+        print_json({what.replace(" ", "_"): count})
+        return
+    out.print(f"{count:,} {what}")
+
+
+def migrated(found: "Index", *, as_json: bool) -> None:
+    """Which index it is, and its revision."""
+    if as_json:
+        print_json(found)
+        return
+    out.print(f"{found.url}: schema {found.revision}", markup=False)
+
+
+def repaired(found: "Repaired", *, as_json: bool) -> None:
+    """What `repair` did."""
+    if as_json:
+        print_json(found)
+        return
+    out.print(
+        f"{found.runs:,} runs: {found.units_intact:,} units intact, {found.units_restored:,} restored from their "
+        f"sidecars, {found.units_queued_again:,} queued again"
+    )
+    for key in found.damaged[:20]:
+        out.print(f"  missing or damaged: {key}", markup=False)
+    if found.units_queued_again:
+        out.print("next: the same `attribatch run` command as before computes them again", markup=False)
+
+
+def collected(found: "Collected", *, dry_run: bool, as_json: bool) -> None:
+    """What `gc` deleted, or would."""
+    if as_json:
+        print_json(found)
+        return
+    for key in found.deleted[:20]:
+        out.print(f"  {key}", markup=False)
+    out.print(f"{len(found.deleted):,} objects {'would be ' if dry_run else ''}deleted")
+    for run_id in found.rebuildable:
+        out.print(
+            f"run {run_id} is in storage alone: `attribatch repair` brings it back, "
+            f"`attribatch remove {run_id}` deletes it",
+            markup=False,
+        )
+
+
+def checks(found: "Sequence[Check]", *, as_json: bool) -> None:
+    """What `doctor` tried."""
+    if as_json:
+        print_json(found)
+        return
+    for check in found:
+        mark = "[green]ok[/]    " if check.ok else "[bold red]wrong[/] "
+        out.print(f"{mark} {check.name:8} {escape(check.detail)}")
