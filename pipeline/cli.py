@@ -153,6 +153,10 @@ def run(
     unit_size: Annotated[
         int | None, typer.Option(min=1, help="Images per unit of work.", rich_help_panel=RUNNING)
     ] = None,
+    reuse: Annotated[
+        bool,
+        typer.Option("--reuse/--no-reuse", help="Take what other runs have computed.", rich_help_panel=RUNNING),
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cost and stop.", rich_help_panel=RUNNING)
     ] = False,
@@ -178,6 +182,7 @@ def run(
         seed=seed,
         name=name,
         unit_size=unit_size,
+        reuse=reuse,
     )
     with _pipeline() as pipeline:
         if dry_run:
