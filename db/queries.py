@@ -8,7 +8,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,11 @@ from db.session import reading
 from db.tables import images, runs, units
 
 BATCH = 1000  # rows held at a time while streaming
+REUSED_RUNS = 3  # before this one: what they lack is looked for by its digest
 SHORTEST_PREFIX = 4  # digits of a run's id that may stand for it
 
 _IMAGE = [images.c[name] for name in IMAGE_FIELDS]
+_DONE = images.c.state == ImageState.DONE
 _NEWEST_FIRST = (runs.c.submitted_at.desc(), runs.c.id)
 
 
@@ -130,6 +132,26 @@ def iter_units(engine: Engine, run_id: str, state: UnitState | None = None) -> I
         values = dict(row._mapping)
         values |= {"state": UnitState(row.state), "entries": entries_from_text(row.entries)}
         yield UnitRow(**values)
+
+
+# ---- what is attributed already
+
+
+def attributions_by_version(engine: Engine, run: Run, keys: Sequence[str]) -> dict[tuple[str, str], ImageRow]:
+    """Done rows of the latest runs of the same spec and source, for some image keys, by (key, version)."""
+    like = and_(runs.c.spec_key == run.spec_key, runs.c.source == run.source, runs.c.id != run.id)
+    with reading(engine) as connection:
+        latest = connection.execute(select(runs.c.id).where(like).order_by(*_NEWEST_FIRST).limit(REUSED_RUNS)).scalars()
+        known = and_(images.c.run_id.in_(latest.all()), images.c.key.in_(keys), _DONE)
+        return {(row.key, row.version): image_from_row(row) for row in connection.execute(select(*_IMAGE).where(known))}
+
+
+def attributions_by_digest(engine: Engine, spec_key: str, digests: Sequence[str]) -> dict[str, ImageRow]:
+    """Done rows whose own run computed their map, of any run of a spec, by sha256 of the image."""
+    own = and_(images.c.sha256.in_(digests), images.c.map_run == images.c.run_id, _DONE)
+    wanted = select(*_IMAGE).join(runs, runs.c.id == images.c.run_id).where(own, runs.c.spec_key == spec_key)
+    with reading(engine) as connection:
+        return {row.sha256: image_from_row(row) for row in connection.execute(wanted)}
 
 
 # ---- images

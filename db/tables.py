@@ -136,6 +136,7 @@ images = Table(
     Column("map_row", Integer),
 )
 Index("ix_attribatch_images_key", images.c.run_id, images.c.key)
+Index("ix_attribatch_images_digest", images.c.sha256)  # of any run: what is attributed already
 for _name in IMAGE_SORTS:
     Index(f"ix_attribatch_images_{_name}", images.c.run_id, images.c[_name], images.c.row)
 

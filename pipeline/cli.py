@@ -155,6 +155,10 @@ def run(
     detach: Annotated[
         bool, typer.Option("--detach", help="Print the run's id and leave it to the workers.", rich_help_panel=RUNNING)
     ] = False,
+    reuse: Annotated[
+        bool,
+        typer.Option("--reuse/--no-reuse", help="Take what other runs have computed.", rich_help_panel=RUNNING),
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cost and stop.", rich_help_panel=RUNNING)
     ] = False,
@@ -181,6 +185,7 @@ def run(
         name=name,
         unit_size=unit_size,
         priority=priority,
+        reuse=reuse,
     )
     with open_pipeline() as pipeline:
         if dry_run:

@@ -4,7 +4,8 @@ The protocol that loses nothing and repeats nothing (a crash may come between an
 
 1. The claim has raised the unit's attempt in SQL, and a thread renews its lease.
 2. If the sidecar of an earlier attempt is there, it is adopted and nothing is computed.
-3. Map shards are put, then the sidecar: all rows of the unit as JSON, with the digests of the shards.
+3. What is attributed already is looked up, the rest is computed. Map shards are put, then the sidecar: all rows of the
+   unit as JSON, with the digests of the shards.
 4. One transaction writes the rows and marks the unit done where the token still matches; otherwise we are fenced.
 
 From the second attempt on a unit runs with care: each row is noted in SQL before it is decoded and computed, so that an
@@ -43,6 +44,7 @@ from pipeline.describing import describe, failed_row
 from pipeline.errors import AttribatchError, Retryable, UnreadableImage, UsageError
 from pipeline.explaining import Computed, Explainer, Picture
 from pipeline.maps import Floats
+from pipeline.reusing import Known
 from pipeline.spec import RunSpec
 
 log = logging.getLogger("attribatch.engine")
@@ -82,6 +84,7 @@ class Workshop:
     allowed_modules: tuple[str, ...] = ()  # prefixes of `pkg.module:factory` models; empty allows all
     stop: threading.Event = field(default_factory=threading.Event)  # set by signal handlers
     storing: "Future[Outcome] | None" = None  # the unit that is being stored
+    storing_digests: frozenset[str] = frozenset()  # of the images in it
     storer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "attribatch-store"))
 
     def is_storing(self) -> bool:
@@ -102,6 +105,7 @@ class _Result:
     spec: RunSpec
     computed: list[Computed]
     failed: list[ImageRow]
+    known: Known
     made_on: dict[str, str]
 
 
@@ -126,6 +130,7 @@ def begin_unit(shop: Workshop, unit: Unit) -> "Future[Outcome]":
         with lease:
             return _guarded(shop, unit, lost, lambda: _store(shop, unit, result, lost))
 
+    shop.storing_digests = frozenset(p.sha256 for computed in result.computed for p in computed.pictures)
     shop.storing = shop.storer.submit(copy_context().run, store)
     return shop.storing
 
@@ -176,10 +181,14 @@ def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Out
         check=check,
         take_turns=take_turns,
     )
-    result = _Result(run, spec, [], [], {"device": explainer.device_kind, "torch": torch.__version__})
+    made_on = {"device": explainer.device_kind, "torch": torch.__version__}
+    result = _Result(run, spec, [], [], Known(shop.database, run, spec, unit), made_on)
 
     def take(pictures: Sequence[Picture], failed: Sequence[ImageRow]) -> None:
         result.failed.extend(failed)
+        if any(picture.sha256 in shop.storing_digests for picture in pictures):
+            shop.finish()  # then it is known
+        pictures = result.known.uncomputed(pictures)
         if not pictures:
             return
         if not result.computed:
@@ -187,21 +196,26 @@ def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Out
             calibrating.tune(shop.objects, explainer, unit, lambda: decoder.pictures(given), pictures)
         result.computed.append(explainer.compute(pictures))
 
+    entries = result.known.unread()
     if unit.attempt == 1:
-        for pictures, failed in decoder.ahead(unit.entries):
+        for pictures, failed in decoder.ahead(entries):
             take(pictures, failed)
     else:
-        _with_care(shop, unit, decoder, take)
+        _with_care(shop, unit, entries, decoder, take)
     check()
     return result
 
 
 def _with_care(
-    shop: Workshop, unit: Unit, decoder: Decoder, take: Callable[[Sequence[Picture], Sequence[ImageRow]], None]
+    shop: Workshop,
+    unit: Unit,
+    entries: Sequence[Entry],
+    decoder: Decoder,
+    take: Callable[[Sequence[Picture], Sequence[ImageRow]], None],
 ) -> None:
     """Row by row, each noted before it is touched: whoever kills the process leaves its name."""
     deaths = shop.ledger.suspects(unit)
-    for entry in unit.entries:
+    for entry in entries:
         if deaths.get(entry.row, 0) >= DEATHS:
             reason = f"it ended its worker process {deaths[entry.row]} times; look at the image and the worker's memory"
             take([], [failed_row(unit.run_id, entry, reason)])
@@ -220,8 +234,9 @@ def _with_care(
 def _store(shop: Workshop, unit: Unit, result: _Result, lost: threading.Event) -> Outcome:
     run, spec = result.run, result.spec
     explained = [one for computed in result.computed for one in describe(run.id, spec, computed)]
-    rows = sorted([e.row for e in explained] + result.failed, key=lambda row: row.row)
-    shards = storing.encode_maps(run, maps.layout_of(run, spec), unit, explained)
+    rows = [one.row for one in explained] + result.failed + result.known.after(explained)
+    rows.sort(key=lambda row: row.row)
+    shards = storing.encode_maps(run, maps.layout_of(run, spec), unit, explained) if explained else {}
     rows = _put(shop, unit, shards, rows, lost, storing.encode_sidecar(run, unit.number, shards, rows, result.made_on))
     if not _committed(shop, unit, rows):
         return Outcome.FENCED

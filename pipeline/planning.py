@@ -87,9 +87,10 @@ def read_manifest(data: bytes) -> Iterator[Entry]:
         yield Entry(row, key, version, label)
 
 
-def run_id(spec_key: str, manifest_digest: str, source: Source) -> str:
+def run_id(spec: RunSpec, manifest_digest: str, source: Source) -> str:
     """The same spec over the same listing of the same place is the same run: 12 hex digits."""
-    return hashlib.sha256(f"{spec_key}/{manifest_digest}/{source.to_json()}".encode()).hexdigest()[:12]
+    alone = "" if spec.reuse else "/computes all itself"
+    return hashlib.sha256(f"{spec.key}/{manifest_digest}/{source.to_json()}{alone}".encode()).hexdigest()[:12]
 
 
 def plan_run(
@@ -116,7 +117,7 @@ def plan_run(
                 f"{names}, ...); name the classes with --classes FILE, or use --target predicted"
             )
     return Run(
-        id=run_id(spec.key, manifest.digest, source),
+        id=run_id(spec, manifest.digest, source),
         name=name,
         spec=spec.to_json(),
         spec_key=spec.key,

@@ -89,7 +89,8 @@ def _examined(objects: Objects, key: str, unit: UnitRow) -> tuple[list[str], lis
         bad = [shard for shard, digest in shards.items() if _digest(objects, shard) != digest]
     except (ValueError, KeyError, TypeError, AttributeError):
         return [key], []
-    complete = len(shards) >= 3 and [row.row for row in rows] == [entry.row for entry in unit.entries]
+    whole = len(shards) >= 3 or not any(row.map_run == row.run_id for row in rows)  # its maps may be another run's
+    complete = whole and [row.row for row in rows] == [entry.row for entry in unit.entries]
     return (bad if complete else [key]), rows
 
 

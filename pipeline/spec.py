@@ -74,6 +74,7 @@ class RunSpec:
     samples: tuple[tuple[str, str], ...] = field(default=())
     # Images that nodes are fitted on: (key, version, label). Resolved at submission; empty where a fit would not pay.
     calibration: tuple[tuple[str, str, str | None], ...] = field(default=())
+    reuse: bool = True  # take attributions that other runs of this spec have stored
 
     def __post_init__(self) -> None:
         _one_of("attribution", self.attribution, ATTRIBUTIONS)
@@ -139,7 +140,7 @@ class RunSpec:
         )
         data["baselines"] = tuple(Baseline(**b | {"color": tuple(b["color"])}) for b in data["baselines"])
         data["samples"] = tuple((key, version) for key, version in data["samples"])
-        data["calibration"] = tuple((key, version, label) for key, version, label in data["calibration"])
+        data["calibration"] = tuple((key, version, label) for key, version, label in data.get("calibration", ()))
         return cls(**data)
 
     @property
@@ -150,7 +151,7 @@ class RunSpec:
         shares its attributions with the one it was.
         """
         data = asdict(self)
-        del data["calibration"]
+        del data["calibration"], data["reuse"]
         for model in data["models"]:
             location, _, factory = model.pop("source").rpartition(":")
             model["factory"] = factory if location.endswith(".py") else f"{location}:{factory}"

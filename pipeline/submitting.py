@@ -47,6 +47,7 @@ class RunRequest:
     name: str | None = None
     unit_size: int | None = None  # images; None chooses by the input's size
     priority: int = 0
+    reuse: bool = True  # False: a run of its own that takes nothing from others
 
 
 @contextmanager
@@ -91,6 +92,7 @@ def _spec(request: RunRequest, source: Source, manifest: Manifest, settings: Set
         precision=request.precision,
         channels=request.channels,
         seed=request.seed,
+        reuse=request.reuse,
     )
     wanted = max((baseline.n for baseline in baselines if baseline.kind == "samples"), default=0)
     few = planning.calibration_images(spec, manifest.count)

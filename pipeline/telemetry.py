@@ -18,7 +18,7 @@ log = logging.getLogger("attribatch.unit")
 
 UNITS = Counter("attribatch_units", "Units that ended in this process", ["outcome"])
 IMAGES = Counter("attribatch_images", "Images whose rows were recorded", ["state"])
-EVALUATIONS = Counter("attribatch_evaluations", "Gradient evaluations of recorded images")
+EVALUATIONS = Counter("attribatch_evaluations", "Gradient evaluations of images that were computed")
 STAGES = Summary("attribatch_stage_seconds", "Seconds spent by stage of a unit", ["stage"])
 RETRIES = Counter("attribatch_unit_retries", "Units claimed that somebody had claimed before")
 HALVINGS = Counter("attribatch_memory_halvings", "Chunks halved because they did not fit into memory")
@@ -71,7 +71,8 @@ def recorded(rows: Sequence[ImageRow]) -> None:
     done = sum(row.state is ImageState.DONE for row in rows)
     IMAGES.labels("done").inc(done)
     IMAGES.labels("failed").inc(len(rows) - done)
-    EVALUATIONS.inc(sum(row.evaluations or 0 for row in rows))
+    computed = (row for row in rows if (row.map_run, row.map_row) == (row.run_id, row.row))  # others are reused
+    EVALUATIONS.inc(sum(row.evaluations or 0 for row in computed))
 
 
 def memory_halved() -> None:

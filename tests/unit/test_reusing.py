@@ -1,0 +1,213 @@
+"""An attribution is computed once, whichever run, name or place its image comes in; and again where that is asked."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from db.queries import iter_images
+from db.records import Entry, ImageRow, ImageState, Run, RunState
+from pipeline.api import Pipeline, RunRequest
+from pipeline.datasets import Decoded, Source, read_image
+from pipeline.engine import Workshop
+from pipeline.explaining import Computed, Explainer, Picture
+from pipeline.storing import sidecar_key
+from pipeline.work import open_workshop, work
+
+
+@pytest.fixture
+def shop(pipeline: Pipeline) -> Iterator[Workshop]:
+    opened = open_workshop(replace(pipeline.settings, device="cpu"))
+    yield opened
+    opened.database.dispose()
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keys of the images that were computed, filled as they are."""
+    keys: list[str] = []
+    compute = Explainer.compute
+
+    def counting(self: Explainer, pictures: list[Picture]) -> Computed:
+        keys.extend(picture.entry.key for picture in pictures)
+        return compute(self, pictures)
+
+    monkeypatch.setattr(Explainer, "compute", counting)
+    return keys
+
+
+def rows(shop: Workshop, run: Run) -> list[ImageRow]:
+    return list(iter_images(shop.database, run.id))
+
+
+def test_a_grown_data_set_computes_only_what_is_new_and_reads_nothing_else(
+    dataset: Path,
+    pipeline: Pipeline,
+    shop: Workshop,
+    request_: RunRequest,
+    computed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = pipeline.submit(request_)
+    work(shop, first.id)
+    assert len(computed) == 18
+    computed.clear()
+    (dataset / "cat" / "new.png").write_bytes(pixels(dataset, 3))
+    second = pipeline.submit(request_)
+    assert second.id != first.id
+    read = []
+
+    def reading(source: Source, entry: Entry, *, max_pixels: int) -> Decoded:
+        read.append(entry.key)
+        return read_image(source, entry, max_pixels=max_pixels)
+
+    monkeypatch.setattr("pipeline.decoding.read_image", reading)
+    work(shop, second.id)
+    assert computed == read == ["cat/new.png"]
+    found = rows(shop, second)
+    assert [row.row for row in found] == list(range(19))
+    assert pipeline.status(second.id).state is RunState.DONE
+    before = {row.key: row for row in rows(shop, first)}
+    for row in found:
+        if row.key != "cat/new.png":
+            assert (row.map_run, row.map_row) == (first.id, before[row.key].row)
+            assert row.error_estimate == before[row.key].error_estimate
+    maps = dict(zip([row.key for row in found], pipeline.maps(found), strict=True))
+    for row, one in zip(rows(shop, first), pipeline.maps(rows(shop, first)), strict=True):
+        np.testing.assert_array_equal(maps[row.key], one)
+
+
+def pixels(dataset: Path, value: int) -> bytes:
+    """A PNG that no other image equals."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    out = BytesIO()
+    Image.fromarray(np.full((8, 8), value, np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_changed_image_is_computed_again(
+    dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
+) -> None:
+    work(shop, pipeline.submit(request_).id)
+    computed.clear()
+    (dataset / "dog" / "2.png").write_bytes(pixels(dataset, 9))
+    work(shop, pipeline.submit(request_).id)
+    assert computed == ["dog/2.png"]
+
+
+def test_an_image_under_another_name_in_another_place_is_known_by_its_digest(
+    tmp_path: Path, dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
+) -> None:
+    work(shop, pipeline.submit(request_).id)
+    computed.clear()
+    elsewhere = tmp_path / "elsewhere" / "beasts"
+    shutil.copytree(dataset / "cat", elsewhere)
+    moved = pipeline.submit(replace(request_, source=str(tmp_path / "elsewhere")))
+    work(shop, moved.id)
+    assert computed == []
+    assert [row.label for row in rows(shop, moved)] == ["beasts"] * 6
+    assert np.isfinite(pipeline.maps(rows(shop, moved))).all()
+
+
+def test_an_image_that_stands_twice_is_computed_once(
+    dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
+) -> None:
+    (dataset / "cat" / "1b.png").write_bytes((dataset / "cat" / "1.png").read_bytes())  # in one unit with it
+    (dataset / "dog" / "0.png").write_bytes((dataset / "cat" / "4.png").read_bytes())  # the unit after it
+    (dataset / "eel" / "5.png").write_bytes((dataset / "cat" / "0.png").read_bytes())  # far away
+    run = pipeline.submit(request_)
+    work(shop, run.id)
+    assert len(computed) == len(set(computed)) == 16
+    found = {row.key: row for row in rows(shop, run)}
+    assert len(found) == 19
+    for one, other in (("cat/1b.png", "cat/1.png"), ("dog/0.png", "cat/4.png"), ("eel/5.png", "cat/0.png")):
+        assert found[one].map_row == found[other].map_row == found[other].row
+        assert found[one].output == found[other].output
+        assert found[one].label == one.partition("/")[0]
+
+
+def test_explained_labels_are_part_of_an_attribution(
+    dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
+) -> None:
+    (dataset / "dog" / "0.png").write_bytes((dataset / "cat" / "0.png").read_bytes())
+    run = pipeline.submit(replace(request_, target="label"))
+    work(shop, run.id)
+    assert len(computed) == 18
+    assert all(row.target == row.label for row in rows(shop, run))
+
+
+def test_without_reuse_a_run_of_its_own_computes_everything(
+    pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
+) -> None:
+    first, alone = pipeline.submit(request_), pipeline.submit(replace(request_, reuse=False))
+    assert alone.id != first.id
+    assert alone.spec_key == first.spec_key
+    for run in (first, alone):
+        work(shop, run.id)
+    assert len(computed) == 36
+    assert {row.map_run for row in rows(shop, alone)} == {alone.id}
+
+
+def test_another_spec_takes_nothing(
+    pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
+) -> None:
+    work(shop, pipeline.submit(request_).id)
+    work(shop, pipeline.submit(replace(request_, n_steps=9)).id)
+    assert len(computed) == 36
+
+
+def test_a_unit_whose_maps_are_gone_is_computed_again_though_other_runs_point_to_it(
+    dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
+) -> None:
+    first = pipeline.submit(request_)
+    work(shop, first.id)
+    (dataset / "cat" / "new.png").write_bytes(pixels(dataset, 3))
+    second = pipeline.submit(request_)
+    work(shop, second.id)
+    whole = pipeline.maps(rows(shop, second))
+    shop.objects.delete(f"runs/{first.id}/maps/mean/c/1/0/0/0")
+    computed.clear()
+    assert pipeline.repair().units_queued_again == 1
+    work(shop, first.id)
+    assert computed == [row.key for row in rows(shop, first)[4:8]]
+    np.testing.assert_allclose(pipeline.maps(rows(shop, second)), whole, rtol=2e-3, atol=1e-5)
+
+
+def test_a_run_that_computed_nothing_survives_the_loss_of_its_index(
+    tmp_path: Path, dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
+) -> None:
+    work(shop, pipeline.submit(request_).id)
+    (dataset / "cat" / "0.png").unlink()
+    second = pipeline.submit(request_)
+    work(shop, second.id)
+    before = rows(shop, second)
+    assert len(before) == 17
+    assert not shop.objects.exists(f"runs/{second.id}/maps/mean/c/0/0/0/0"), "no map of its own, no shard"
+    assert shop.objects.exists(sidecar_key(second.id, 0))
+    shop.database.dispose()
+    for file in (tmp_path / "home").glob("index.db*"):
+        file.unlink()
+    with Pipeline.open(tmp_path / "home") as again:
+        assert again.repair().units_queued_again == 0
+        assert list(iter_images(again.database, second.id)) == before
+        assert again.status(second.id).state is RunState.DONE
+
+
+def test_failed_images_are_never_reused(
+    dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
+) -> None:
+    (dataset / "cat" / "0.png").write_bytes(b"no image")
+    (dataset / "cat" / "1.png").write_bytes(b"no image")
+    work(shop, pipeline.submit(request_).id)
+    (dataset / "dog" / "0.png").unlink()
+    second = pipeline.submit(request_)
+    work(shop, second.id)
+    failed = [row for row in rows(shop, second) if row.state is ImageState.FAILED]
+    assert [row.key for row in failed] == ["cat/0.png", "cat/1.png"]
+    assert all("PNG" in str(row.error) or "image" in str(row.error) for row in failed)
