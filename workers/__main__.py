@@ -9,7 +9,6 @@ import signal
 import sys
 import warnings
 from dataclasses import replace
-from typing import Any
 
 from pipeline import logs, telemetry
 from pipeline.dispatch import TASK
@@ -71,11 +70,8 @@ def _work(settings: Settings, index: int, parent: int) -> int:
     app = make_app(settings)
     app.task(name=TASK)(desk.run)
 
-    def stopping(**_: Any) -> None:
-        shop.stop.set()
-
     signals.setup_logging.connect(lambda **_: None, weak=False)  # ours stays
-    signals.worker_shutting_down.connect(stopping, weak=False)
+    signals.worker_shutting_down.connect(lambda **_: shop.stop.set(), weak=False)
     name = f"attribatch-{index}-{os.getpid()}@%h"
     worker = app.Worker(
         hostname=name, pool_cls="threads", concurrency=1, quiet=True, without_gossip=True, without_mingle=True

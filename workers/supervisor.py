@@ -4,7 +4,6 @@ Processes are started by exec, never forked: CUDA does not survive a fork. Knows
 """
 
 import logging
-import os
 import signal
 import subprocess
 import threading
@@ -88,4 +87,4 @@ class Supervisor:
                 for process in processes:
                     process.kill()
             time.sleep(POLL_SECONDS / 4)
-        log.info("all workers have stopped (pid %s)", os.getpid())
+        log.info("all workers have stopped")

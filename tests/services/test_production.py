@@ -1,10 +1,12 @@
-"""Workers as docker/compose.yaml states them, on real Redis, PostgreSQL and S3: killed, flushed, cut off, stopped.
+"""Workers as docker/compose.yaml and README state them, on real servers: killed, flushed, cut off, stopped.
 
 One story over one installation: each test leaves it working, the last one stops it and looks for secrets.
 """
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import time
@@ -25,7 +27,9 @@ from pipeline.api import Pipeline, RunRequest
 from pipeline.models import ModelRequest
 from pipeline.settings import Settings
 from pipeline.work import open_workshop, work
+from tests.acceptance.test_readme import README, reader  # noqa: F401
 from tests.services.production import ATTRIBATCH, Fleet, Site, eventually, site, stated_command
+from tests.services.servers import free_port
 
 SLOW = """
 import time
@@ -192,18 +196,23 @@ def test_a_cancelled_run_is_let_go_within_seconds(
 
 def test_migrate_and_beat_run_as_the_file_states_them(place: Site) -> None:
     environment = {**os.environ, **place.environment}
-    migrated = subprocess.run(
-        [ATTRIBATCH, *stated_command("migrate"), "--json"], env=environment, capture_output=True, text=True, check=True
-    )
-    assert json.loads(migrated.stdout)["revision"]
-    assert "hush" not in migrated.stdout + migrated.stderr
     with subprocess.Popen([ATTRIBATCH, *stated_command("beat")], env=environment, stderr=subprocess.PIPE) as beat:
-        time.sleep(4)
+        migrated = subprocess.run(
+            [ATTRIBATCH, *stated_command("migrate"), "--json"], env=environment, capture_output=True, text=True
+        )
+        assert json.loads(migrated.stdout)["revision"], migrated.stderr
         assert beat.poll() is None
+        eventually(lambda: signal.SIGTERM in caught(beat.pid), 20)
         beat.terminate()
         assert beat.wait(10) == 0
         assert beat.stderr is not None
-        assert b"failed" not in beat.stderr.read()
+        assert beat.stderr.read() == b"", "beat has nothing to say where nothing is wrong"
+
+
+def caught(pid: int) -> list[int]:
+    """Signals that a process has handlers for."""
+    (mask,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return [number for number in range(1, 32) if int(mask, 16) >> (number - 1) & 1]
 
 
 def test_asked_to_stop_units_go_back_uncounted(
@@ -219,6 +228,44 @@ def test_asked_to_stop_units_go_back_uncounted(
     assert found.units[UnitState.LEASED] == 0
     assert found.units[UnitState.PENDING] == 3
     assert found.attempts == 0
+
+
+def test_every_production_command_of_the_readme_runs(
+    production: Pipeline,
+    place: Site,
+    fleet: Fleet,
+    reader: Path,  # noqa: F811
+) -> None:
+    for run in production.runs():
+        production.cancel(run.id)
+    section = README.split("## Production")[1].split("\n## ")[0]
+    (block,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    environment = {**os.environ, **place.environment, "PATH": f"{ATTRIBATCH.parent}:{os.environ['PATH']}"}
+    background: list[subprocess.Popen[bytes]] = []
+    ran = 0
+    try:
+        for line in block.splitlines():
+            command = line.partition("#")[0].strip()
+            if command.startswith("export"):
+                assert command.split()[1].partition("=")[0] in environment, line
+            elif command.endswith("&"):
+                alone = shlex.split(command.removesuffix("&").replace("9100", str(free_port())))
+                with fleet.log.open("ab") as log:
+                    background.append(subprocess.Popen(alone, cwd=reader, env=environment, stderr=log))
+            else:
+                found = subprocess.run(
+                    shlex.split(command), cwd=reader, env=environment, capture_output=True, text=True, timeout=120
+                )
+                assert found.returncode == 0, line + found.stdout + found.stderr + fleet.said()
+                assert not any(secret in found.stdout + found.stderr for secret in place.secrets)
+                ran += 1
+    finally:
+        for process in background:
+            process.terminate()
+        codes = [process.wait(60) for process in background]
+    assert (ran, codes) == (5, [0, 0])
+    assert production.status("latest").images_done == 6
+    assert production.get_run("latest").priority == 5
 
 
 def test_every_log_line_is_json_and_names_its_unit_and_nothing_stored_holds_a_secret(

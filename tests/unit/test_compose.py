@@ -1,0 +1,84 @@
+"""docker/: what compose.yaml says fits together. Its commands are run in tests/services/test_production.py."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.cli import app
+from pipeline.settings import Settings
+
+DOCKER = Path(__file__).parents[2] / "docker"
+TEXT = (DOCKER / "compose.yaml").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = [name for name, service in SERVICES.items() if str(service["image"]).startswith("attribatch:")]
+KEYS = {
+    "image", "build", "command", "environment", "volumes", "restart", "init", "depends_on", "healthcheck", "profiles",
+    "ports", "deploy", "stop_grace_period",
+}  # fmt: skip
+
+
+def test_every_part_is_there_and_has_keys_of_the_specification() -> None:
+    assert set(OURS) == {"migrate", "worker", "worker-gpu", "beat"}
+    assert set(SERVICES) - set(OURS) == {"redis", "postgres", "s3", "flower", "prometheus"}
+    for name, service in SERVICES.items():
+        assert set(service) <= KEYS, name
+    profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    assert profiles == {"worker-gpu": ["gpu"], "flower": ["monitoring"], "prometheus": ["monitoring"]}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_dependencies_exist_and_say_what_they_wait_for(name: str) -> None:
+    for other, how in SERVICES[name].get("depends_on", {}).items():
+        condition = how["condition"]
+        assert condition in ("service_healthy", "service_completed_successfully")
+        if condition == "service_healthy":
+            assert SERVICES[other]["healthcheck"]["test"]
+        else:
+            assert SERVICES[other]["restart"] == "no"
+
+
+def test_what_lasts_is_in_named_volumes() -> None:
+    used = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())}
+    assert {volume for volume in used if re.fullmatch(r"\w+", volume)} == set(COMPOSE["volumes"])
+    for path in used:
+        if path.startswith("./") and "{" not in path:
+            assert (DOCKER / path).exists(), path
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_services_of_ours_run_commands_that_exist_with_settings_that_are_read(name: str) -> None:
+    commands = {command.callback.__name__ for command in app.registered_commands if command.callback is not None}
+    assert SERVICES[name]["command"][0] in commands
+    source = Path(Settings.from_env.__func__.__code__.co_filename).read_text()  # type: ignore[attr-defined]
+    for variable in SERVICES[name]["environment"]:
+        assert variable.startswith("AWS_") or variable in source, variable
+
+
+def test_no_password_is_written_down() -> None:
+    secret = re.compile(r"^ *\w*(?:PASSWORD|SECRET\w*|ACCESS_KEY\w*|AUTH): *(\S+)|//\w*:(.+?)@", re.MULTILINE)
+    found = [value for pair in secret.findall(re.sub(r"#.*", "", TEXT)) for value in pair if value]
+    assert len(found) >= 8
+    for value in found:
+        assert re.fullmatch(r"\$\{\w+:\?\}", value), value
+
+
+def test_targets_of_the_dockerfile_are_those_that_compose_builds() -> None:
+    stages = re.findall(r"^FROM .* AS (\S+)$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
+    assert {SERVICES[name]["build"]["target"] for name in OURS} == {"cpu", "cuda"} <= set(stages)
+    copied = re.findall(r"^COPY ([^-].*) \./", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
+    for path in " ".join(copied).split():
+        assert (DOCKER.parent / path).exists(), path
+    ignored = (DOCKER.parent / ".dockerignore").read_text().splitlines()
+    assert {f"!{path}" for path in " ".join(copied).split()} <= set(ignored)
+
+
+def test_prometheus_finds_the_ports_that_workers_serve() -> None:
+    config = yaml.safe_load((DOCKER / "prometheus.yaml").read_text())
+    (job,) = config["scrape_configs"]
+    port = int(SERVICES["worker"]["command"][-1])
+    assert {part["port"] for part in job["dns_sd_configs"]} >= {port}
+    assert {name for part in job["dns_sd_configs"] for name in part["names"]} <= set(SERVICES)
