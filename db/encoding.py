@@ -1,6 +1,7 @@
 """Records to the values of a row, and back. Knows nothing of transactions."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -34,8 +35,8 @@ def entries_from_text(text: str) -> tuple[Entry, ...]:
 
 
 def image_values(row: ImageRow) -> dict[str, Any]:
-    """A row of the images' table. NaN becomes None: SQLite cannot hold it, PostgreSQL sorts it last."""
-    return {name: _none_if_nan(getattr(row, name)) for name in IMAGE_FIELDS}
+    """A row of the images' table. What is not finite becomes None: SQLite cannot hold NaN, JSON neither."""
+    return {name: _finite(getattr(row, name)) for name in IMAGE_FIELDS}
 
 
 def image_from_row(row: Sequence[Any]) -> ImageRow:
@@ -53,5 +54,5 @@ def run_from_row(row: Any) -> Run:
     return Run(**values)
 
 
-def _none_if_nan(value: Any) -> Any:
-    return None if isinstance(value, float) and value != value else value
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,24 +10,29 @@ An image that kills its process is found by counting: its row is noted before it
 Every method raises `StoreUnavailable` where the database does not answer; nothing is written then.
 """
 
+import json
 import secrets
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Connection,
     CursorResult,
     Engine,
     Select,
     and_,
+    bindparam,
     case,
+    cast,
     delete,
     func,
     literal,
     or_,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -61,9 +66,7 @@ class Ledger:
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        write = self._insert(images)
-        figures = {c.name: write.excluded[c.name] for c in images.c if not c.primary_key}
-        self._upsert = write.on_conflict_do_update(index_elements=["run_id", "row"], set_=figures)
+        self._upsert = _upsert_images(engine.dialect.name)
 
     # ---- what producers say
 
@@ -305,6 +308,8 @@ class Ledger:
         insert = units.insert().values(created_at=now(), changed_at=now())
         while batch := [draft_values(run, draft) for draft in islice(remaining, INSERT_BATCH)]:
             connection.execute(insert, batch)
+        if connection.dialect.name == "postgresql":  # or it sorts all that waits, for every claim, until it notices
+            connection.execute(text("ANALYZE attribatch_units"))
         return True
 
     def _say(self, unit: Unit, values: dict[str, Any]) -> bool:
@@ -316,7 +321,22 @@ class Ledger:
 
     def _write(self, connection: Connection, rows: Sequence[ImageRow]) -> None:
         if rows:
-            connection.execute(self._upsert, [image_values(row) for row in rows])
+            values = [image_values(row) for row in rows]
+            one_text = connection.dialect.name == "postgresql"
+            connection.execute(self._upsert, {"rows": json.dumps(values)} if one_text else values)
+
+
+def _upsert_images(dialect: str) -> Any:
+    """Writes rows of images, new or again. PostgreSQL takes a unit's as one JSON text: half of executemany's time."""
+    if dialect == "postgresql":
+        columns = [column.name for column in images.c]
+        given = func.json_populate_recordset(text("NULL::attribatch_images"), cast(bindparam("rows"), JSON))
+        rows = given.table_valued(*columns)
+        write: Any = postgresql.insert(images).from_select(columns, select(*(rows.c[name] for name in columns)))
+    else:
+        write = sqlite.insert(images)
+    figures = {column.name: write.excluded[column.name] for column in images.c if not column.primary_key}
+    return write.on_conflict_do_update(index_elements=["run_id", "row"], set_=figures)
 
 
 def _new_run(run: Run) -> dict[str, Any]:

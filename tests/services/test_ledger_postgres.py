@@ -139,7 +139,7 @@ def test_hostile_texts_are_texts(engine: Engine) -> None:
     assert list(find_images(engine, run.id, where="label = '%(label)s :x \\'").rows) == rows[1:]
 
 
-def test_claims_walk_the_index_of_what_waits_before_any_analyze(engine: Engine) -> None:
+def test_claims_walk_the_index_of_what_waits_from_the_first_on(engine: Engine) -> None:
     run = make_run(image_count=2000, unit_size=1)
     ledger = Ledger(engine)
     ledger.submit(run, make_drafts(run))

@@ -44,7 +44,7 @@ def mixed_rows(count: int, seed: int = 0) -> list[ImageRow]:
             row,
             label=generator.choice(["cat", "dog", "it's", "Ünd", None]),
             predicted=generator.choice(["cat", "dog", None]),
-            error_estimate=generator.choice([None, 0.0, 0.1, 0.1 + 0.2, float("inf"), -1.5]),
+            error_estimate=generator.choice([None, 0.0, 0.1, 0.1 + 0.2, 1e300, -1.5]),
             converged=generator.choice([True, False, None]),
             evaluations=generator.choice([None, 17, 33]),
             state=generator.choice(list(ImageState)),
