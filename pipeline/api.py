@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -31,6 +31,7 @@ from pipeline.datasets import Source, is_unchanged, list_entries, open_source, r
 from pipeline.declarations import Baseline
 from pipeline.errors import SpecError, UnreadableImage, UsageError
 from pipeline.planning import Manifest
+from pipeline.requesting import RunRequest
 from pipeline.settings import Settings
 from pipeline.spec import ModelSpec, RunSpec
 
@@ -40,32 +41,11 @@ if TYPE_CHECKING:
 
     from pipeline.audits import Audit
     from pipeline.estimating import Cost
-    from pipeline.models import ModelRequest
     from pipeline.repair import Repaired
 
+__all__ = ["Pipeline", "RunRequest"]
+
 POLL_SECONDS = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What somebody asks for: names and paths, as they were typed. `Pipeline.submit` makes a spec and a run of it."""
-
-    source: str  # a folder of images, or a CSV or JSONL manifest
-    models: "tuple[ModelRequest, ...]"
-    baselines: tuple[str, ...] = ("black",)  # declarations, see `pipeline.declarations.Baseline`
-    target: str = "predicted"  # predicted | label | rank:K | class:NAME_OR_INDEX
-    attribution: str = "integrated_gradients"
-    output: str = "logit"
-    method: str = "riemann_middle"
-    n_steps: int = 50
-    tolerance: float | None = None  # relative L1 error; replaces method and n_steps
-    max_steps: int = 513
-    precision: str = "float32"
-    channels: str = "keep"
-    seed: int = 0
-    name: str | None = None
-    unit_size: int | None = None  # images; None chooses by the input's size
-    priority: int = 0
 
 
 class Pipeline:
@@ -145,7 +125,7 @@ class Pipeline:
             workers: processes. On a CPU they share the cores.
             on_progress: told of the counts a few times a second.
         """
-        with dispatch.LocalWorkers(run.id, workers, self._environment()) as local:
+        with dispatch.LocalWorkers(run.id, workers, self.settings.to_env()) as local:
             return self._until_finished(run, on_progress, lambda found: local.tend(found.attempts))
 
     def compute(
@@ -301,19 +281,6 @@ class Pipeline:
             time.sleep(POLL_SECONDS)
         on_progress(found)
         return found
-
-    def _environment(self) -> dict[str, str]:
-        settings = self.settings
-        return {
-            "ATTRIBATCH_HOME": str(settings.home),
-            "ATTRIBATCH_DATABASE_URL": settings.database_url,
-            "ATTRIBATCH_OBJECTS_URL": settings.objects_url,
-            "ATTRIBATCH_LEASE_SECONDS": str(settings.lease_seconds),
-            "ATTRIBATCH_MAX_ATTEMPTS": str(settings.max_attempts),
-            "ATTRIBATCH_MAX_PIXELS": str(settings.max_pixels),
-            "ATTRIBATCH_DEVICE": settings.device,
-            "ATTRIBATCH_ALLOWED_MODULES": " ".join(settings.allowed_modules),
-        }
 
     @contextmanager
     def _planned(self, request: RunRequest) -> Iterator[tuple[Run, RunSpec, Manifest]]:
