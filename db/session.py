@@ -30,7 +30,7 @@ from db.tables import VERSION_TABLE
 
 __all__ = ["SCHEMA", "Engine", "migrate", "open_engine", "reading", "shown", "writing"]
 
-SCHEMA = "0001"  # the newest revision in db/migrations/versions; a test holds the two together
+SCHEMA = "0002"  # the newest revision in db/migrations/versions; a test holds the two together
 BUSY_MILLISECONDS = 30_000
 _LOCKED = (SQLITE_BUSY, SQLITE_LOCKED)
 _ADVISORY_LOCK = 0x61747472  # "attr"

@@ -24,6 +24,7 @@ from pipeline.commands.options import (
     takes_request,
 )
 from pipeline.commands.running import FAILED, USAGE, Json, exit_with, open_pipeline, resumable
+from pipeline.commands.schedules import schedule_app, up
 from pipeline.errors import AttribatchError, UsageError
 
 app = typer.Typer(
@@ -39,6 +40,8 @@ app = typer.Typer(
 EXAMPLE = "Example: attribatch models show torchvision:resnet50@DEFAULT"
 models_app = typer.Typer(no_args_is_help=True, help="Look at models before they are run.", epilog=EXAMPLE)
 app.add_typer(models_app, name="models")
+app.add_typer(schedule_app, name="schedule")
+app.command(epilog="Example: attribatch up --workers 2")(up)
 
 RunRef = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix of an id, name, or latest.")]
 
