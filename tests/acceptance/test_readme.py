@@ -57,7 +57,7 @@ def test_every_command_and_program_runs(reader: Path) -> None:
             )
             assert found.returncode == 0, line + "\n" + found.stdout + found.stderr
             ran += 1
-    assert ran >= 11
+    assert ran >= 19
     assert (reader / "cat.png").stat().st_size > 10_000
     assert (reader / "report" / "report.html").exists()
 
