@@ -187,8 +187,12 @@ class Scheduler:
         for schedule in due(schedules, now):
             if schedule.id in seen:
                 continue
-            held = self._timetable.claim(schedule, next_due=next_due(schedule.cron, schedule.timezone, now))
-            if held is not None:
+            try:
+                later = next_due(schedule.cron, schedule.timezone, now)
+            except UsageError as error:  # a time zone that this machine does not know: its neighbours go on
+                log.error("schedule %s: %s", schedule.name, error)  # noqa: TRY400
+                continue
+            if held := self._timetable.claim(schedule, next_due=later):
                 return held
         return None
 

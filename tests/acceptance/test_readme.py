@@ -37,6 +37,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.timeout(600)
 def test_every_command_and_program_runs(reader: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ATTRIBATCH_")}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -152,6 +152,17 @@ def test_what_fails_is_recorded_with_its_reason_and_its_neighbours_go_on(
     assert [each.state for each in nightly.schedules.history("a-source")] == ["done", "failed"]
 
 
+def test_a_time_zone_that_this_machine_lacks_stops_its_own_schedule_alone(
+    nightly: InProcess, request_: RunRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    far = {"cron": "0 2 * * *", "timezone": "Mars/Olympus", "request": request_.to_json(), "fail_on": None}
+    Timetable(nightly.database).add("far", **far, next_due=now)  # type: ignore[arg-type]
+    come_due(nightly)
+    assert [each.schedule for each in ticked(nightly)] == ["nightly"]
+    assert "schedule far: time zone 'Mars/Olympus' is not known" in caplog.text
+
+
 def test_an_image_that_fails_makes_the_turn_partial_and_none_at_all_makes_it_fail(
     nightly: InProcess, dataset: Path
 ) -> None:
