@@ -21,14 +21,14 @@ from db import queries
 from db.ledger import Ledger
 from db.objects import Objects, open_objects
 from db.queries import Page
-from db.records import Entry, ImageRow, ImageState, Progress, Run, RunState
+from db.records import Drift, Entry, ImageRow, ImageState, Progress, Run, RunState
 from db.session import Engine, migrate, open_engine
 from pipeline import dispatch, planning, submitting
 from pipeline.datasets import Source, is_unchanged
 from pipeline.errors import UsageError
+from pipeline.requesting import RunRequest
 from pipeline.settings import Settings
 from pipeline.spec import RunSpec
-from pipeline.submitting import RunRequest
 
 __all__ = ["Pipeline", "RunRequest"]
 
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from pipeline.audits import Audit
     from pipeline.estimating import Cost
     from pipeline.repair import Repaired
+    from pipeline.scheduling import Scheduler, TickReport
+
+__all__ = ["Pipeline", "RunRequest"]
 
 POLL_SECONDS = 0.3
 
@@ -90,6 +93,11 @@ class Pipeline:
         with submitting.planned(request, self.settings) as (run, spec, manifest):
             return submitting.store(self.ledger, self.objects, run, spec, manifest)
 
+    def check(self, request: RunRequest) -> None:
+        """Load the models and list the images of a request, and store nothing. Raises UsageError as `submit`."""
+        with submitting.planned(request, self.settings):
+            pass
+
     def estimate(self, request: RunRequest) -> "Cost":
         """What the run would take; computes a few images and stores nothing.
 
@@ -120,7 +128,7 @@ class Pipeline:
             workers: processes. On a CPU they share the cores.
             on_progress: told of the counts a few times a second.
         """
-        with dispatch.LocalWorkers(run.id, workers, self._environment()) as local:
+        with dispatch.LocalWorkers(run.id, workers, self.settings.to_env()) as local:
             return self._until_finished(run, on_progress, lambda found: local.tend(found.attempts))
 
     def compute(
@@ -133,17 +141,22 @@ class Pipeline:
 
     def follow(self, run: Run, *, on_progress: Callable[[Progress], None] = lambda _: None) -> Progress:
         """Wait until Celery workers have finished a run; sends what they were not told of, again and again."""
+        return self._until_finished(run, on_progress, lambda _: self.wake())
 
-        def wake(_: Progress) -> None:
+    def wake(self) -> None:
+        """Send Celery workers what they were not told of; nothing where no broker is configured."""
+        if self.settings.broker_url is not None:
             self.ledger.sweep()
             while unit_ids := self.ledger.unsent(1000):
-                dispatch.send(self.settings.broker_url or "", unit_ids)
-
-        return self._until_finished(run, on_progress, wake)
+                dispatch.send(self.settings.broker_url, unit_ids)
 
     def runs(self) -> list[Run]:
         """All runs, the newest submission first."""
         return queries.list_runs(self.database)
+
+    def waiting(self) -> list[Run]:
+        """Runs of which something waits or is computed, the most urgent first."""
+        return queries.waiting_runs(self.database)
 
     def get_run(self, ref: str) -> Run:
         """A run by its id, a prefix of it, its name, or `latest`. Raises NotFound."""
@@ -180,6 +193,31 @@ class Pipeline:
         from pipeline.repair import repair
 
         return repair(self.database, self.ledger, self.objects)
+
+    # ---- schedules
+
+    @property
+    def schedules(self) -> "Scheduler":
+        """Requests that are submitted again and again: add, listed, pause, resume, remove, history, run_now."""
+        from pipeline.scheduling import Scheduler
+
+        return Scheduler(self.database, self, lease_seconds=self.settings.lease_seconds)
+
+    def tick(
+        self, *, wait: bool | None = None, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None
+    ) -> "TickReport":
+        """Submit what is due, and compare what is finished; see `pipeline.scheduling.Scheduler.tick`.
+
+        `wait` computes each run to its end before the tick returns: by default without a broker only.
+        """
+        chosen = self.settings.broker_url is None if wait is None else wait
+        return self.schedules.tick(wait=chosen, workers=workers, on_progress=on_progress)
+
+    def drift(self, ref: str, previous: str) -> Drift:
+        """How far the evidence moved from an earlier run; see `pipeline.audits.drift`. Raises ObjectMissing."""
+        from pipeline.comparing import drift_between
+
+        return drift_between(self.database, self.objects, self.get_run(ref), self.get_run(previous))
 
     # ---- images
 
@@ -287,19 +325,6 @@ class Pipeline:
             time.sleep(POLL_SECONDS)
         on_progress(found)
         return found
-
-    def _environment(self) -> dict[str, str]:
-        settings = self.settings
-        return {
-            "ATTRIBATCH_HOME": str(settings.home),
-            "ATTRIBATCH_DATABASE_URL": settings.database_url,
-            "ATTRIBATCH_OBJECTS_URL": settings.objects_url,
-            "ATTRIBATCH_LEASE_SECONDS": str(settings.lease_seconds),
-            "ATTRIBATCH_MAX_ATTEMPTS": str(settings.max_attempts),
-            "ATTRIBATCH_MAX_PIXELS": str(settings.max_pixels),
-            "ATTRIBATCH_DEVICE": settings.device,
-            "ATTRIBATCH_ALLOWED_MODULES": " ".join(settings.allowed_modules),
-        }
 
     def _pixels(self, source: Source, spec: RunSpec, entry: Entry) -> "NDArray[np.float32]":
         return submitting.read_pixels(source, spec, entry, self.settings.max_pixels)

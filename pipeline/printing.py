@@ -117,7 +117,7 @@ def working(text: str) -> Iterator[None]:
 def demo(found: "DemoResult", *, home: Path, as_json: bool) -> None:
     """What the demo made: accuracies, classes, the finding, and where everything lies."""
     if as_json:
-        _json(
+        print_json(
             {
                 "run": found.run.id,
                 "accuracies": found.accuracies,
@@ -146,7 +146,7 @@ def demo(found: "DemoResult", *, home: Path, as_json: bool) -> None:
 def cost(found: "Cost", *, as_json: bool) -> None:
     """What a run would take."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     total = found.images * found.evaluations_per_image
     out.print(
@@ -159,7 +159,7 @@ def cost(found: "Cost", *, as_json: bool) -> None:
 def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], *, as_json: bool) -> None:
     """How a run ended."""
     if as_json:
-        _json({"run": run.id, "name": run.name, "progress": progress, "failures": failures})
+        print_json({"run": run.id, "name": run.name, "progress": progress, "failures": failures})
         return
     name = f" ({run.name})" if run.name else ""
     out.print(
@@ -169,7 +169,7 @@ def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], *, as_j
     if progress.images_failed:
         out.print(f"{progress.images_failed:,} images failed, for example:")
         for row in failures:
-            out.print(f"  {_visible(row.error or '')}", markup=False)
+            out.print(f"  {visible(row.error or '')}", markup=False)
     for text in progress.errors:
         out.print(f"  {text}", markup=False)
     if progress.images_done:
@@ -181,7 +181,7 @@ def status(found: Sequence[tuple[Run, Progress]], tuning: dict[str, Any], *, as_
     """One line for each run; reasons where something failed; of a single run what was measured for it."""
     if as_json:
         more = {"tuning": tuning} if tuning else {}
-        _json([{"run": run.id, "name": run.name, "progress": progress, **more} for run, progress in found])
+        print_json([{"run": run.id, "name": run.name, "progress": progress, **more} for run, progress in found])
         return
     if not found:
         out.print("no runs yet; start with: attribatch demo")
@@ -198,7 +198,7 @@ def status(found: Sequence[tuple[Run, Progress]], tuning: dict[str, Any], *, as_
             f"{done:,}/{sum(progress.units.values()):,}",
             f"{run.submitted_at:%Y-%m-%d %H:%M:%S}" if run.submitted_at else "",
         )
-    _print(table)
+    print_table(table)
     for run, progress in found:
         for text in progress.errors:
             out.print(f"{run.id}: {text}", markup=False)
@@ -223,7 +223,7 @@ def _tuned(name: str, measured: dict[str, Any]) -> Iterator[str]:
 def page(found: "Page", *, as_json: bool) -> None:
     """Rows of the index."""
     if as_json:
-        _json({"rows": found.rows, "next": found.next})
+        print_json({"rows": found.rows, "next": found.next})
         return
     if not found.rows:
         out.print("no image matches")
@@ -232,7 +232,7 @@ def page(found: "Page", *, as_json: bool) -> None:
     table = Table(*columns, box=None, header_style="bold")
     for row in found.rows:
         table.add_row(*(escape(_cell(getattr(row, column))) for column in columns))
-    _print(table)
+    print_table(table)
     if found.next:
         out.print(f"more: --after {found.next}", markup=False)
 
@@ -247,7 +247,7 @@ def csv_rows(rows: Sequence[ImageRow]) -> None:
 def audit(found: "Audit", report: Path, *, as_json: bool) -> None:
     """What an audit found."""
     if as_json:
-        _json(found.to_dict())
+        print_json(found.to_dict())
         return
     _classes(found)
     out.print()
@@ -258,7 +258,7 @@ def audit(found: "Audit", report: Path, *, as_json: bool) -> None:
 def image(row: ImageRow, path: Path, *, as_json: bool) -> None:
     """Where the picture of one image is."""
     if as_json:
-        _json({"row": row, "png": path})
+        print_json({"row": row, "png": path})
         return
     text = f"{row.key}: predicted {row.predicted} ({row.probability:.3f}), label {row.label}, explained {row.target}"
     out.print(f"{text}\n{path}", markup=False)
@@ -267,7 +267,7 @@ def image(row: ImageRow, path: Path, *, as_json: bool) -> None:
 def model(found: "ModelSpec", *, as_json: bool) -> None:
     """What a model takes and gives."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     size = found.preprocess
     few = ", ".join(found.class_names[:8]) + (", ..." if len(found.class_names) > 8 else "")
@@ -286,7 +286,7 @@ def model(found: "ModelSpec", *, as_json: bool) -> None:
 def names(found: Sequence[str], *, as_json: bool) -> None:
     """A list, one a line."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     out.print("\n".join(found), markup=False)
 
@@ -294,7 +294,7 @@ def names(found: Sequence[str], *, as_json: bool) -> None:
 def counted(what: str, count: int, *, as_json: bool) -> None:
     """One number."""
     if as_json:
-        _json({what.replace(" ", "_"): count})
+        print_json({what.replace(" ", "_"): count})
         return
     out.print(f"{count:,} {what}")
 
@@ -302,7 +302,7 @@ def counted(what: str, count: int, *, as_json: bool) -> None:
 def repaired(found: "Repaired", *, as_json: bool) -> None:
     """What `repair` did."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     out.print(
         f"{found.runs:,} runs: {found.units_intact:,} units intact, {found.units_restored:,} restored from their "
@@ -317,7 +317,7 @@ def repaired(found: "Repaired", *, as_json: bool) -> None:
 def checks(found: "Sequence[Check]", *, as_json: bool) -> None:
     """What `doctor` tried."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     for check in found:
         mark = "[green]ok[/]    " if check.ok else "[bold red]wrong[/] "
@@ -337,7 +337,7 @@ def _classes(found: "Audit") -> None:
         apart = one.member_disagreement
         cells.append(f"{apart:.2f}" if apart else "-")
         table.add_row(escape(one.class_name), f"{one.images:,}", *cells)
-    _print(table)
+    print_table(table)
     out.print(
         "[dim]gap, error and disagreement: medians. border share: mean share of the attribution in the outer eighth. "
         "disagreement: how far members differ, in units of the map itself; about 1 is usual for single pixels[/]"
@@ -349,7 +349,7 @@ def _state(progress: Progress) -> str:
     return "stopped" if idle else str(progress.state)
 
 
-def _print(table: Table) -> None:
+def print_table(table: Table) -> None:
     """A table at its natural width: a narrow terminal wraps lines, but no cell is cut."""
     width = Measurement.get(out, out.options.update(max_width=1000), table).maximum
     Console(highlight=False, width=width).print(table)
@@ -361,7 +361,7 @@ def _verdict(found: "Audit") -> None:
     if not found.findings:
         out.print(escape(found.summary))
     for reason, count in found.failed.items():
-        out.print(f"{count:,} image{'s' if count > 1 else ''} failed: {_visible(reason)}", markup=False)
+        out.print(f"{count:,} image{'s' if count > 1 else ''} failed: {visible(reason)}", markup=False)
     for remark in found.remarks if found.searched else ():
         out.print(remark, markup=False)
 
@@ -369,7 +369,7 @@ def _verdict(found: "Audit") -> None:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else _visible(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else visible(str(value))
 
 
 def _program() -> str:
@@ -378,7 +378,7 @@ def _program() -> str:
     return called.name if shutil.which(called.name) else str(called)
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """File names may hold line ends and escape sequences, which must not reach a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -389,7 +389,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _json(value: object) -> None:
+def print_json(value: object) -> None:
+    """JSON for programs; records become objects, whatever else is no JSON its text."""
+
     def plain(item: object) -> object:
         return asdict(item) if is_dataclass(item) and not isinstance(item, type) else str(item)
 

@@ -45,6 +45,19 @@ class Settings:
             max_pixels=int(_number(env, "ATTRIBATCH_MAX_PIXELS", 100_000_000)),
         )
 
+    def to_env(self) -> dict[str, str]:
+        """The variables that give the same settings to a local worker: all but the broker, which it has no use for."""
+        return {
+            "ATTRIBATCH_HOME": str(self.home),
+            "ATTRIBATCH_DATABASE_URL": self.database_url,
+            "ATTRIBATCH_OBJECTS_URL": self.objects_url,
+            "ATTRIBATCH_LEASE_SECONDS": str(self.lease_seconds),
+            "ATTRIBATCH_MAX_ATTEMPTS": str(self.max_attempts),
+            "ATTRIBATCH_MAX_PIXELS": str(self.max_pixels),
+            "ATTRIBATCH_DEVICE": self.device,
+            "ATTRIBATCH_ALLOWED_MODULES": " ".join(self.allowed_modules),
+        }
+
 
 def _number(env: dict[str, str], name: str, default: float) -> float:
     text = env.get(name)

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from redis import Redis
 
-from db.records import RunState
+from db.records import OccasionState, RunState
 from pipeline import dispatch
 from pipeline.api import Pipeline, RunRequest
 from pipeline.errors import StoreUnavailable
 from pipeline.work import open_workshop, work
 from tests.services.servers import free_port, redis
+from tests.unit.db.steps import pass_hours
 
 
 def test_a_unit_goes_through_the_broker_and_a_second_message_changes_nothing(
@@ -66,3 +68,35 @@ def test_a_broker_that_is_away_is_named_without_its_password() -> None:
     with pytest.raises(StoreUnavailable, match="does not answer") as error:
         dispatch.reach_broker(url)
     assert "secret" not in str(error.value)
+
+
+def test_a_tick_with_a_broker_sends_and_a_later_one_finds_the_run_finished(
+    pipeline: Pipeline, request_: RunRequest
+) -> None:
+    with redis() as (url, _):
+        pipeline.settings = replace(pipeline.settings, broker_url=url)
+        pipeline.schedules.add("nightly", request_, cron="0 2 * * *")
+        pass_hours(pipeline.database, 24)
+        (sent,) = pipeline.tick().occasions
+        assert sent.state is OccasionState.RUNNING, "it does not wait"
+        client = Redis.from_url(url)
+        assert client.llen("attribatch") == 5, "a message for each unit"
+        assert pipeline.tick().occasions == ()
+        assert client.llen("attribatch") == 5
+        client.close()
+        shop = open_workshop(replace(pipeline.settings, device="cpu"))
+        work(shop, sent.run_id or "")
+        shop.database.dispose()
+        (found,) = pipeline.tick().occasions
+    assert (found.id, found.state) == (sent.id, OccasionState.DONE)
+
+
+def test_a_tick_whose_broker_is_away_leaves_the_units_to_be_sent_later(
+    pipeline: Pipeline, request_: RunRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline.settings = replace(pipeline.settings, broker_url=f"redis://127.0.0.1:{free_port()}/0")
+    pipeline.schedules.add("nightly", request_, cron="0 2 * * *")
+    pass_hours(pipeline.database, 24)
+    (found,) = pipeline.tick().occasions
+    assert (found.state, found.error) == (OccasionState.RUNNING, None)
+    assert "the broker took no message" in caplog.text
