@@ -40,10 +40,23 @@ app = typer.Typer(
 EXAMPLE = "Example: attribatch models show torchvision:resnet50@DEFAULT"
 models_app = typer.Typer(no_args_is_help=True, help="Look at models before they are run.", epilog=EXAMPLE)
 app.add_typer(models_app, name="models")
-app.add_typer(schedule_app, name="schedule")
-app.command(epilog="Example: attribatch up --workers 2")(up)
 
 RunRef = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix of an id, name, or latest.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"attribatch {version('attribatch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
 
 
 @app.command(epilog="Example: attribatch demo --shortcut-class 7 --shortcut-corner bottom-left")
@@ -234,6 +247,10 @@ def doctor(as_json: Json = False) -> None:
     printing.checks(checks, as_json=as_json)
     if not all(check.ok for check in checks):
         raise typer.Exit(FAILED)
+
+
+app.add_typer(schedule_app, name="schedule")
+app.command(epilog="Example: attribatch up --workers 2")(up)
 
 
 def main() -> NoReturn:
