@@ -55,4 +55,4 @@ def test_a_value_that_is_none_is_named(name: str, value: str) -> None:
 
 def test_a_worker_process_reads_the_same_from_what_it_is_given(tmp_path: Path) -> None:
     found = Settings.from_env({"ATTRIBATCH_HOME": str(tmp_path), "ATTRIBATCH_ALLOWED_MODULES": "ours, theirs"})
-    assert Settings.from_env(found.environment()) == found
+    assert Settings.from_env(found.to_env()) == found
