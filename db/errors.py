@@ -5,8 +5,10 @@ The class decides what happens to a unit of work: `Retryable` is tried again lat
     AttribatchError
     ├── Retryable            try the same thing again, later
     │   └── StoreUnavailable
+    │       └── StoreRefused
     ├── Permanent            trying again changes nothing
     │   ├── ObjectMissing
+    │   ├── ObjectUnreadable
     │   ├── IndexOutdated
     │   └── IndexDamaged
     └── UsageError           the request itself is wrong: said to whoever asked, before any unit starts
@@ -34,6 +36,14 @@ class UsageError(AttribatchError):
 
 class StoreUnavailable(Retryable):
     """Object storage did not take or give an object this time."""
+
+
+class StoreRefused(StoreUnavailable):
+    """It answers, and says no: there is no such bucket, or the credentials are wrong. Waiting does not help."""
+
+
+class ObjectUnreadable(Permanent):
+    """One object of a data set that is gone, has changed, is too large or is archived."""
 
 
 class ObjectMissing(Permanent):

@@ -94,7 +94,12 @@ def demo(
     "--baseline blurred:sigma=8 --tolerance 0.03"
 )
 def run(
-    source: Annotated[str, typer.Argument(help="Folder of images (a tree of class folders), or a CSV/JSONL manifest.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images or s3://bucket/prefix (class folders in it), CSV/JSONL manifest, .tar shards."
+        ),
+    ],
     model: Models,
     weights: Weights = None,
     input_size: InputSize = None,

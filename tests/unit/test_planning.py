@@ -37,7 +37,7 @@ def test_the_same_spec_over_the_same_manifest_is_the_same_run(tmp_path: Path) ->
     assert one.id == plan_run(spec(), source, manifest(tmp_path, ONE), name="x", unit_size=1).id
     assert one.id != plan_run(spec(seed=1), source, manifest(tmp_path, ONE)).id
     assert one.id != plan_run(spec(), source, manifest(tmp_path, TWO)).id
-    assert one.id == run_id(one.spec_key, one.manifest_digest, source)
+    assert one.id == run_id(spec(), one.manifest_digest, source)
     elsewhere = Source("folder", str(tmp_path / "copy"))  # equal names, sizes and times need not be equal images
     assert one.id != plan_run(spec(), elsewhere, manifest(tmp_path, ONE)).id
     assert plan_run(spec(), source, manifest(tmp_path, ONE), unit_size=10**20).unit_size == 1
