@@ -273,7 +273,7 @@ class _Blocks(io.RawIOBase):
         """What is wrong with the shard, where, and what to do."""
         if (start := self._fetch(0, 8)) and (packed := _packed_by(start)):
             return _is_compressed(f" by {packed}")
-        return f"damaged or cut off at byte {self._at:,} ({reason}); copy or write it anew"
+        return f"damaged or cut off before byte {self._at:,} ({reason}); copy or write it anew"
 
 
 def _packed_by(start: bytes) -> str | None:

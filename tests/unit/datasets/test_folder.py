@@ -2,12 +2,15 @@
 
 import errno
 import os
+from dataclasses import replace
 
 import pytest
 
 from db.records import Entry
 from pipeline.datasets import Source, list_entries, open_source, read_image
-from pipeline.errors import DatasetError, Retryable, UnreadableImage
+from pipeline.decoding import Decoder
+from pipeline.errors import DatasetError, Retryable, SourceUnavailable, UnreadableImage
+from pipeline.spec import Preprocess
 from tests.unit.datasets.builders import picture, read_one, reason
 
 
@@ -43,10 +46,31 @@ def test_listing_never_opens_an_image(tmp_path, monkeypatch):
     assert len(list(list_entries(open_source(str(tmp_path))))) == 1
 
 
-def test_a_source_survives_json(tmp_path):
+def test_a_source_survives_json_as_it_always_was(tmp_path):
     picture(tmp_path / "a/1.png")
     source = open_source(str(tmp_path))
     assert Source.from_json(source.to_json()) == source
+    assert source.to_json() == f'{{"kind":"folder","location":"{tmp_path}"}}'  # ids of runs are made of it
+    assert "9000" not in replace(source, s3_endpoint_url="http://127.0.0.1:9000").to_json()
+
+
+@pytest.mark.parametrize("location", ["gs://bucket/x", "https://key:sesame@host/x"])
+def test_a_url_that_is_not_of_s3_is_refused_without_repeating_it(location):
+    with pytest.raises(DatasetError, match=r"s3://") as caught:
+        open_source(location)
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_folder_that_is_away_is_no_fault_of_its_images(tmp_path):
+    picture(tmp_path / "mounted/1.png")
+    source = open_source(str(tmp_path / "mounted"))
+    decoder = Decoder("run", source, Preprocess(6, 8), 1000)
+    entries = [*list_entries(source), Entry(1, "gone.png", "1-1")]
+    [(pictures, failed)] = decoder.ahead(entries, parts=1)
+    assert ([one.entry.key for one in pictures], [row.key for row in failed]) == (["1.png"], ["gone.png"])
+    (tmp_path / "mounted").rename(tmp_path / "away")
+    with pytest.raises(SourceUnavailable, match="is its disk mounted"):
+        list(decoder.ahead(entries, parts=1))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def test_whole_numbers_are_labels_too(tmp_path):
         ("m.jsonl", '{"file_name": "a\\u0000.png"}\n', ["line 1", "no path"]),
         ("m.jsonl", '{"file_name": "."}\n', ["line 1", "no path"]),
         ("m.jsonl", "[" * 100_000, ["line 1", "not valid JSON"]),
+        ("m.csv", "file_name\ns3://key:sesame@bucket/a.png\n", ["line 2", "is a URL", "as the source"]),
         ("m.csv", b"file_name\n\xff\xfe.png\n", ["not UTF-8"]),
     ],
 )
