@@ -141,8 +141,6 @@ class Bucket:
             return StoreRefused(f"{self} does not exist ({code}); check its name, and {_ENDPOINT}")
         if status in _NOT_ALLOWED:
             return StoreRefused(f"{self} refuses to be listed or read ({code}); {_CREDENTIALS}")
-        if 300 <= status < 400:
-            return StoreRefused(f"{self} lies in another region ({code}); set AWS_DEFAULT_REGION")
         return StoreUnavailable(f"{self} answers {code} (HTTP {status})")
 
     def __str__(self) -> str:

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 class RunRequest:
     """What somebody asks for: names and paths, as they were typed. `Pipeline.submit` makes a spec and a run of it."""
 
-    source: (
-        str  # a folder, s3://bucket/prefix, a CSV or JSONL manifest, .tar shards: see `pipeline.datasets.open_source`
-    )
+    source: str  # a folder, s3://bucket/prefix, a manifest or .tar shards, see `pipeline.datasets.open_source`
     models: "tuple[ModelRequest, ...]"
     baselines: tuple[str, ...] = ("black",)  # declarations, see `pipeline.declarations.Baseline`
     target: str = "predicted"  # predicted | label | rank:K | class:NAME_OR_INDEX

@@ -103,7 +103,7 @@ def expand(name: str) -> Iterator[str]:
     """The names that `shard-{000..127}.tar` stands for, in order; itself where it has no braces.
 
     Raises:
-        DatasetError: braces that are no such range.
+        DatasetError: braces that are no such range, or one of more than a million.
     """
     found = re.search(r"\{(\d+)\.\.(\d+)\}", name)
     if found is None:
@@ -112,8 +112,8 @@ def expand(name: str) -> Iterator[str]:
         yield name
         return
     first, last = found.groups()
-    if int(first) > int(last):
-        raise DatasetError(f"{name!r}: the range runs backwards; write {{{last}..{first}}}")
+    if not 0 <= int(last) - int(first) < 1_000_000:
+        raise DatasetError(f"{name!r}: the range runs backwards, or is of more than a million shards; correct it")
     for number in range(int(first), int(last) + 1):
         yield from expand(name[: found.start()] + str(number).zfill(len(first)) + name[found.end() :])
 

@@ -118,7 +118,7 @@ def _tree(location: str, source: Source) -> Tree:
 
 def _in_bucket(location: str, endpoint_url: str | None) -> Source:
     bucket, prefix = parse_location(location)
-    location = f"{SCHEME}{bucket}/{prefix}".rstrip("/")
+    location = f"{SCHEME}{bucket}/{prefix}"
     if location.lower().endswith((*MANIFEST_SUFFIXES, *COMPRESSED)):
         raise DatasetError(f"{location} cannot be read from S3; give a prefix of images or uncompressed .tar shards")
     try:
