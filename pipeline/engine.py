@@ -80,6 +80,7 @@ class Workshop:
     objects: Objects
     lease_seconds: float
     max_pixels: int
+    s3_endpoint_url: str | None = None  # of sources on S3
     device: str = "cpu"
     allowed_modules: tuple[str, ...] = ()  # prefixes of `pkg.module:factory` models; empty allows all
     stop: threading.Event = field(default_factory=threading.Event)  # set by signal handlers
@@ -170,7 +171,7 @@ def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Out
             raise _LetGo
 
     run = _run(shop, unit.run_id)
-    spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source)
+    spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, shop.s3_endpoint_url)
     decoder = Decoder(run.id, source, spec.preprocess, shop.max_pixels)
     take_turns = _must_take_turns(spec, shop.device)
     explainer = Explainer(
