@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -143,7 +143,8 @@ def _guarded(shop: Workshop, unit: Unit, lost: threading.Event, step: Callable[[
     except _LetGo:
         if lost.is_set():
             return Outcome.FENCED
-        shop.ledger.release(unit)
+        with suppress(Retryable):  # or the lease runs out, and sweep gives the unit back
+            shop.ledger.release(unit)
         return Outcome.RELEASED
     except Exception as error:
         surprise = None if isinstance(error, AttribatchError) else error  # its traceback is worth reading
