@@ -1,38 +1,121 @@
-"""Share of the machine's limit: FLOP/s of a run over the best rate that matmul and convolution reach here."""
+"""torchvision's networks: images a second against captum at equal steps, the share of the machine's limit, and why."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import interleaved, table
+from benchmarks.machine import interleaved, log, table
 from benchmarks.networks import photographs, zoo
+from benchmarks.peers import IntegratedGradients
 from pipeline.attribution import integrated_gradients
+from pipeline.tuning.precision import Way
 
-NETWORKS = ("resnet18", "resnet50", "vgg16", "vit_b_16")
+NETWORKS = {"resnet18": 8, "resnet50": 8, "vgg16": 4, "mobilenet_v3_large": 8, "vit_b_16": 4, "swin_t": 8}  # steps
+SIZE = 224
+PRODUCTS = ("conv", "mm", "linear", "attention")  # in the names of operations that multiply matrices
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one network: seconds for one photograph, floating-point operations, where the time goes."""
+
+    name: str
+    captum: float
+    given: float
+    prepared: float
+    flop: int
+    profile: str
 
 
 def section() -> str:
     """Markdown of this section."""
-    square = torch.randn(2048, 2048)
-    conv, batch = nn.Conv2d(128, 128, 3, padding=1).requires_grad_(False), torch.randn(16, 128, 56, 56)
-    seconds = interleaved({"matmul": lambda: square @ square, "convolution": lambda: conv(batch)})
-    rates = {"matmul": 2 * 2048**3, "convolution": 2 * 16 * 56 * 56 * 128 * 128 * 9}
-    best = {name: flop / seconds[name] for name, flop in rates.items()}
+    best = _machine()
     limit = max(best.values())
-    rows = []
-    for name in NETWORKS:
-        member, images, labels = zoo(name), photographs(2, 224), torch.tensor([0, 1])
-
-        def run(member: nn.Module = member, images: torch.Tensor = images, labels: torch.Tensor = labels) -> object:
-            return integrated_gradients(member, images, labels, baselines=torch.zeros(1, 1, 3, 224, 224), n_steps=16)
-
-        with FlopCounterMode(display=False) as counter:
-            run()
-        rate = counter.get_total_flops() / interleaved({"run": run}, rounds=2)["run"]
-        rows.append([name, f"{rate / 1e9:.0f}", f"{rate / limit:.0%}"])
-    peaks = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in best.items())
+    found = [_measure(name, steps) for name, steps in NETWORKS.items()]
+    speed, shares = [], []
+    for m in found:
+        rates = [f"{1 / seconds:.3f}" for seconds in (m.captum, m.given, m.prepared)]
+        speed.append([m.name, *rates, f"{m.captum / m.given:.2f}", f"{m.captum / m.prepared:.2f}"])
+        rates = [f"{m.flop / s / 1e9:.0f} ({m.flop / s / limit:.0%})" for s in (m.captum, m.given, m.prepared)]
+        shares.append([m.name, *rates, m.profile])
+    peaks = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in best.items())
     return (
-        f"## Share of the machine's limit, float32\n\nBest rates measured: {peaks}. Forward and backward of 16 steps "
-        "for 2 photographs of 224 x 224, counted by torch's FLOP counter.\n\n"
-        f"{table(['network', 'GFLOP/s', 'of the limit'], rows)}"
+        "## torchvision networks at equal steps, float32\n\n8 gausslegendre steps (VGG-16 and ViT: 4) in one chunk, "
+        f"black baseline, one photograph of {SIZE} x {SIZE}, random weights (speed alone). *Prepared*: batch norm "
+        "folded and channels_last, the way that `precision=auto` tries on this machine (it keeps the member as given "
+        "where that is faster).\n\n"
+        f"{_speed_table(speed)}\n\n### Share of the machine's limit\n\nBest rates of this machine in the same minutes, "
+        f"GFLOP/s: {peaks}. Achieved GFLOP/s, counted by torch's FLOP counter, and their share of the best rate; "
+        "the last column is where the time of the prepared member goes (torch profiler).\n\n"
+        f"{table(['network', 'captum', 'as given', 'prepared', 'time of the prepared member'], shares)}"
     )
+
+
+def _speed_table(rows: list[list[str]]) -> str:
+    columns = ["captum images/s", "attribatch, as given", "prepared", "given / captum", "prepared / captum"]
+    return table(["network", *columns], rows)
+
+
+def _machine() -> dict[str, float]:
+    """FLOP/s of the best products at hand: a square matmul and convolutions of ResNet's and VGG's shapes."""
+    log("limit: best rates of the machine")
+    square = torch.randn(2048, 2048)
+    sides: dict[str, Callable[[], object]] = {"matmul 2048": lambda: square @ square}
+    flop = {"matmul 2048": 2 * 2048**3}
+    for width, size in ((64, 112), (128, 56), (256, 28)):
+        for last in (False, True):
+            layout = torch.channels_last if last else torch.contiguous_format
+            convolution = nn.Conv2d(width, width, 3, padding=1).requires_grad_(False).to(memory_format=layout)
+            batch = torch.randn(16, width, size, size).contiguous(memory_format=layout)
+            name = f"convolution {width} x {size}{' channels_last' if last else ''}"
+            sides[name] = partial(convolution, batch)
+            flop[name] = 2 * 16 * size * size * width * width * 9
+    seconds = interleaved(sides)
+    return {name: flop[name] / seconds[name] for name in sides}
+
+
+def _measure(name: str, steps: int) -> Measured:
+    log(f"limit: {name}")
+    given, image, target = zoo(name), photographs(1, SIZE), torch.tensor([0])
+    fast = Way(_without_batch_norm(given), channels_last=True).eval().requires_grad_(False)
+    ours = {
+        side: partial(_maps, member, image, target, steps) for side, member in (("given", given), ("prepared", fast))
+    }
+    explain = partial(IntegratedGradients(given).attribute, image, target=target, n_steps=steps)
+    with FlopCounterMode(display=False) as counter:
+        ours["given"]()
+    sides: dict[str, Callable[[], object]] = {"captum": explain, **ours}
+    seconds = interleaved(sides, rounds=2)
+    shown = _profile(ours["prepared"])
+    flop = counter.get_total_flops()
+    return Measured(name, seconds["captum"], seconds["given"], seconds["prepared"], flop, shown)
+
+
+def _without_batch_norm(member: nn.Module) -> nn.Module:
+    if not any(isinstance(part, nn.BatchNorm2d) for part in member.modules()):
+        return deepcopy(member)
+    folded: nn.Module = fuse(member)
+    return folded
+
+
+def _maps(member: nn.Module, image: Tensor, target: Tensor, steps: int) -> Tensor:
+    black = torch.zeros(1, 1, 3, SIZE, SIZE)
+    return integrated_gradients(member, image, target, baselines=black, n_steps=steps, method="gausslegendre").mean
+
+
+def _profile(run: Callable[[], object]) -> str:
+    """Shares of the time by operation: products first, then the three that cost most beside them."""
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        run()
+    spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in found.key_averages()}
+    total, products = sum(spent.values()), sum(t for name, t in spent.items() if any(p in name for p in PRODUCTS))
+    others = sorted((name for name in spent if not any(p in name for p in PRODUCTS)), key=lambda name: -spent[name])
+    rest = ", ".join(f"{name} {spent[name] / total:.0%}" for name in others[:3])
+    return f"convolutions and matmuls {products / total:.0%}; {rest}"

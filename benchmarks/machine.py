@@ -6,8 +6,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+_STARTED = time.monotonic()
+
+Side = TypeVar("Side")  # what names a side
 
 
 def describe() -> str:
@@ -24,9 +29,15 @@ def describe() -> str:
     )
 
 
-def interleaved(sides: Mapping[str, Callable[[], object]], *, rounds: int = 5) -> dict[str, float]:
+def log(line: str) -> None:
+    """Progress: minutes and seconds since the start, and what is being done."""
+    minutes, seconds = divmod(int(time.monotonic() - _STARTED), 60)
+    print(f"{minutes:3}:{seconds:02}  {line}", flush=True)
+
+
+def interleaved(sides: Mapping[Side, Callable[[], object]], *, rounds: int = 5) -> dict[Side, float]:
     """Median seconds of each side, run in turns after one warm-up each."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    times: dict[Side, list[float]] = {name: [] for name in sides}
     for side in sides.values():
         side()
     for _ in range(rounds):
