@@ -1,6 +1,6 @@
 """`make bench` regenerates RESULTS.md; `make bench ARGS="speed steps"` some of its sections.
 
-Both sides of every ratio run in one process, interleaved A B A B; medians are reported.
+Both sides of every ratio run in one process, interleaved A B A B; medians of processor time are reported.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import calibration, limit, machine, memory, overhead, speed, splitting, steps
 
-THREADS = 1  # two on two shared cores measure the neighbours: each waits for the slower at every operation
+THREADS = 1  # several on shared cores measure the neighbours: each operation waits for the slowest
 RESULTS = Path(__file__).parent / "RESULTS.md"
 SECTIONS: dict[str, Callable[[], str]] = {
     "speed": speed.section,
