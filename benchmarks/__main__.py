@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import calibration, limit, machine, memory, overhead, speed, splitting, steps
+from benchmarks import calibration, limit, machine, memory, overhead, scale, speed, splitting, steps
 
 THREADS = 1  # several on shared cores measure the neighbours: each operation waits for the slowest
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -22,6 +22,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "calibration": calibration.section,
     "memory": memory.section,
     "overhead": overhead.section,
+    "scale": scale.section,
     "splitting": splitting.section,
 }
 

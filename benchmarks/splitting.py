@@ -25,7 +25,7 @@ def section() -> str:
         for output in OUTPUTS:
             t = trial(kinds, output)
             log(f"splitting: {kinds[0]}, {output}")
-            for nodes, profile in (("even", UNIFORM), ("fitted", t.profile)):
+            for nodes, profile in (("even", UNIFORM), ("fitted", t.profile[0])):
                 found = {name: refined(t, profile, share) for name, share in WAYS.items()}
                 for name in WAYS:
                     cells, gain = _against_doubling(found, name)

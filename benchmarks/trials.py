@@ -35,7 +35,7 @@ class Trial:
     baselines: Tensor  # (K, N or 1, 1, 28, 28)
     weights: Tensor  # (K,)
     exact: Tensor  # (N, 1, 28, 28) float64
-    profile: Profile  # fitted on other pictures
+    profile: tuple[Profile, ...]  # one for each baseline, fitted on other pictures
 
     def run(self, members: tuple[nn.Module, ...] | None = None, **options: Any) -> Attribution:
         """`integrated_gradients` of this trial."""
@@ -99,11 +99,15 @@ def paths(kinds: tuple[str, ...], count: int, *, calibrate: bool = False) -> tup
 
 
 @cache
-def fitted(kinds: tuple[str, ...], output: Output, members: int = 1) -> Profile:
-    """Nodes fitted on the calibration pictures."""
-    pictures, targets, stack, weights = paths(kinds, CALIBRATION, calibrate=True)
-    options: dict[str, Any] = {"baselines": stack, "baseline_weights": weights, "internal_batch_size": 128}
-    return fit_profile(trained()[:members], pictures, targets, output=output, **options)
+def fitted(kinds: tuple[str, ...], output: Output, members: int = 1, *, shared: bool = False) -> tuple[Profile, ...]:
+    """Nodes for each baseline, fitted on the calibration pictures: to its kind, or once over all kinds."""
+    pictures, targets, stack, _ = paths(kinds, CALIBRATION, calibrate=True)
+    options: dict[str, Any] = {"output": output, "internal_batch_size": 128}
+    sizes = [len(stack)] if shared else [Baseline.parse(kind).n for kind in kinds]
+    profiles: list[Profile] = []
+    for some in torch.split(stack, sizes):
+        profiles += [fit_profile(trained()[:members], pictures, targets, baselines=some, **options)] * len(some)
+    return tuple(profiles)
 
 
 @cache

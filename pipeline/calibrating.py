@@ -41,9 +41,10 @@ def tune(
         found = _read(objects, key)
         if found is None:
             given = calibration() if may_measure else []
-            profile = explainer.fit(given) if len(given) >= FIT_IMAGES[0] else Profile()
-            found = _keep(objects, key, {"knots": profile.knots, "images": [picture.entry.key for picture in given]})
-        explainer.profile = Profile(tuple(found["knots"]))
+            profiles = explainer.fit(given) if len(given) >= FIT_IMAGES[0] else explainer.profiles
+            knots = {str(b): profile.knots for b, profile in zip(spec.baselines, profiles, strict=True)}
+            found = _keep(objects, key, {"knots": knots, "images": [picture.entry.key for picture in given]})
+        explainer.profiles = [Profile(tuple(found["knots"][str(baseline)])) for baseline in spec.baselines]
     if explainer.chooses_ways:
         key = f"{tuning_prefix(unit.run_id)}precision/{explainer.device_kind.replace(' ', '-')}.json"
         found = _read(objects, key)

@@ -76,7 +76,7 @@ class Explainer:
 
     Attributes:
         spec: what to compute.
-        profile: where nodes stand; even unless set.
+        profiles: where nodes stand, one for each declared baseline; even unless set.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Explainer:
         take_turns: bool = False,
     ) -> None:
         self.spec = spec
-        self.profile = Profile()
+        self.profiles = [Profile()] * len(spec.baselines)
         self._given = list(members)
         self._check = check
         self._samples = None if samples is None else torch.from_numpy(samples)
@@ -130,26 +130,20 @@ class Explainer:
 
         return self._within_memory(pixels, attempt)
 
-    def fit(self, pictures: Sequence[Picture]) -> Profile:
-        """Where the nodes of this spec's paths should stand, measured on some pictures.
+    def fit(self, pictures: Sequence[Picture]) -> list[Profile]:
+        """Where the nodes of this spec's paths should stand, for each declared baseline, measured on some pictures.
 
         Raises:
             ModelBroken: as `compute`.
         """
         pixels = self._pixels(pictures)
 
-        def attempt(size: int) -> Profile:
+        def attempt(size: int) -> list[Profile]:
             targets = self._targets(pictures, predict(self._members, pixels, batch_size=size))
-            stack, weights = self._baselines(pictures, pixels)
-            return fit_profile(
-                self._members,
-                pixels,
-                targets,
-                baselines=stack,
-                baseline_weights=weights,
-                output=cast("Any", self.spec.output),
-                internal_batch_size=size,
-            )
+            options: Any = {"output": self.spec.output, "internal_batch_size": size}
+            sizes = [baseline.n for baseline in self.spec.baselines]
+            draws = torch.split(self._baselines(pictures, pixels)[0], sizes)
+            return [fit_profile(self._members, pixels, targets, baselines=some, **options) for some in draws]
 
         return self._within_memory(pixels, attempt)
 
@@ -246,7 +240,7 @@ class Explainer:
             n_steps=spec.n_steps,
             tolerance=spec.tolerance,
             max_steps=spec.max_steps,
-            profile=self.profile,
+            profile=[p for p, b in zip(self.profiles, spec.baselines, strict=True) for _ in range(b.n)],
             output=output,
             internal_batch_size=size,
             precision=cast("Any", "float32" if spec.precision == "auto" else spec.precision),

@@ -222,11 +222,13 @@ def status(
 
 def _tuned(name: str, measured: dict[str, Any]) -> Iterator[str]:
     if name == "nodes":
-        knots, images = measured["knots"], len(measured["images"])
-        inner = ", ".join(f"{knot:.2f}" for knot in knots[1:-1])
-        even = all(abs(knot - index / (len(knots) - 1)) < 1e-9 for index, knot in enumerate(knots))
-        placed = "evenly; fitting them lowers no error" if even else f"an eighth of them each up to alpha {inner}, 1"
-        yield f"nodes: {placed} (measured on {images} images)"
+        for baseline, knots in measured["knots"].items():
+            inner = ", ".join(f"{knot:.2f}" for knot in knots[1:-1])
+            even = all(abs(knot - index / (len(knots) - 1)) < 1e-9 for index, knot in enumerate(knots))
+            placed = (
+                "evenly; fitting them lowers no error" if even else f"an eighth of them each up to alpha {inner}, 1"
+            )
+            yield f"nodes from {baseline}: {placed} (measured on {len(measured['images'])} images)"
         return
     for index, way in enumerate(measured["members"]):
         change = f"maps differ by {way['error']:.2%}, {way['speedup']:.2f} times as fast"

@@ -9,7 +9,6 @@ and backward pass but the last is full, whatever the number of images. Knows not
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +33,7 @@ class Attribution:
     error_estimate: Tensor  # (N,) estimated relative L1 error of `mean`; NaN where a path has one node
     converged: Tensor | None  # (N,) bool: error_estimate <= tolerance; None without a tolerance
     evaluations: Tensor  # (N,) int64: gradient evaluations spent
-    path_alphas: Tensor  # (A,) ascending
+    path_alphas: Tensor  # (A,) ascending, of the first baseline's nodes
     path_outputs: Tensor  # (N, A) F(alpha), mean over paths; NaN where the image was finished before
     path_gradients: Tensor  # (N, A) mean absolute gradient, mean over paths; NaN likewise
 
@@ -55,7 +54,7 @@ def integrated_gradients(
     n_steps: int = 50,
     tolerance: float | None = None,
     max_steps: int = 513,
-    profile: Profile | None = None,
+    profile: Profile | Sequence[Profile] = path.UNIFORM,
     output: Output = "logit",
     internal_batch_size: int | None = None,
     precision: Precision = "float32",
@@ -74,7 +73,8 @@ def integrated_gradients(
         tolerance: relative L1 error, above 0: nested trapezoid levels (9, 17, 33, ... nodes, each reusing all
             before) until an image's `error_estimate` meets it.
         max_steps: with a tolerance, nodes per path at most, at least 9. Images that need more are not `converged`.
-        profile: where the nodes of Riemann rules and nested levels stand, see `fit_profile`; evenly by default.
+        profile: where the nodes of Riemann rules and nested levels stand, see `pipeline.tuning.fit_profile`; evenly by
+            default. One for all baselines, or one for each.
         output: what is explained: "logit", "probability" or "log_probability" of the target.
         internal_batch_size: rows of one forward and backward pass; chosen from the input's size by default.
         precision: "float32" computes in the inputs' own dtype (float64 stays float64), "float64" on copies in double,
@@ -96,21 +96,23 @@ def integrated_gradients(
     adaptive = tolerance is not None
     if adaptive and max_steps < path.FIRST_LEVEL:
         raise ValueError(f"max_steps is {max_steps}; the first level has {path.FIRST_LEVEL} nodes")
-    profile = profile or path.UNIFORM
-    nodes = path.first_level(profile) if adaptive else path.quadrature(method, n_steps, profile)
+    profiles = [profile] * len(baselines) if isinstance(profile, Profile) else profile
+    if len(profiles) != len(baselines):
+        raise ValueError(f"{len(profiles)} profiles for {len(baselines)} baselines; give one, or one for each")
+    first = [path.first_level(one) if adaptive else path.quadrature(method, n_steps, one) for one in profiles]
     rule: Method = "riemann_trapezoid" if adaptive else method
     sums = _Sums(problem, len(members))
     with ensemble.frozen(members):
-        sums.take_ends(members, nodes)
-        spent = len(nodes.alphas)
+        sums.take_ends(members, path.stack(first))
+        spent = len(first[0].alphas)
         active = torch.arange(len(inputs), device=inputs.device)
-        sums.refine(members, nodes, active)
+        sums.refine(members, path.stack(first), active)
         error = sums.error_estimate(rule)
         while tolerance is not None and 2 * spent - 1 <= max_steps:
             active = (error > tolerance).nonzero()[:, 0]
             if not len(active):
                 break
-            sums.refine(members, path.next_level(spent, profile), active)
+            sums.refine(members, path.stack([path.next_level(spent, one) for one in profiles]), active)
             spent = 2 * spent - 1
             error = sums.error_estimate(rule)
     return sums.result(inputs.dtype, error, None if tolerance is None else error <= tolerance)
@@ -127,41 +129,21 @@ def input_x_gradient(
 
 
 def saliency(
-    members: nn.Module | Sequence[nn.Module],
-    inputs: Tensor,
-    targets: Tensor,
-    *,
-    output: Output = "logit",
-    channels: Literal["keep", "max", "mean", "l2"] = "keep",
+    members: nn.Module | Sequence[nn.Module], inputs: Tensor, targets: Tensor, *, output: Output = "logit"
 ) -> Attribution:
-    """Absolute gradient at the input (Simonyan et al. 2013), mean over members.
-
-    Args:
-        members: as for `integrated_gradients`, like the next three.
-        inputs: (N, C, ...), or any shape with `channels="keep"`.
-        targets: (N,) int64.
-        output: of the members.
-        channels: how dimension 1 of the map is reduced (kept with size 1).
+    """Absolute gradient at the input (Simonyan et al. 2013), mean over members. Arguments as above.
 
     Returns:
         An Attribution whose deltas are NaN: completeness is no property of a gradient.
     """
     zero = torch.zeros_like(inputs[:1])[None]
     problem, members = problem_of(members, inputs, targets, zero, output=output, multiply=False)
-    nodes = path.quadrature("riemann_right", 1)
+    nodes = path.stack([path.quadrature("riemann_right", 1)])
     sums = _Sums(problem, len(members))
     with ensemble.frozen(members):
         sums.take_ends(members, nodes)
         sums.refine(members, nodes, torch.arange(len(inputs), device=inputs.device))
-    reduce = {
-        "keep": lambda m: m,
-        "max": lambda m: m.amax(2, keepdim=True),
-        "mean": lambda m: m.mean(2, keepdim=True),
-        "l2": lambda m: m.pow(2).sum(2, keepdim=True).sqrt(),
-    }
-    if channels not in reduce:
-        raise ValueError(f"channels {channels!r} is none of: {', '.join(reduce)}")
-    sums.maps = reduce[channels](sums.maps.abs())
+    sums.maps.abs_()
     sums.path_sums.fill_(torch.nan)
     return sums.result(inputs.dtype, sums.error_estimate("riemann_right"), None)
 
@@ -178,7 +160,9 @@ class _Sums:
         self.start = torch.zeros_like(self.path_sums)  # F(x') of every path
         self.end = torch.zeros_like(self.path_sums[:, 0])  # (M, N) F(x)
         self.evaluations = torch.zeros(N, dtype=torch.int64, device=inputs.device)
-        self.curves: list[tuple[Tensor, Tensor]] = []  # alphas (A,), (2, N, A) outputs and gradients
+        self.curves: list[
+            tuple[Tensor, Tensor]
+        ] = []  # of each level: alphas (K, A), outputs and gradients (2, K, N, A)
 
     def take_ends(self, members: Sequence[nn.Module], nodes: path.Nodes) -> None:
         """F(x') and F(x) by forward passes, unless the nodes stand on both ends anyway."""
@@ -191,23 +175,21 @@ class _Sums:
         """Evaluate nodes for the active inputs (n,) and merge them: a later level halves the weight of all before."""
         first = not self.curves
         keep = 0.0 if first else 0.5
-        curve = torch.full((2, len(self.evaluations), len(nodes.alphas)), torch.nan, dtype=torch.float64)
-        curve = curve.to(self.evaluations.device)
-        curve[:, active] = 0
+        (K, A), N = nodes.alphas.shape, len(self.evaluations)
+        curve = torch.full((2, K, N, A), torch.nan, dtype=torch.float64).to(self.evaluations.device)
+        curve[:, :, active] = 0
         difference = torch.zeros_like(self.difference[active]) if first else self.maps[:, active].mean(0)
         for m, member in enumerate(members):
             (part, apart), sums, outputs, gradients = _sweep(self.problem, member, nodes, active)
             difference += (apart if first else -part) / len(members)  # a later level is the odd half to all before
             self.maps[m, active] = keep * self.maps[m, active] + (1 - keep) * part
             self.path_sums[m][:, active] = keep * self.path_sums[m][:, active] + (1 - keep) * sums
-            weights = self.problem.weights / len(members)
-            curve[0, active] += torch.tensordot(weights, outputs, 1)
-            curve[1, active] += torch.tensordot(weights, gradients, 1)
+            curve[:, :, active] += torch.stack([outputs, gradients]) / len(members)
             if first and nodes.on_both_ends:
                 self.start[m], self.end[m] = outputs[:, :, 0], outputs[0, :, -1]
         self.difference[active] = difference
         self.curves.append((nodes.alphas.to(curve.device), curve))
-        self.evaluations[active] += len(members) * len(self.problem.weights) * len(nodes.alphas)
+        self.evaluations[active] += len(members) * K * A
 
     def error_estimate(self, method: Method) -> Tensor:
         """(N,) float64."""
@@ -218,8 +200,7 @@ class _Sums:
         mean, std, agreement = ensemble.statistics(self.maps)
         weights = self.problem.weights
         deltas = self.path_sums - (self.end[:, None] - self.start)  # (M, K, N)
-        alphas, order = torch.cat([alphas for alphas, _ in self.curves]).sort()
-        outputs, gradients = torch.cat([curve for _, curve in self.curves], 2)[:, :, order]
+        alphas, (outputs, gradients) = self._mean_curves()
         return Attribution(
             mean=mean.to(dtype),
             std=std.to(dtype),
@@ -236,6 +217,20 @@ class _Sums:
             path_gradients=gradients,
         )
 
+    def _mean_curves(self) -> tuple[Tensor, Tensor]:
+        """Alphas (A,) of the first baseline's nodes, and outputs and gradients (2, N, A) there, mean over paths."""
+        at, order = torch.cat([alphas[0] for alphas, _ in self.curves]).sort()
+        own = torch.cat([curve[:, 0] for _, curve in self.curves], 2)[..., order]
+        mean = self.problem.weights[0] * own
+        for k, weight in enumerate(self.problem.weights[1:], 1):
+            there = torch.full_like(own, torch.nan)
+            for level in range(len(self.curves), 0, -1):  # an image that was finished before knows fewer levels
+                x, order = torch.cat([alphas[k] for alphas, _ in self.curves[:level]]).sort()
+                y = torch.cat([curve[:, k] for _, curve in self.curves[:level]], 2)[..., order]
+                there = torch.where(there.isnan(), path.interpolate(at, x, y), there)
+            mean = mean + weight * there
+        return at, torch.where(own.isnan(), torch.nan, mean)
+
 
 def _sweep(
     problem: Problem, member: nn.Module, nodes: path.Nodes, active: Tensor
@@ -246,11 +241,11 @@ def _sweep(
         Maps of the rule and of the difference of its halves (2, n, ...), mean over baselines; and per path, float64:
         attribution sums (K, n), outputs (K, n, A) and mean absolute gradients (K, n, A).
     """
-    n, K, A = len(active), len(problem.weights), len(nodes.alphas)
+    n, (K, A) = len(active), nodes.alphas.shape
     device, inputs = problem.inputs.device, problem.inputs
     maps = inputs.new_zeros(2, n, *inputs.shape[1:])
-    columns = torch.stack([nodes.weights, nodes.difference]).to(inputs)  # (2, A)
-    alphas = nodes.alphas.to(inputs).view(-1, *[1] * (inputs.dim() - 1))
+    columns = torch.stack([nodes.weights, nodes.difference], 1).to(inputs)  # (K, 2, A)
+    alphas = nodes.alphas.to(inputs).view(K, A, *[1] * (inputs.dim() - 1))
     shares, which = problem.weights.tolist(), active.tolist()
     sums = torch.zeros(n * K, dtype=torch.float64, device=device)
     figures = torch.zeros(2, n * K * A, dtype=torch.float64, device=device)  # output, mean |gradient|
@@ -259,8 +254,9 @@ def _sweep(
         points = inputs.new_empty(chunk.stop - chunk.start, *inputs.shape[1:])
         runs = list(path_runs(chunk, A))
         for path_index, rows, steps in runs:
-            start, end = problem.ends_of(which[path_index // K], path_index % K)
-            torch.addcmul(start, end - start, alphas[steps], out=points[rows])
+            i, k = divmod(path_index, K)
+            start, end = problem.ends_of(which[i], k)
+            torch.addcmul(start, end - start, alphas[k, steps], out=points[rows])
         outputs, gradient = problem.gradient(member, points, targets[chunk])
         gradient = gradient.flatten(1)
         figures[0, chunk] = outputs.double()
@@ -268,7 +264,7 @@ def _sweep(
         # Path by path, not one product over the chunk: nothing of an input that overflows may reach its neighbours.
         for path_index, rows, steps in runs:
             i, k = divmod(path_index, K)
-            part = (columns[:, steps] @ gradient[rows]).view(2, *inputs.shape[1:])
+            part = (columns[k][:, steps] @ gradient[rows]).view(2, *inputs.shape[1:])
             if problem.multiply:
                 start, end = problem.ends_of(which[i], k)
                 part *= end - start

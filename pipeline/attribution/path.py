@@ -13,6 +13,7 @@ first nested level, so a later level still halves the cells within a piece: the 
 evaluation by the same sums as the even one. A chain of 64 pieces measured no better than one of 8.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,13 +52,13 @@ class Profile:
         density = (1 - _FLOOR) * density / density.sum() + _FLOOR / len(density)
         reached = torch.cat([density.new_zeros(1), density.cumsum(0)])  # share of the nodes up to each edge
         even = torch.linspace(0, 1, FIRST_LEVEL, dtype=torch.float64)[1:-1]
-        inner = _interpolate(even, reached, torch.linspace(0, 1, len(reached), dtype=torch.float64))
+        inner = interpolate(even, reached, torch.linspace(0, 1, len(reached), dtype=torch.float64))
         return cls((0.0, *inner.tolist(), 1.0))
 
     def warp(self, u: Tensor) -> Tensor:
         """W(u), float64 in [0, 1] as u is."""
         knots = torch.tensor(self.knots, dtype=torch.float64)
-        return _interpolate(u, torch.linspace(0, 1, len(knots), dtype=torch.float64), knots)
+        return interpolate(u, torch.linspace(0, 1, len(knots), dtype=torch.float64), knots)
 
 
 UNIFORM = Profile()
@@ -65,16 +66,22 @@ UNIFORM = Profile()
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """Alphas of one sweep, the weights of the rule, and those of the difference of its halves."""
+    """Alphas of one sweep, weights of the rule and of the difference of its halves; (A,), or (K, A) for K paths."""
 
-    alphas: Tensor  # (A,) float64 in [0, 1]
-    weights: Tensor  # (A,) float64, sums to 1
-    difference: Tensor  # (A,) float64, sums to 0: even nodes' rule minus odd nodes'; NaN for one node
+    alphas: Tensor  # (..., A) float64 in [0, 1]
+    weights: Tensor  # (..., A) float64, sums to 1
+    difference: Tensor  # (..., A) float64, sums to 0: even nodes' rule minus odd nodes'; NaN for one node
 
     @property
     def on_both_ends(self) -> bool:
         """Whether the first node is the baseline and the last the input."""
-        return bool(self.alphas[0] == 0 and self.alphas[-1] == 1)
+        return bool((self.alphas[..., 0] == 0).all() and (self.alphas[..., -1] == 1).all())
+
+
+def stack(nodes: Sequence[Nodes]) -> Nodes:
+    """Nodes of several paths, equally many each, as rows (K, A)."""
+    columns = (torch.stack([getattr(one, name) for one in nodes]) for name in ("alphas", "weights", "difference"))
+    return Nodes(*columns)
 
 
 def quadrature(method: Method, n_steps: int, profile: Profile = UNIFORM) -> Nodes:
@@ -119,10 +126,12 @@ def next_level(nodes_so_far: int, profile: Profile = UNIFORM) -> Nodes:
     return quadrature("riemann_middle", nodes_so_far - 1, profile)
 
 
-def _interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The chain of straight lines through (x, y), x ascending."""
+def interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The chain of straight lines through (x, y), x (A,) ascending, y (..., A)."""
+    if len(x) == 1:
+        return y.expand(*y.shape[:-1], len(at))
     k = (torch.searchsorted(x, at, right=True) - 1).clamp(0, len(x) - 2)
-    return y[k] + (at - x[k]) / (x[k + 1] - x[k]) * (y[k + 1] - y[k])
+    return y[..., k] + (at - x[k]) / (x[k + 1] - x[k]) * (y[..., k + 1] - y[..., k])
 
 
 def _difference(alphas: Tensor, one_sided: Tensor | None = None) -> Tensor:

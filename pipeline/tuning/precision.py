@@ -92,17 +92,19 @@ def prepare(
 
 
 def measured_batch_size(members: Sequence[nn.Module], inputs: Tensor) -> int:
-    """Rows of the chunk that is fastest for these members: sizes are doubled for as long as rows per second grow."""
-    best, size, rate = 8, 8, 0.0
+    """Rows of the chunk that is fastest for these members: sizes are doubled until two in a row bring nothing."""
+    best, size, rate, misses = 8, 8, 0.0, 0
     limit = 1024 if inputs.is_cuda else max(default_batch_size(inputs), 8)  # a CPU's memory is the machine's
-    while size <= limit:
+    while size <= limit and misses < 2:
         try:
             found = size / sum(_seconds(members, inputs, size))
         except (torch.OutOfMemoryError, MemoryError):
-            return best
-        if found < rate * 1.03:
-            return best
-        best, size, rate = size, 2 * size, found
+            break
+        if found >= rate * 1.03:
+            best, rate, misses = size, found, 0
+        else:
+            misses += 1
+        size *= 2
     return best
 
 

@@ -3,11 +3,12 @@
 import json
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.attribution import Profile, integrated_gradients
+from pipeline.attribution import Attribution, Profile, integrated_gradients
 from pipeline.attribution.path import UNIFORM, first_level, next_level, quadrature
 from pipeline.declarations import METHODS
 from pipeline.tuning import fit_profile
@@ -84,7 +85,7 @@ def test_fitted_nodes_lead_to_the_same_map(digits: Digits, members: list[nn.Modu
         integrated_gradients(
             members, images, labels, baselines=BLACK, n_steps=2048, output="probability", profile=profile
         ).mean
-        for profile in (None, fitted)
+        for profile in (UNIFORM, fitted)
     )
     assert relative_error(other, even).max() < 1e-3
 
@@ -101,7 +102,7 @@ def test_fitted_nodes_take_a_seventh_off_the_error_of_probabilities_from_black(
                 integrated_gradients(members, images, labels, n_steps=n, profile=profile, **options).mean,  # type: ignore[arg-type]
                 exact,
             ).median()
-            for profile in (None, fitted)
+            for profile in (UNIFORM, fitted)
         )
         assert better < even * 6 / 7, f"{n} nodes: even {even:.4f}, fitted {better:.4f}"
 
@@ -156,3 +157,56 @@ def test_what_is_no_profile_is_refused(knots: tuple[float, ...]) -> None:
 def test_gausslegendre_takes_no_profile() -> None:
     with pytest.raises(ValueError, match="gausslegendre takes no profile"):
         quadrature("gausslegendre", 8, BENT)
+
+
+@pytest.mark.parametrize("options", [{"n_steps": 12}, {"tolerance": 0.02}])
+def test_each_baseline_may_have_nodes_of_its_own(
+    options: dict[str, float], digits: Digits, members: list[nn.Module]
+) -> None:
+    """The map of a mix is the mean of the maps of its parts, wherever the nodes of each stand."""
+    x, y = digits[0][40:44].double(), digits[1][40:44]
+    white = BLACK + 1
+    if "tolerance" in options:  # the budget is of the averaged map: force the same levels on the parts
+        options = options | {"tolerance": 1e-9, "max_steps": 33}
+    mixed = integrated_gradients(
+        members, x, y, baselines=torch.cat([BLACK, white]), baseline_weights=torch.tensor([1.0, 3.0]),
+        profile=[BENT, UNIFORM], **options,
+    )  # fmt: skip
+    parts = [
+        integrated_gradients(members, x, y, baselines=start, profile=nodes, **options)
+        for start, nodes in ((BLACK, BENT), (white, UNIFORM))
+    ]
+    torch.testing.assert_close(mixed.mean, parts[0].mean / 4 + 3 * parts[1].mean / 4)
+    torch.testing.assert_close(
+        mixed.convergence_delta, parts[0].convergence_delta / 4 + 3 * parts[1].convergence_delta / 4
+    )
+    torch.testing.assert_close(mixed.path_alphas, parts[0].path_alphas)
+    # The curve of the other part is read off its own nodes, between which it is nearly straight.
+    theirs = torch.stack([_read_off(parts[1], row, mixed.path_alphas) for row in range(4)])
+    torch.testing.assert_close(mixed.path_outputs, parts[0].path_outputs / 4 + 3 * theirs / 4, rtol=1e-3, atol=1e-3)
+    assert mixed.path_outputs.isfinite().all()
+
+
+def _read_off(found: Attribution, row: int, at: Tensor) -> Tensor:
+    alphas, outputs = found.path_alphas.numpy(), found.path_outputs[row].numpy()
+    slope = (outputs[1] - outputs[0]) / (alphas[1] - alphas[0]), (outputs[-1] - outputs[-2]) / (alphas[-1] - alphas[-2])
+    values = np.interp(at.numpy(), alphas, outputs)
+    values += np.minimum(at.numpy() - alphas[0], 0) * slope[0] + np.maximum(at.numpy() - alphas[-1], 0) * slope[1]
+    return torch.from_numpy(values)
+
+
+def test_profiles_are_one_or_one_for_each_baseline(digits: Digits, members: list[nn.Module]) -> None:
+    with pytest.raises(ValueError, match="2 profiles for 1 baselines"):
+        integrated_gradients(members, digits[0][:1].double(), digits[1][:1], baselines=BLACK, profile=[BENT, BENT])
+
+
+def test_images_that_are_finished_keep_their_curves_where_nodes_differ(
+    digits: Digits, members: list[nn.Module]
+) -> None:
+    x, y = digits[0][40:52].double(), digits[1][40:52]
+    found = integrated_gradients(
+        members, x, y, baselines=torch.cat([BLACK, BLACK + 1]), profile=[BENT, UNIFORM], tolerance=0.04
+    )
+    assert found.evaluations.unique().numel() > 1, "some are finished before others"
+    known = found.path_outputs.isfinite().sum(1)
+    torch.testing.assert_close(known * 2 * len(members), found.evaluations)

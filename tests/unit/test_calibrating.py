@@ -1,5 +1,6 @@
 """What a run measures once and all its workers share: where its nodes stand, how its members run; and when not."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -51,14 +52,18 @@ def test_nodes_are_fitted_once_and_every_worker_uses_what_is_stored(
     assert fits == [8]
     nodes = pipeline.tuning(run.id)["nodes"]
     assert len(nodes["images"]) == 8
-    assert nodes["knots"] == sorted(nodes["knots"])
+    assert nodes["knots"]["black"] == sorted(nodes["knots"]["black"])
     used = []
     attribute = explaining.integrated_gradients
     monkeypatch.setattr(
-        explaining, "integrated_gradients", lambda *a, **o: used.append(o["profile"].knots) or attribute(*a, **o)
+        explaining,
+        "integrated_gradients",
+        lambda *a, **o: used.extend(p.knots for p in o["profile"]) or attribute(*a, **o),
     )
     bent = [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0]
-    shop.objects.put(f"{tuning_prefix(run.id)}nodes.json", f'{{"knots": {bent}, "images": []}}'.encode())
+    shop.objects.put(
+        f"{tuning_prefix(run.id)}nodes.json", json.dumps({"knots": {"black": bent}, "images": []}).encode()
+    )
     before = pipeline.maps(rows(shop, run))
     for number in range(5):
         shop.objects.delete(f"runs/{run.id}/units/{number:06}.json")
