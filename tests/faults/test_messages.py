@@ -128,6 +128,20 @@ def test_two_beats_and_many_sweeps(crew: Place) -> None:
             thread.join()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_worker_is_asked_to_stop_midway(number: int, here: Place) -> None:
+    """QUIT reaches a worker process only from outside: its supervisor turns it into TERM and then SIGKILL."""
+    here.hire()
+    run = midway(here)
+    asked = here.hired[0]
+    assert asked.pid is not None
+    os.kill(asked.pid, number)
+    asked.join(30)
+    assert asked.exitcode is not None
+    here.hire()
+    ended_well(here, run, in_vain=2)
+
+
 def test_a_broken_device_replaces_its_worker(here: Place) -> None:
     """Simulated: an error of CUDA that sticks to the process. Its exit code is what the supervisor replaces it for."""
     suffering = Suffering(once=here.once(), stuck_device=True)
