@@ -1,7 +1,6 @@
 """One installation for all faults: real servers, a small data set, a model that does what a file says, a reference."""
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -184,16 +183,14 @@ class Place:
 
 @contextlib.contextmanager
 def place(folder: Path) -> Iterator[Place]:
-    """Redis, PostgreSQL and S3, the reference, and nobody hired. The environment is that of the servers meanwhile."""
+    """Redis, PostgreSQL and S3, the reference, and nobody hired. Give the environment of `site` to whoever comes."""
     small = Small(folder)
     undisturbed = small.undisturbed()
-    with site(folder / "home") as found, contextlib.ExitStack() as undone:
+    with site(folder / "home") as found:
         found.environment |= QUICK
-        before = dict(os.environ)
-        undone.callback(lambda: (os.environ.clear(), os.environ.update(before)))
-        os.environ.update(found.environment)
-        with Pipeline(Settings.from_env()) as pipeline:
+        with Pipeline(Settings.from_env(found.environment)) as pipeline:
             here = Place(found, small, undisturbed, pipeline, folder)
-            undone.callback(here.dismiss)
-            yield here
-            here.dismiss()
+            try:
+                yield here
+            finally:
+                here.dismiss()

@@ -209,6 +209,7 @@ def main() -> int:
 
     say(f"seed {options.seed}: {options.seconds:g} s of disturbances")
     with tempfile.TemporaryDirectory(prefix="attribatch-soak-") as folder, place(Path(folder)) as here:
+        os.environ.update(here.site.environment)
         try:
             say(soak(here, seed=options.seed, seconds=options.seconds, say=say))
         except AssertionError as error:

@@ -7,8 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
-from db.records import UnitState
+from db.queries import iter_images, iter_units
+from db.records import Run, Unit, UnitState
+from db.session import reading
+from db.tables import units
 from tests.faults.hands import STEPS, Suffering
 from tests.faults.installation import LEASE_SECONDS, UNITS, Place, finish
 from tests.faults.whole import noted, whole
@@ -32,18 +36,51 @@ def test_killed_at_a_step_another_goes_on(step: str, here: Place) -> None:
         assert noted(here.notes).count((run.id, 0)) == 1, "what was stored is adopted, not computed again"
 
 
-@pytest.mark.parametrize("step", [step for step in STEPS if step not in ("claimed", "committed")])
-def test_paused_past_its_lease_a_zombie_wakes_and_is_fenced(step: str, here: Place) -> None:
+@pytest.mark.parametrize("step", ["decoded", "shards put"])
+def test_paused_past_its_lease_a_zombie_wakes_when_all_is_done_and_changes_nothing(step: str, here: Place) -> None:
     run, once = here.submit(), here.once()
     zombie = here.hire(run, Suffering(step, once, signal.SIGSTOP))
     eventually(lambda: Path(once).exists(), 60, here.said)
     assert zombie.pid is not None
     finish(here.pipeline, run)
-    before = whole(here.pipeline, run, here.undisturbed, in_vain=2, notes=here.notes)
+    before = whole(here.pipeline, run, here.undisturbed, in_vain=2, notes=here.notes), in_sql(here, run)
     os.kill(zombie.pid, signal.SIGCONT)
     zombie.join(30)
     assert zombie.exitcode == 0, here.said()
-    assert whole(here.pipeline, run, here.undisturbed, in_vain=2, notes=here.notes) == before
+    assert (whole(here.pipeline, run, here.undisturbed, in_vain=2, notes=here.notes), in_sql(here, run)) == before
+
+
+def in_sql(here: Place, run: Run) -> list[tuple[object, ...]]:
+    """All that the index holds of the units, when they changed included."""
+    with reading(here.pipeline.database) as connection:
+        return [tuple(row) for row in connection.execute(select(units).where(units.c.run_id == run.id))]
+
+
+@pytest.mark.parametrize("step", ["computed", "sidecar put"])
+def test_paused_past_its_lease_a_zombie_wakes_while_another_holds_the_unit_and_is_fenced(
+    step: str, here: Place
+) -> None:
+    run, once = here.submit(), here.once()
+    zombie = here.hire(run, Suffering(step, once, signal.SIGSTOP))
+    eventually(lambda: Path(once).exists(), 60, here.said)
+    assert zombie.pid is not None
+    first = next(iter_units(here.pipeline.database, run.id)).id
+    claims: list[Unit | None] = []
+    eventually(lambda: claims.append(here.pipeline.ledger.claim("heir", unit_id=first)) or claims[-1], 30)
+    heir = claims[-1]
+    assert heir is not None
+    os.kill(zombie.pid, signal.SIGCONT)
+
+    def kept_while_the_zombie_does_the_rest() -> bool:
+        assert here.pipeline.ledger.renew(heir), "somebody else wrote of a unit that is held"
+        return here.pipeline.status(run.id).units[UnitState.DONE] == UNITS - 1
+
+    eventually(kept_while_the_zombie_does_the_rest, 60, here.said)
+    assert here.pipeline.ledger.renew(heir)
+    assert not {row.row for row in iter_images(here.pipeline.database, run.id)} & {e.row for e in heir.entries}
+    here.pipeline.ledger.release(heir)
+    here.until_over(run)
+    whole(here.pipeline, run, here.undisturbed, in_vain=2, notes=here.notes)
 
 
 def test_a_process_that_only_takes_a_break_keeps_its_unit(here: Place) -> None:

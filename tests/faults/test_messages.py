@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline import dispatch
 from pipeline.api import Pipeline
 from pipeline.beat import beat
 from pipeline.submitting import RunRequest
+from tests.faults import hands
 from tests.faults.hands import Suffering
 from tests.faults.installation import LEASE_SECONDS, UNITS, Place, finish
 from tests.faults.whole import whole
@@ -182,7 +184,10 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _produce(request: RunRequest, prepare: Callable[[], None] | None, go: Path | None) -> None:
+def _produce(
+    environment: dict[str, str], request: RunRequest, prepare: Callable[[], None] | None, go: Path | None
+) -> None:
+    os.environ.update(environment)
     if prepare is not None:
         prepare()
     with Pipeline.open() as pipeline:
@@ -192,9 +197,12 @@ def _produce(request: RunRequest, prepare: Callable[[], None] | None, go: Path |
         pipeline.enqueue()
 
 
-def produce(request: RunRequest, prepare: Callable[[], None] | None = None, go: Path | None = None) -> object:
-    context = multiprocessing.get_context("fork")
-    producer = context.Process(target=_produce, args=(request, prepare, go))
+def produce(
+    here: Place, request: RunRequest, prepare: Callable[[], None] | None = None, go: Path | None = None
+) -> ForkServerProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([hands.__name__])
+    producer = context.Process(target=_produce, args=(here.site.environment, request, prepare, go))
     producer.start()
     return producer
 
@@ -203,11 +211,11 @@ def produce(request: RunRequest, prepare: Callable[[], None] | None = None, go: 
 def test_a_producer_is_killed_midway_and_runs_again(death: Callable[[], None], here: Place) -> None:
     request = here.plan()
     runs = len(here.pipeline.runs())
-    first = produce(request, death)
+    first = produce(here, request, death)
     first.join(60)
     assert first.exitcode == -signal.SIGKILL
     assert len(here.pipeline.runs()) == runs + (death is not _die_in_submit), "all of a run, or nothing of it"
-    second = produce(request)
+    second = produce(here, request)
     second.join(60)
     assert second.exitcode == 0
     run = here.pipeline.submit(request)
@@ -219,7 +227,7 @@ def test_a_producer_is_killed_midway_and_runs_again(death: Callable[[], None], h
 
 def test_a_producer_that_never_comes_back_is_not_needed(here: Place) -> None:
     request = here.plan()
-    killed = produce(request, _die_among_messages)
+    killed = produce(here, request, _die_among_messages)
     killed.join(60)
     assert killed.exitcode == -signal.SIGKILL
     here.flush()  # not even what it sent arrives
@@ -230,7 +238,7 @@ def test_a_producer_that_never_comes_back_is_not_needed(here: Place) -> None:
 def test_two_producers_submit_one_run(here: Place) -> None:
     request, go = here.plan(), Path(here.once())
     runs = len(here.pipeline.runs())
-    producers = [produce(request, None, go) for _ in range(2)]
+    producers = [produce(here, request, None, go) for _ in range(2)]
     go.touch()
     for producer in producers:
         producer.join(60)
