@@ -7,7 +7,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
-from db.records import Entry, ImageRow, ImageState, Run, UnitDraft
+from db.records import Entry, ImageRow, ImageState, Occasion, OccasionState, Run, Schedule, UnitDraft
 
 IMAGE_FIELDS = tuple(field.name for field in fields(ImageRow))
 _STATE = IMAGE_FIELDS.index("state")
@@ -48,10 +48,24 @@ def image_from_row(row: Sequence[Any]) -> ImageRow:
 
 def run_from_row(row: Any) -> Run:
     """The record of a row of the runs' table."""
+    return Run(**_with_times(row, "created_at", "submitted_at"))
+
+
+def schedule_from_row(row: Any) -> Schedule:
+    """The record of a row of the schedules' table."""
+    return Schedule(**_with_times(row, "next_due", "created_at"))
+
+
+def occasion_from_row(row: Any) -> Occasion:
+    """The record of a row of the occasions' table, joined with the schedule's name and without its lease."""
+    values = _with_times(row, "due_at", "started_at", "ended_at")
+    return Occasion(**values | {"state": OccasionState(row.state)})
+
+
+def _with_times(row: Any, *names: str) -> dict[str, Any]:
     values = dict(row._mapping)
-    for name in ("created_at", "submitted_at"):
-        values[name] = datetime.fromtimestamp(values[name], UTC)
-    return Run(**values)
+    known = {name: datetime.fromtimestamp(values[name], UTC) for name in names if values[name] is not None}
+    return values | known
 
 
 def _finite(value: Any) -> Any:

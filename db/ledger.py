@@ -41,7 +41,7 @@ from db.encoding import draft_values, entries_from_text, image_values, run_from_
 from db.errors import UsageError
 from db.records import ImageRow, ImageState, Run, Unit, UnitDraft, UnitState
 from db.session import reading, writing
-from db.tables import WAITING, images, now, runs, suspects, units
+from db.tables import WAITING, images, now, occasions, runs, suspects, units
 
 DEATHS = 3  # of a process while it computed one row with care: then the row is condemned
 INSERT_BATCH = 200  # units per statement: bounds the producer's memory
@@ -115,6 +115,8 @@ class Ledger:
             if (other := connection.execute(shown).scalar()) is not None:
                 raise UsageError(f"run {other} shows maps of run {run_id}; remove {other} first")
             connection.execute(delete(suspects).where(suspects.c.unit_id.in_(select(units.c.id).where(of_run))))
+            for column in (occasions.c.run_id, occasions.c.previous_run_id):  # turns of a schedule keep their figures
+                connection.execute(update(occasions).where(column == run_id).values({column: None}))
             for table, column in ((images, images.c.run_id), (units, units.c.run_id), (runs, runs.c.id)):
                 connection.execute(delete(table).where(column == run_id))
 

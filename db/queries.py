@@ -19,7 +19,7 @@ from db.errors import NotFound, UsageError
 from db.filters import compile_where
 from db.records import Entry, ImageRow, ImageState, Progress, Run, RunState, UnitState
 from db.session import reading
-from db.tables import images, runs, units
+from db.tables import WAITING, images, runs, units
 
 BATCH = 1000  # rows held at a time while streaming
 REUSED_RUNS = 3  # before this one: what they lack is looked for by its digest
@@ -58,6 +58,14 @@ def list_runs(engine: Engine) -> list[Run]:
     """All runs, the newest submission first."""
     with reading(engine) as connection:
         return [run_from_row(row) for row in connection.execute(select(runs).order_by(*_NEWEST_FIRST))]
+
+
+def waiting_runs(engine: Engine) -> list[Run]:
+    """Runs with a unit that is pending or leased, the most urgent first, then the oldest submission."""
+    waiting = select(units.c.run_id).where(WAITING)
+    query = select(runs).where(runs.c.id.in_(waiting)).order_by(runs.c.priority.desc(), runs.c.submitted_at)
+    with reading(engine) as connection:
+        return [run_from_row(row) for row in connection.execute(query)]
 
 
 def get_run(engine: Engine, ref: str) -> Run:

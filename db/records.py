@@ -135,3 +135,73 @@ class Progress:
     def over(self) -> bool:
         """Whether nothing of the run waits or is computed."""
         return self.state not in (RunState.PENDING, RunState.RUNNING)
+
+
+class OccasionState(StrEnum):
+    """`due -> running -> done | partial | failed`: what became of one turn of a schedule."""
+
+    DUE = "due"  # claimed; its run is not submitted yet
+    RUNNING = "running"  # its run is stored
+    DONE = "done"  # its run is done, its drift known
+    PARTIAL = "partial"  # likewise, but images or units of the run failed
+    FAILED = "failed"  # no map came of it: `error` says why
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A request that is submitted again and again."""
+
+    id: int
+    name: str
+    cron: str  # five fields
+    timezone: str  # name in the IANA database, for example Europe/Berlin
+    request: str  # canonical JSON of a RunRequest
+    fail_on: str | None  # the gate, for example drift>0.1
+    paused: bool
+    next_due: datetime  # UTC
+    created_at: datetime  # UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """One turn of a schedule. Its token proves that it is held; whoever holds another token is fenced off."""
+
+    id: int
+    schedule_id: int
+    schedule: str  # its name
+    due_at: datetime  # UTC; of several turns that were missed, the first
+    state: OccasionState
+    started_at: datetime  # UTC
+    ended_at: datetime | None = None  # UTC
+    run_id: str | None = None
+    previous_run_id: str | None = None  # the run that it was compared with
+    unchanged: bool | None = None  # the same run as before: no image, model or option changed, nothing was computed
+    drift: float | None = None  # 0..1, see `pipeline.audits.drift`
+    class_drift: float | None = None  # 0..1, of the class that changed most
+    ndcg: float | None = None  # 0..1
+    exceeded: bool | None = None  # the gate; None where there is none, or nothing to compare with
+    error: str | None = None
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassDrift:
+    """How far the evidence of one class moved between two runs. None where one of them has no image of it."""
+
+    class_name: str
+    images: int
+    images_before: int
+    drift: float | None
+    ndcg: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How far the evidence moved between two runs, over all images and class by class."""
+
+    run_id: str
+    previous_run_id: str
+    drift: float  # 0 the same places .. 1 no place in common
+    ndcg: float  # 1 the places rank as before
+    class_drift: float | None  # the largest of classes that both runs have enough images of
+    classes: tuple[ClassDrift, ...]

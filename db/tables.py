@@ -1,4 +1,4 @@
-"""The four tables, and the database's clock. Knows nothing of who reads or writes them.
+"""The tables, and the database's clock. Knows nothing of who reads or writes them.
 
 Times are seconds since 1970 as doubles, so that leases are plain arithmetic in SQLite and PostgreSQL alike.
 They come from the database's clock, never from a worker's: `now()` is the one place that knows how each
@@ -139,6 +139,62 @@ Index("ix_attribatch_images_key", images.c.run_id, images.c.key)
 Index("ix_attribatch_images_digest", images.c.sha256)  # of any run: what is attributed already
 for _name in IMAGE_SORTS:
     Index(f"ix_attribatch_images_{_name}", images.c.run_id, images.c[_name], images.c.row)
+
+schedules = Table(
+    "attribatch_schedules",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("cron", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("request", Text, nullable=False),
+    Column("fail_on", Text),
+    Column("paused", Boolean, nullable=False),
+    Column("next_due", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+# One row per turn of a schedule, under the names of records.Occasion.
+occasions = Table(
+    "attribatch_occasions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("schedule_id", Integer, ForeignKey("attribatch_schedules.id"), nullable=False),
+    Column("due_at", Double, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("run_id", String(64), ForeignKey("attribatch_runs.id")),
+    Column("previous_run_id", String(64), ForeignKey("attribatch_runs.id")),
+    Column("unchanged", Boolean),
+    Column("drift", Double),
+    Column("class_drift", Double),
+    Column("ndcg", Double),
+    Column("exceeded", Boolean),
+    Column("error", Text),
+    Column("token", String(64)),
+    Column("lease_until", Double),
+)
+Index("ix_attribatch_occasions_history", occasions.c.schedule_id, occasions.c.id)
+_OPEN = text("state IN ('due', 'running')")
+Index(  # a schedule has one open turn at most, whoever asks for another
+    "ix_attribatch_occasions_open",
+    occasions.c.schedule_id,
+    unique=True,
+    sqlite_where=_OPEN,
+    postgresql_where=_OPEN,
+)
+
+drifts = Table(
+    "attribatch_drifts",
+    metadata,
+    Column("occasion_id", Integer, ForeignKey("attribatch_occasions.id"), primary_key=True),
+    Column("class_name", Text, primary_key=True),
+    Column("images", Integer, nullable=False),
+    Column("images_before", Integer, nullable=False),
+    Column("drift", Double),
+    Column("ndcg", Double),
+)
 
 
 class _Now(FunctionElement[float]):

@@ -22,16 +22,14 @@ from db import queries
 from db.ledger import Ledger
 from db.objects import Objects, open_objects
 from db.queries import Page
-from db.records import Entry, ImageRow, ImageState, Progress, Run
+from db.records import Drift, Entry, ImageRow, ImageState, Progress, Run
 from db.session import Engine, Index, look_at, migrate, open_engine
 from pipeline import dispatch, planning, submitting
 from pipeline.datasets import Source, is_unchanged
 from pipeline.errors import StoreUnavailable, UsageError
+from pipeline.requesting import RunRequest
 from pipeline.settings import Settings
 from pipeline.spec import RunSpec
-from pipeline.submitting import RunRequest
-
-__all__ = ["Pipeline", "RunRequest"]
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +39,8 @@ if TYPE_CHECKING:
     from pipeline.cleaning import Collected
     from pipeline.estimating import Cost
     from pipeline.repair import Repaired
+    from pipeline.scheduling import Scheduler, TickReport
+
 
 __all__ = ["Pipeline", "RunRequest"]
 
@@ -101,6 +101,11 @@ class Pipeline:
         with submitting.planned(request, self.settings) as (run, spec, manifest):
             return submitting.store(self.ledger, self.objects, run, spec, manifest)
 
+    def check(self, request: RunRequest) -> None:
+        """Load the models and list the images of a request, and store nothing. Raises UsageError as `submit`."""
+        with submitting.planned(request, self.settings):
+            pass
+
     def estimate(self, request: RunRequest) -> "Cost":
         """What the run would take; computes a few images and stores nothing.
 
@@ -131,7 +136,7 @@ class Pipeline:
             workers: processes. On a CPU they share the cores.
             on_progress: told of the counts a few times a second.
         """
-        with dispatch.LocalWorkers(run.id, workers, self.settings.environment()) as local:
+        with dispatch.LocalWorkers(run.id, workers, self.settings.to_env()) as local:
             return self._until_finished(run, on_progress, lambda found: local.tend(found.attempts))
 
     def compute(
@@ -147,16 +152,10 @@ class Pipeline:
         wake = dispatch.Waker(self.ledger, self.check_broker(), every_seconds=self.settings.sweep_seconds)
         return self._until_finished(run, on_progress, lambda _: wake())
 
-    def enqueue(self) -> None:
-        """Tell Celery workers of what waits, and leave it to them; where the broker is away, they look in SQL."""
-        dispatch.Waker(self.ledger, self.check_broker())()
-
-    def tick(self) -> None:
-        """What `attribatch beat` does each time: give back what silent workers hold, send what waits."""
-        if self.settings.broker_url is None:
-            self.ledger.sweep()
-        else:
-            self.enqueue()
+    def wake(self) -> None:
+        """Tell Celery workers of what waits; where the broker is away, they look in SQL. Without one: nothing."""
+        if self.settings.broker_url is not None:
+            dispatch.Waker(self.ledger, self.settings.broker_url)()
 
     def check_broker(self) -> str:
         """The broker's URL. Raises UsageError where none is configured."""
@@ -167,6 +166,10 @@ class Pipeline:
     def runs(self) -> list[Run]:
         """All runs, the newest submission first."""
         return queries.list_runs(self.database)
+
+    def waiting(self) -> list[Run]:
+        """Runs of which something waits or is computed, the most urgent first."""
+        return queries.waiting_runs(self.database)
 
     def get_run(self, ref: str) -> Run:
         """A run by its id, a prefix of it, its name, or `latest`. Raises NotFound."""
@@ -215,6 +218,31 @@ class Pipeline:
         from pipeline.cleaning import collect
 
         return collect(self.database, self.objects, dry_run=dry_run)
+
+    # ---- schedules
+
+    @property
+    def schedules(self) -> "Scheduler":
+        """Requests that are submitted again and again: add, listed, pause, resume, remove, history, run_now."""
+        from pipeline.scheduling import Scheduler
+
+        return Scheduler(self.database, self, lease_seconds=self.settings.lease_seconds)
+
+    def tick(
+        self, *, wait: bool | None = None, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None
+    ) -> "TickReport":
+        """Submit what is due, and compare what is finished; see `pipeline.scheduling.Scheduler.tick`.
+
+        `wait` computes each run to its end before the tick returns: by default without a broker only.
+        """
+        chosen = self.settings.broker_url is None if wait is None else wait
+        return self.schedules.tick(wait=chosen, workers=workers, on_progress=on_progress)
+
+    def drift(self, ref: str, previous: str) -> Drift:
+        """How far the evidence moved from an earlier run; see `pipeline.audits.drift`. Raises ObjectMissing."""
+        from pipeline.comparing import drift_between
+
+        return drift_between(self.database, self.objects, self.get_run(ref), self.get_run(previous))
 
     # ---- images
 

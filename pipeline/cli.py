@@ -1,17 +1,32 @@
 """The command line: arguments -> one call of the API -> print. Nothing else.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 the run is partial (some images or units failed), 130 stopped by Ctrl-C.
+The exit codes are those of `pipeline.commands.running`.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from pipeline import printing
-from pipeline.commands import upkeep, workers
+from pipeline.commands import upkeep
+from pipeline.commands import workers as processes
+from pipeline.commands.options import (
+    RUNNING,
+    Channels,
+    Classes,
+    InputSize,
+    Mean,
+    Resize,
+    Std,
+    Weights,
+    model_requests,
+    takes_request,
+)
 from pipeline.commands.running import FAILED, USAGE, Json, exit_with, open_pipeline, resumable
+from pipeline.commands.schedules import schedule_app, up
 from pipeline.errors import AttribatchError, UsageError
 
 app = typer.Typer(
@@ -30,33 +45,20 @@ app.add_typer(models_app, name="models")
 
 RunRef = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix of an id, name, or latest.")]
 
-MODELS = "The models (--model, repeatable: several are an ensemble)"
-ATTRIBUTION = "What is computed"
-RUNNING = "How it runs"
-Models = Annotated[
-    list[str],
-    typer.Option(
-        "--model",
-        "-m",
-        help="torchvision:resnet50@DEFAULT, path/to/file.py:factory or pkg.module:factory. Repeat for an ensemble.",
-        rich_help_panel=MODELS,
-    ),
-]
-Weights = Annotated[
-    list[Path] | None,
-    typer.Option(help="Weights of a model, .safetensors or .pt; in the order of --model.", rich_help_panel=MODELS),
-]
-InputSize = Annotated[
-    int | None, typer.Option(help="Side of the model's square input, pixels.", rich_help_panel=MODELS)
-]
-Resize = Annotated[bool, typer.Option("--resize", help="Stretch images to the input size.", rich_help_panel=MODELS)]
-Mean = Annotated[
-    str | None,
-    typer.Option(help="Normalisation, per channel of [0, 1] pixels: 0.485,0.456,0.406", rich_help_panel=MODELS),
-]
-Std = Annotated[str | None, typer.Option(help="Normalisation, likewise: 0.229,0.224,0.225", rich_help_panel=MODELS)]
-Channels = Annotated[int | None, typer.Option(help="1 for greyscale, 3 for RGB.", rich_help_panel=MODELS)]
-Classes = Annotated[Path | None, typer.Option(help="File of class names, one a line.", rich_help_panel=MODELS)]
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"attribatch {version('attribatch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
 
 
 @app.command(epilog="Example: attribatch demo --shortcut-class 7 --shortcut-corner bottom-left")
@@ -91,102 +93,22 @@ def demo(
     epilog="Example: attribatch run ./images --model torchvision:resnet50@DEFAULT --baseline black "
     "--baseline blurred:sigma=8 --tolerance 0.03"
 )
+@takes_request
 def run(
-    source: Annotated[str, typer.Argument(help="Folder of images (a tree of class folders), or a CSV/JSONL manifest.")],
-    model: Models,
-    weights: Weights = None,
-    input_size: InputSize = None,
-    resize: Resize = False,
-    mean: Mean = None,
-    std: Std = None,
-    channels: Channels = None,
-    classes: Classes = None,
-    baseline: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="black, white, color:R,G,B, mean, blurred:sigma=8, opposite, uniform:n=8, gaussian:n=8,sigma=0.2 or "
-            "samples:n=8; weight=W in any. Repeat to average. Default: black.",
-            rich_help_panel=ATTRIBUTION,
-        ),
-    ] = None,
-    target: Annotated[
-        str, typer.Option(help="predicted, label, rank:K or class:NAME.", rich_help_panel=ATTRIBUTION)
-    ] = "predicted",
-    output: Annotated[
-        str, typer.Option(help="logit, probability or log_probability.", rich_help_panel=ATTRIBUTION)
-    ] = "logit",
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            help="Stop per image at this relative error of its map, for example 0.03.", rich_help_panel=ATTRIBUTION
-        ),
-    ] = None,
-    max_steps: Annotated[
-        int, typer.Option(help="With --tolerance: most steps per path.", rich_help_panel=ATTRIBUTION)
-    ] = 513,
-    n_steps: Annotated[
-        int, typer.Option(help="Without --tolerance: steps per path.", rich_help_panel=ATTRIBUTION)
-    ] = 50,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="riemann_middle, gausslegendre, riemann_trapezoid, riemann_left or riemann_right.",
-            rich_help_panel=ATTRIBUTION,
-        ),
-    ] = "riemann_middle",
-    nodes: Annotated[
-        str, typer.Option(help="fitted to where gradients change, or uniform.", rich_help_panel=ATTRIBUTION)
-    ] = "fitted",
-    attribution: Annotated[
-        str,
-        typer.Option(help="integrated_gradients, input_x_gradient or saliency.", rich_help_panel=ATTRIBUTION),
-    ] = "integrated_gradients",
-    precision: Annotated[str, typer.Option(help="float32, float64 or auto.", rich_help_panel=ATTRIBUTION)] = "float32",
-    store_channels: Annotated[
-        str, typer.Option(help="Stored maps: keep every channel, or their sum.", rich_help_panel=ATTRIBUTION)
-    ] = "keep",
-    seed: Annotated[int, typer.Option(help="Of random baselines.", rich_help_panel=ATTRIBUTION)] = 0,
+    request: Any,
     name: Annotated[str | None, typer.Option(help="A name for the run.", rich_help_panel=RUNNING)] = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.", rich_help_panel=RUNNING)] = 1,
-    unit_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per unit of work.", rich_help_panel=RUNNING)
-    ] = None,
     priority: Annotated[int, typer.Option(help="Runs with a larger one go first.", rich_help_panel=RUNNING)] = 0,
     detach: Annotated[
         bool, typer.Option("--detach", help="Print the run's id and leave it to the workers.", rich_help_panel=RUNNING)
     ] = False,
-    reuse: Annotated[
-        bool,
-        typer.Option("--reuse/--no-reuse", help="Take what other runs have computed.", rich_help_panel=RUNNING),
-    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cost and stop.", rich_help_panel=RUNNING)
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Attribute every image of a data set. Stopped or killed, the same command goes on where it was."""
-    from pipeline.api import RunRequest
-
-    request = RunRequest(
-        source=source,
-        models=_requests(model, weights, input_size, resize, mean, std, channels, classes),
-        baselines=tuple(baseline or ("black",)),
-        target=target,
-        output=output,
-        tolerance=tolerance,
-        max_steps=max_steps,
-        n_steps=n_steps,
-        method=method,
-        nodes=nodes,
-        attribution=attribution,
-        precision=precision,
-        channels=store_channels,
-        seed=seed,
-        name=name,
-        unit_size=unit_size,
-        priority=priority,
-        reuse=reuse,
-    )
+    request = replace(request, name=name, priority=priority)
     with open_pipeline() as pipeline:
         if dry_run:
             printing.cost(pipeline.estimate(request), as_json=as_json)
@@ -198,7 +120,7 @@ def run(
             stored = pipeline.submit(request)
             bar.say(f"run {stored.id}: {stored.image_count:,} images")
             if detach:
-                pipeline.enqueue()
+                pipeline.wake()
                 printing.detached(stored, as_json=as_json)
                 return
             progress = pipeline.compute(stored, workers=workers, on_progress=bar.update)
@@ -279,7 +201,7 @@ def models_show(
     """Load a model, check it, and print its input, classes and weights digest."""
     from pipeline.models import resolve
 
-    found = resolve(_requests([model], weights, input_size, resize, mean, std, channels, classes))
+    found = resolve(model_requests([model], weights, input_size, resize, mean, std, channels, classes))
     printing.model(found[0], as_json=as_json)
 
 
@@ -293,8 +215,10 @@ def models_list(
     printing.names([name for name in models.list_models(module=models) if part in name], as_json=as_json)
 
 
-for group in (upkeep, workers):
+for group in (upkeep, processes):
     group.register(app)
+app.add_typer(schedule_app, name="schedule")
+app.command(epilog="Example: attribatch up --workers 2")(up)
 
 
 def main() -> NoReturn:
@@ -308,50 +232,3 @@ def main() -> NoReturn:
         printing.error(str(error))
         sys.exit(FAILED)
     sys.exit(0)
-
-
-def _requests(
-    sources: list[str],
-    weights: list[Path] | None,
-    input_size: int | None,
-    resize: bool,
-    mean: str | None,
-    std: str | None,
-    channels: int | None,
-    classes: Path | None,
-) -> Any:
-    from pipeline.models import ModelRequest
-
-    paths = [str(path) for path in weights or ()]
-    if len(paths) > len(sources):
-        raise UsageError(f"{len(paths)} --weights for {len(sources)} --model: they pair up in order")
-    names = None if classes is None else _lines(classes)
-    return tuple(
-        ModelRequest(
-            source,
-            weights=paths[index] if index < len(paths) else None,
-            input_size=input_size,
-            resize=resize or None,
-            mean=_numbers("--mean", mean),
-            std=_numbers("--std", std),
-            channels=channels,
-            class_names=names,
-        )
-        for index, source in enumerate(sources)
-    )
-
-
-def _lines(path: Path) -> tuple[str, ...]:
-    try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--classes {path} cannot be read: {error}") from error
-
-
-def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is no list of numbers; write for example 0.485,0.456,0.406") from None

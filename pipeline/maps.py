@@ -142,10 +142,17 @@ class MapReader:
 
     def _rows(self, name: str, rows: Sequence[int]) -> Floats:
         array = self._array(name)
-        try:
-            return np.asarray(array.oindex[np.asarray(rows)], np.float32)
+        wanted = np.asarray(rows, np.int64)
+        consecutive = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1) if len(wanted) else []
+        found = np.empty((len(wanted), *array.shape[1:]), np.float32)
+        start = 0
+        try:  # slices: oindex takes 40 times as long, and 10 MB for each map of 3 x 224 x 224
+            for part in consecutive:
+                found[start : start + len(part)] = array[int(part[0]) : int(part[-1]) + 1]
+                start += len(part)
         except ValueError as error:  # a checksum
             raise self._damaged(name) from error
+        return found
 
     def _damaged(self, name: str) -> ObjectMissing:
         return ObjectMissing(f"array {name!r} of run {self._run_id} is damaged; try `attribatch repair`")

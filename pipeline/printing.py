@@ -167,7 +167,7 @@ def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], *, as_j
     if progress.images_failed:
         out.print(f"{progress.images_failed:,} images failed, for example:")
         for row in failures:
-            out.print(f"  {_visible(row.error or '')}", markup=False)
+            out.print(f"  {visible(row.error or '')}", markup=False)
     for text in progress.errors:
         out.print(f"  {text}", markup=False)
     if progress.images_done:
@@ -211,7 +211,7 @@ def status(
             f"{done:,}/{sum(progress.units.values()):,}",
             f"{run.submitted_at:%Y-%m-%d %H:%M:%S}" if run.submitted_at else "",
         )
-    _print(table)
+    print_table(table)
     for run, progress in found:
         for text in progress.errors:
             out.print(f"{run.id}: {text}", markup=False)
@@ -245,7 +245,7 @@ def page(found: "Page", *, as_json: bool) -> None:
     table = Table(*columns, box=None, header_style="bold")
     for row in found.rows:
         table.add_row(*(escape(_cell(getattr(row, column))) for column in columns))
-    _print(table)
+    print_table(table)
     if found.next:
         out.print(f"more: --after {found.next}", markup=False)
 
@@ -317,7 +317,7 @@ def _classes(found: "Audit") -> None:
         apart = one.member_disagreement
         cells.append(f"{apart:.2f}" if apart else "-")
         table.add_row(escape(one.class_name), f"{one.images:,}", *cells)
-    _print(table)
+    print_table(table)
     out.print(
         "[dim]gap, error and disagreement: medians. border share: mean share of the attribution in the outer eighth. "
         "disagreement: how far members differ, in units of the map itself; about 1 is usual for single pixels[/]"
@@ -329,7 +329,7 @@ def _state(progress: Progress) -> str:
     return "stopped" if idle else str(progress.state)
 
 
-def _print(table: Table) -> None:
+def print_table(table: Table) -> None:
     """A table at its natural width: a narrow terminal wraps lines, but no cell is cut."""
     width = Measurement.get(out, out.options.update(max_width=1000), table).maximum
     Console(highlight=False, width=width).print(table)
@@ -341,7 +341,7 @@ def _verdict(found: "Audit") -> None:
     if not found.findings:
         out.print(escape(found.summary))
     for reason, count in found.failed.items():
-        out.print(f"{count:,} image{'s' if count > 1 else ''} failed: {_visible(reason)}", markup=False)
+        out.print(f"{count:,} image{'s' if count > 1 else ''} failed: {visible(reason)}", markup=False)
     for remark in found.remarks if found.searched else ():
         out.print(remark, markup=False)
 
@@ -349,7 +349,7 @@ def _verdict(found: "Audit") -> None:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else _visible(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else visible(str(value))
 
 
 def _program() -> str:
@@ -358,7 +358,7 @@ def _program() -> str:
     return called.name if shutil.which(called.name) else str(called)
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """File names may hold line ends and escape sequences, which must not reach a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -370,7 +370,7 @@ def _duration(seconds: float) -> str:
 
 
 def print_json(value: object) -> None:
-    """A value as JSON on stdout, dataclasses as objects."""
+    """JSON for programs; records become objects, whatever else is no JSON its text."""
 
     def plain(item: object) -> object:
         return asdict(item) if is_dataclass(item) and not isinstance(item, type) else str(item)

@@ -55,8 +55,8 @@ class Settings:
             log_format=_one_of(env, "ATTRIBATCH_LOG_FORMAT", ("json", "console")),
         )
 
-    def environment(self) -> dict[str, str]:
-        """The variables that make a worker process on this machine read the same of what it needs."""
+    def to_env(self) -> dict[str, str]:
+        """The variables that give the same settings to a local worker: all but the broker, which it has no use for."""
         return {
             "ATTRIBATCH_HOME": str(self.home),
             "ATTRIBATCH_DATABASE_URL": self.database_url,

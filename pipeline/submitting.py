@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,38 +16,13 @@ from pipeline.datasets import Source, list_entries, open_source, read_image, to_
 from pipeline.declarations import Baseline
 from pipeline.errors import SpecError, UnreadableImage
 from pipeline.planning import Manifest
+from pipeline.requesting import RunRequest
 from pipeline.settings import Settings
 from pipeline.spec import ModelSpec, RunSpec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from pipeline.models import ModelRequest
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What somebody asks for: names and paths, as they were typed. `Pipeline.submit` makes a spec and a run of it."""
-
-    source: str  # a folder of images, or a CSV or JSONL manifest
-    models: "tuple[ModelRequest, ...]"
-    baselines: tuple[str, ...] = ("black",)  # declarations, see `pipeline.declarations.Baseline`
-    target: str = "predicted"  # predicted | label | rank:K | class:NAME_OR_INDEX
-    attribution: str = "integrated_gradients"
-    output: str = "logit"
-    method: str = "riemann_middle"
-    n_steps: int = 50
-    tolerance: float | None = None  # relative L1 error; replaces method and n_steps
-    max_steps: int = 513
-    nodes: str = "fitted"  # or uniform
-    precision: str = "float32"
-    channels: str = "keep"
-    seed: int = 0
-    name: str | None = None
-    unit_size: int | None = None  # images; None chooses by the input's size
-    priority: int = 0
-    reuse: bool = True  # False: a run of its own that takes nothing from others
 
 
 @contextmanager

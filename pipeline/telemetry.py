@@ -56,7 +56,11 @@ def unit(run_id: str, number: int, attempt: int) -> Iterator[Callable[[str], Non
         RETRIES.inc()
     HELD.inc()
     with bound_contextvars(**ids):
-        yield finished
+        try:
+            yield finished
+        except BaseException:
+            finished("failed")
+            raise
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Everything of ours is imported here, before Celery puts the working folder in fr
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -39,7 +40,11 @@ def main() -> int:
             "`attribatch run` starts workers of its own"
         )
     if options.child is not None:
-        return _work(settings, options.child, options.parent)
+        try:
+            return _work(settings, options.child, options.parent)
+        except (AttribatchError, OSError) as error:  # the index is away, the port of the metrics is taken
+            logging.getLogger("attribatch.worker").error("cannot start: %s", error)  # noqa: TRY400
+            return 1
     environments = [
         {**os.environ, **seat} for seat in seats(options.device or settings.device, options.concurrency, os.environ)
     ]
@@ -72,10 +77,8 @@ def _work(settings: Settings, index: int, parent: int) -> int:
 
     signals.setup_logging.connect(lambda **_: None, weak=False)  # ours stays
     signals.worker_shutting_down.connect(lambda **_: shop.stop.set(), weak=False)
-    name = f"attribatch-{index}-{os.getpid()}@%h"
-    worker = app.Worker(
-        hostname=name, pool_cls="threads", concurrency=1, quiet=True, without_gossip=True, without_mingle=True
-    )
+    options = {"pool_cls": "threads", "concurrency": 1, "quiet": True, "without_gossip": True, "without_mingle": True}
+    worker = app.Worker(hostname=f"attribatch-{index}-{os.getpid()}@%h", **options)
     when_parent_is_gone(parent, end)
     desk.open()
     worker.start()

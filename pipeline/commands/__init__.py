@@ -1,1 +1,1 @@
-"""Commands by subject, each module with a `register` that adds its own to the program. `pipeline.cli` has the rest."""
+"""Groups of commands, each a typer app that `pipeline.cli` adds, and the options that commands share."""

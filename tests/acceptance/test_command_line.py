@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -205,9 +206,11 @@ def test_help_answers_at_once_and_every_command_shows_an_example() -> None:
     slow = {"torch", "numpy", "sqlalchemy"}
     assert not slow & {line.split("|")[-1].strip() for line in imported.splitlines()}
     for command in ("demo", "run", "status", "query", "audit", "show", "models show", "models list", "doctor",
-                    "repair", "cancel", "retry"):  # fmt: skip
+                    "repair", "cancel", "retry", "remove", "gc", "worker", "beat", "migrate"):  # fmt: skip
         found = subprocess.run([ATTRIBATCH, *command.split(), "--help"], capture_output=True, text=True, check=True)
         assert "Example: attribatch" in found.stdout, command
+    found = subprocess.run([ATTRIBATCH, "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"attribatch \d+\.\d+\.\d+\n", found.stdout)
 
 
 def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """Messages through a real Redis-protocol server, and what is left in SQL where it takes none."""
 
 import signal
+from dataclasses import replace
 
 import pytest
-import redis as redis_client
+from redis import Redis
 
+from db.records import OccasionState
 from pipeline import dispatch
 from pipeline.api import Pipeline, RunRequest
 from pipeline.errors import StoreUnavailable, UsageError
+from pipeline.work import open_workshop, work
 from tests.services.servers import free_port, redis
+from tests.unit.db.steps import pass_hours
 
 
 def test_two_sweepers_send_each_unit_once_and_a_broker_that_is_away_hides_none(
@@ -22,13 +26,13 @@ def test_two_sweepers_send_each_unit_once_and_a_broker_that_is_away_hides_none(
         server.start()
         assert dispatch.send_waiting(pipeline.ledger, url) == 5, "all wait to be sent again, at once"
         assert dispatch.send_waiting(pipeline.ledger, url) == 0
-        with redis_client.Redis.from_url(url) as broker:
+        with Redis.from_url(url) as broker:
             assert broker.llen(dispatch.QUEUE) == 5
 
 
 def test_without_a_broker_nothing_is_left_to_workers(pipeline: Pipeline) -> None:
     with pytest.raises(UsageError, match="ATTRIBATCH_BROKER_URL is not set"):
-        pipeline.enqueue()
+        pipeline.check_broker()
 
 
 def test_a_broker_that_is_away_is_named_without_its_password() -> None:
@@ -39,3 +43,35 @@ def test_a_broker_that_is_away_is_named_without_its_password() -> None:
     with pytest.raises(StoreUnavailable, match="does not answer") as error:
         dispatch.reach_broker(url)
     assert "secret" not in str(error.value)
+
+
+def test_a_tick_with_a_broker_sends_and_a_later_one_finds_the_run_finished(
+    pipeline: Pipeline, request_: RunRequest
+) -> None:
+    with redis() as (url, _):
+        pipeline.settings = replace(pipeline.settings, broker_url=url)
+        pipeline.schedules.add("nightly", request_, cron="0 2 * * *")
+        pass_hours(pipeline.database, 24)
+        (sent,) = pipeline.tick().occasions
+        assert sent.state is OccasionState.RUNNING, "it does not wait"
+        client = Redis.from_url(url)
+        assert client.llen("attribatch") == 5, "a message for each unit"
+        assert pipeline.tick().occasions == ()
+        assert client.llen("attribatch") == 5
+        client.close()
+        shop = open_workshop(replace(pipeline.settings, device="cpu"))
+        work(shop, sent.run_id or "")
+        shop.database.dispose()
+        (found,) = pipeline.tick().occasions
+    assert (found.id, found.state) == (sent.id, OccasionState.DONE)
+
+
+def test_a_tick_whose_broker_is_away_leaves_the_units_to_be_sent_later(
+    pipeline: Pipeline, request_: RunRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline.settings = replace(pipeline.settings, broker_url=f"redis://127.0.0.1:{free_port()}/0")
+    pipeline.schedules.add("nightly", request_, cron="0 2 * * *")
+    pass_hours(pipeline.database, 24)
+    (found,) = pipeline.tick().occasions
+    assert (found.state, found.error) == (OccasionState.RUNNING, None)
+    assert "the broker took no message" in caplog.text

@@ -22,7 +22,9 @@ from tests.unit.db.test_filters import (  # noqa: F401
 )
 from tests.unit.db.test_ledger import *  # noqa: F403
 from tests.unit.db.test_ledger_outcomes import *  # noqa: F403
+from tests.unit.db.test_migrations import test_an_index_of_the_first_version_keeps_what_it_holds  # noqa: F401
 from tests.unit.db.test_queries import *  # noqa: F403
+from tests.unit.db.test_schedules import *  # noqa: F403
 from tests.unit.db.test_session import differences
 from tests.unit.db.test_session import test_database_clock_tells_the_time as clock_test
 

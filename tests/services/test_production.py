@@ -100,7 +100,7 @@ def test_a_worker_is_killed_midway_and_the_maps_are_those_of_an_undisturbed_run(
 ) -> None:
     request_ = replace(request_, unit_size=2)
     run = production.submit(request_)
-    production.enqueue()
+    production.wake()
     dispatch.send(place.environment["ATTRIBATCH_BROKER_URL"], [1, 2, 1, 2, 3])  # doubled on the way
     eventually(lambda: production.status(run.id).units[UnitState.DONE] >= 2, 30, fleet.said)
     victim = fleet.children()[0]
@@ -130,7 +130,7 @@ def test_metrics_of_all_processes_add_up(production: Pipeline, fleet: Fleet, req
     }
     (Path(request_.source) / "eel" / "5.png").write_bytes(b"no image")
     run = production.submit(replace(request_, seed=1))
-    production.enqueue()
+    production.wake()
     finished(production, run, fleet, 60)
     eventually(lambda: fleet.total("attribatch_units_held") == 0, 10, fleet.said)
     assert fleet.total('attribatch_units_total{outcome="done"}') - before['attribatch_units_total{outcome="done"}'] == 3
@@ -143,7 +143,7 @@ def test_metrics_of_all_processes_add_up(production: Pipeline, fleet: Fleet, req
 
 def test_a_flushed_broker_costs_seconds(production: Pipeline, place: Site, fleet: Fleet, request_: RunRequest) -> None:
     run = production.submit(replace(request_, seed=2))
-    production.enqueue()
+    production.wake()
     with redis_client.Redis.from_url(place.environment["ATTRIBATCH_BROKER_URL"]) as broker:
         broker.flushall()
     assert finished(production, run, fleet, 20).images_done == 18
@@ -160,11 +160,11 @@ def test_workers_go_on_while_redis_hangs_and_while_it_is_gone(
         os.kill(place.redis.pid, signal.SIGCONT)
     place.redis.stop(signal.SIGKILL)
     run = production.submit(replace(request_, seed=4))
-    production.enqueue()  # says so, and is no error
+    production.wake()  # says so, and is no error
     assert finished(production, run, fleet, 30).images_done == 18
     place.redis.start()
     run = production.submit(replace(request_, seed=5))
-    production.enqueue()
+    production.wake()
     assert finished(production, run, fleet, 30).images_done == 18
     assert len(fleet.children()) == 2
 
@@ -173,7 +173,7 @@ def test_postgres_is_stopped_for_a_while_and_no_row_is_lost_or_doubled(
     production: Pipeline, place: Site, fleet: Fleet, request_: RunRequest
 ) -> None:
     run = production.submit(replace(request_, seed=6, unit_size=2))
-    production.enqueue()
+    production.wake()
     eventually(lambda: images_done(production, run), 30, fleet.said)
     place.postgres.stop(signal.SIGINT)
     time.sleep(4)
@@ -186,7 +186,7 @@ def test_a_cancelled_run_is_let_go_within_seconds(
     production: Pipeline, fleet: Fleet, request_: RunRequest, tmp_path: Path
 ) -> None:
     run = production.submit(endless(request_, tmp_path))
-    production.enqueue()
+    production.wake()
     eventually(lambda: fleet.total("attribatch_units_held") == 2, 30, fleet.said)
     losses = fleet.total("attribatch_lease_losses_total")
     production.cancel(run.id)
@@ -219,7 +219,7 @@ def test_asked_to_stop_units_go_back_uncounted(
     production: Pipeline, fleet: Fleet, request_: RunRequest, tmp_path: Path
 ) -> None:
     run = production.submit(endless(replace(request_, seed=7), tmp_path))
-    production.enqueue()
+    production.wake()
     eventually(lambda: production.status(run.id).units[UnitState.LEASED] == 2, 30, fleet.said)
     begun = time.monotonic()
     assert fleet.stop() == 0

@@ -1,6 +1,5 @@
 """What a run measures once and all its workers share: where its nodes stand, how its members run; and when not."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,15 +14,8 @@ from pipeline.engine import Outcome, Workshop, run_unit
 from pipeline.explaining import Explainer
 from pipeline.planning import calibration_images, tuning_prefix
 from pipeline.spec import RunSpec
-from pipeline.work import open_workshop, work
+from pipeline.work import work
 from tests.unit.test_spec import spec
-
-
-@pytest.fixture
-def shop(pipeline: Pipeline) -> Iterator[Workshop]:
-    opened = open_workshop(replace(pipeline.settings, device="cpu"))
-    yield opened
-    opened.database.dispose()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,13 +25,6 @@ from pipeline.explaining import Picture
 from pipeline.models import ModelRequest
 from pipeline.storing import read_sidecar, sidecar_key
 from pipeline.work import is_dead, open_workshop, work, worker_name
-
-
-@pytest.fixture
-def shop(pipeline: Pipeline) -> Iterator[Workshop]:
-    opened = open_workshop(replace(pipeline.settings, device="cpu"))
-    yield opened
-    opened.database.dispose()
 
 
 @pytest.fixture

@@ -49,6 +49,10 @@ def test_rows_come_in_the_order_in_which_they_are_asked(objects: Folder) -> None
     put(objects, encode("r", LAYOUT, 0, unit(4)))
     reader = MapReader(objects, "r")
     np.testing.assert_array_equal(reader.mean([3, 0]), reader.mean([0, 3])[::-1])
+    put(objects, encode("r", LAYOUT, 4, unit(4, seed=1)))
+    mixed = [7, 2, 3, 4, 5, 2, 0]  # alone, consecutive across two units, twice
+    np.testing.assert_array_equal(reader.mean(mixed), np.concatenate([reader.mean([row]) for row in mixed]))
+    assert reader.mean([]).shape == (0, 3, 5, 6)
 
 
 def test_what_is_not_stored_reads_as_nan_never_as_zero(objects: Folder) -> None:

@@ -1,8 +1,6 @@
 """Decoding, computing and storing at once: each waits for another here, so one after the other would never end."""
 
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -12,16 +10,9 @@ from pipeline.api import Pipeline, RunRequest
 from pipeline.decoding import PARTS, Decoder
 from pipeline.engine import Outcome, Workshop, begin_unit
 from pipeline.explaining import Computed, Explainer, Picture
-from pipeline.work import open_workshop, work
+from pipeline.work import work
 
 WAIT = 20.0
-
-
-@pytest.fixture
-def shop(pipeline: Pipeline) -> Iterator[Workshop]:
-    opened = open_workshop(replace(pipeline.settings, device="cpu"))
-    yield opened
-    opened.database.dispose()
 
 
 def test_a_unit_is_stored_while_the_next_is_computed(

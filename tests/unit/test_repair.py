@@ -1,7 +1,6 @@
 """What `repair` and `retry` put right, and what they leave alone."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +13,7 @@ from pipeline.engine import Workshop
 from pipeline.errors import ObjectMissing
 from pipeline.planning import manifest_key, run_key
 from pipeline.storing import sidecar_key
-from pipeline.work import open_workshop, work
-
-
-@pytest.fixture
-def shop(pipeline: Pipeline) -> Iterator[Workshop]:
-    opened = open_workshop(replace(pipeline.settings, device="cpu"))
-    yield opened
-    opened.database.dispose()
+from pipeline.work import work
 
 
 @pytest.fixture

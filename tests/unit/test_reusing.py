@@ -1,7 +1,6 @@
 """An attribution is computed once, whichever run, name or place its image comes in; and again where that is asked."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +14,7 @@ from pipeline.datasets import Decoded, Source, read_image
 from pipeline.engine import Workshop
 from pipeline.explaining import Computed, Explainer, Picture
 from pipeline.storing import sidecar_key
-from pipeline.work import open_workshop, work
-
-
-@pytest.fixture
-def shop(pipeline: Pipeline) -> Iterator[Workshop]:
-    opened = open_workshop(replace(pipeline.settings, device="cpu"))
-    yield opened
-    opened.database.dispose()
+from pipeline.work import work
 
 
 @pytest.fixture

@@ -38,3 +38,21 @@ def test_lists_and_numbers_are_read() -> None:
 def test_a_number_that_is_none_is_named(value: str) -> None:
     with pytest.raises(UsageError, match="ATTRIBATCH_LEASE_SECONDS"):
         Settings.from_env({"ATTRIBATCH_LEASE_SECONDS": value})
+
+
+def test_what_is_not_set_is_none() -> None:
+    found = Settings.from_env({"ATTRIBATCH_MAX_MEMORY_MB": "", "ATTRIBATCH_METRICS_PORT": "9100"})
+    assert (found.max_memory_mb, found.metrics_port, found.log_format) == (None, 9100, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MAX_MEMORY_MB", "2.5"), ("METRICS_PORT", "0"), ("LOG_FORMAT", "xml"), ("METRICS_PORT", "-1")]
+)
+def test_a_value_that_is_none_is_named(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"ATTRIBATCH_{name}"):
+        Settings.from_env({f"ATTRIBATCH_{name}": value})
+
+
+def test_a_worker_process_reads_the_same_from_what_it_is_given(tmp_path: Path) -> None:
+    found = Settings.from_env({"ATTRIBATCH_HOME": str(tmp_path), "ATTRIBATCH_ALLOWED_MODULES": "ours, theirs"})
+    assert Settings.from_env(found.to_env()) == found

@@ -1,10 +1,12 @@
 """What other processes do in the tests of db. Imported by them: no pytest here."""
 
 from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime
 from multiprocessing import get_context
 
 from db.ledger import Ledger
-from db.records import Unit
+from db.records import Schedule, Unit
+from db.schedules import Timetable
 from db.session import migrate, open_engine
 from tests.unit.db.builders import make_drafts, make_rows, make_run
 
@@ -48,3 +50,11 @@ def claim_and_die(url: str, worker: str) -> Unit | None:
     unit = Ledger(engine).claim(worker)
     engine.dispose()
     return unit
+
+
+def claim_turn_at_once(url: str, schedule: Schedule, next_due: datetime) -> str | None:
+    """The token of the turn, or None."""
+    engine = open_engine(url)
+    occasion = Timetable(engine).claim(schedule, next_due=next_due)
+    engine.dispose()
+    return None if occasion is None else occasion.token

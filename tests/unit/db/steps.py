@@ -6,7 +6,7 @@ from db.ledger import Ledger
 from db.queries import UnitRow, iter_units
 from db.records import Unit, UnitState
 from db.session import reading, writing
-from db.tables import units
+from db.tables import occasions, schedules, units
 from tests.unit.db.builders import make_run
 
 RUN = make_run()
@@ -40,3 +40,10 @@ def first_unit(engine: Engine) -> UnitRow:
 def count(engine: Engine, table: object) -> int:
     with reading(engine) as connection:
         return connection.execute(select(func.count()).select_from(table)).scalar_one()  # type: ignore[arg-type]
+
+
+def pass_hours(engine: Engine, hours: int) -> None:
+    """The same for schedules and their turns."""
+    with writing(engine) as connection:
+        connection.execute(update(schedules).values(next_due=schedules.c.next_due - 3600 * hours))
+        connection.execute(update(occasions).values(lease_until=occasions.c.lease_until - 3600 * hours))

@@ -1,0 +1,72 @@
+"""What somebody asks for, before it is looked at: names and paths. Knows nothing of listings, specs or storage."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from pipeline.models import ModelRequest
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What somebody asks for: names and paths, as they were typed. `Pipeline.submit` makes a spec and a run of it."""
+
+    source: str  # a folder of images, or a CSV or JSONL manifest
+    models: "tuple[ModelRequest, ...]"
+    baselines: tuple[str, ...] = ("black",)  # declarations, see `pipeline.declarations.Baseline`
+    target: str = "predicted"  # predicted | label | rank:K | class:NAME_OR_INDEX
+    attribution: str = "integrated_gradients"
+    output: str = "logit"
+    method: str = "riemann_middle"
+    n_steps: int = 50
+    tolerance: float | None = None  # relative L1 error; replaces method and n_steps
+    max_steps: int = 513
+    nodes: str = "fitted"  # or uniform
+    precision: str = "float32"
+    channels: str = "keep"
+    seed: int = 0
+    name: str | None = None
+    unit_size: int | None = None  # images; None chooses by the input's size
+    priority: int = 0
+    reuse: bool = True  # False: a run of its own that takes nothing from others
+
+    def absolute(self) -> Self:
+        """The same request with absolute paths: whoever submits it later may stand in another folder."""
+        members = tuple(
+            replace(
+                model,
+                source=_absolute_source(model.source),
+                weights=None if model.weights is None else _absolute(model.weights),
+            )
+            for model in self.models
+        )
+        return replace(self, source=_absolute(self.source), models=members)
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        from pipeline.models import ModelRequest
+
+        data: dict[str, Any] = json.loads(text)
+        data["models"] = tuple(ModelRequest(**{k: _tuple(v) for k, v in model.items()}) for model in data["models"])
+        data["baselines"] = tuple(data["baselines"])
+        return cls(**data)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def _absolute_source(source: str) -> str:
+    location, _, factory = source.rpartition(":")
+    return f"{_absolute(location)}:{factory}" if location.endswith(".py") else source
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
