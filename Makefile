@@ -20,6 +20,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# What the benchmarks need beside: captum and more photographs.
+.venv/installed-bench: .venv/installed
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
 demo: .venv/installed
 	@$(BIN)/attribatch demo
 
@@ -36,7 +41,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed-dev
+bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # Kills, pauses and outages at random; `make soak ARGS="--seed 7 --seconds 600"` for others.

@@ -1,6 +1,6 @@
 """`make bench` regenerates RESULTS.md; `make bench ARGS="speed steps"` some of its sections.
 
-Both sides of every ratio run in one process, interleaved A B A B; medians are reported.
+Both sides of every ratio run in one process, interleaved A B A B; medians of processor time are reported.
 """
 
 import argparse
@@ -9,15 +9,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import limit, machine, memory, overhead, speed, steps
+import torch
 
+from benchmarks import calibration, limit, machine, memory, overhead, speed, splitting, steps
+
+THREADS = 1  # several on shared cores measure the neighbours: each operation waits for the slowest
 RESULTS = Path(__file__).parent / "RESULTS.md"
 SECTIONS: dict[str, Callable[[], str]] = {
     "speed": speed.section,
     "limit": limit.section,
     "steps": steps.section,
+    "calibration": calibration.section,
     "memory": memory.section,
     "overhead": overhead.section,
+    "splitting": splitting.section,
 }
 
 
@@ -27,17 +32,18 @@ def main() -> None:
     chosen = parser.parse_args().sections or list(SECTIONS)
     if unknown := set(chosen) - set(SECTIONS):
         parser.error(f"no section {unknown.pop()!r}; there are {', '.join(SECTIONS)}")
+    torch.set_num_threads(THREADS)
     text = RESULTS.read_text() if RESULTS.exists() else ""
     for name in SECTIONS:
         if name in chosen:
-            print(f"{name} ...", flush=True)
+            machine.log(name)
             started = time.monotonic()
             body = f"{SECTIONS[name]()}\n\nMeasured on {machine.describe()} in {time.monotonic() - started:.0f} s."
         else:
             found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", text, re.DOTALL)
             body = found[1] if found else f"Not measured yet: `make bench ARGS={name}`"
         text = put(text, name, body)
-    RESULTS.write_text(text)
+        RESULTS.write_text(text)
     print(RESULTS)
 
 

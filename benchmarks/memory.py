@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import table
+from benchmarks.machine import log, table
 
 CHUNK = """
 import resource, torch, warnings
@@ -44,12 +44,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 def section() -> str:
     """Markdown of this section."""
+    log("memory: one chunk")
     chunk = [[name, _run(CHUNK.format(ours=ours))] for name, ours in (("captum", False), ("attribatch", True))]
     grown = []
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.safetensors"
         _write_weights(weights)
         for count in (100, 1000, 10_000):
+            log(f"memory: a data set of {count}")
             images = Path(folder) / f"images-{count}"
             _write_images(images, count)
             grown.append([f"{count:,}", _run(WORKER, str(images), f"{folder}/home-{count}", str(weights))])

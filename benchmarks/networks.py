@@ -1,6 +1,9 @@
-"""Networks and real images that the figures are measured on."""
+"""Networks and real images that the figures are measured on: small ones trained here, torchvision's for speed alone."""
 
+import gzip
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,34 +11,68 @@ import torchvision
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor, nn
 
+FASHION = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
+DRAWN = 8_000  # training images that bootstrap resamples are drawn from; those after them calibrate
+MEMBERS = 3
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Greyscale pictures (N, 1, 28, 28) in [0, 1] and labels (N,), in three parts that share no picture."""
+
+    name: str
+    train: tuple[Tensor, Tensor]
+    calibration: tuple[Tensor, Tensor]
+    held_out: tuple[Tensor, Tensor]
+
+
+@cache
+def scans() -> Scans:
+    """Fashion-MNIST where Debian's package is installed, else scikit-learn's digits, enlarged."""
+    if FASHION.is_dir():
+        images, labels = _fashion("train")
+        return Scans(
+            "Fashion-MNIST", (images[:DRAWN], labels[:DRAWN]), (images[DRAWN:], labels[DRAWN:]), _fashion("t10k")
+        )
+    data = load_digits()
+    small = torch.from_numpy((data.images / 16).astype(np.float32))[:, None]
+    images, labels = nn.functional.interpolate(small, size=28, mode="bilinear"), torch.from_numpy(data.target).long()
+    parts = [(images[part], labels[part]) for part in (slice(1300), slice(1300, 1500), slice(1500, None))]
+    return Scans("scikit-learn's digits (dataset-fashion-mnist is not installed)", *parts)
+
+
+def _fashion(part: str) -> tuple[Tensor, Tensor]:
+    pixels, labels = (
+        np.frombuffer(gzip.decompress((FASHION / f"{part}-{name}-ubyte.gz").read_bytes()), np.uint8, offset=offset)
+        for name, offset in (("images-idx3", 16), ("labels-idx1", 8))
+    )
+    images = torch.from_numpy((pixels.reshape(-1, 1, 28, 28) / np.float32(255)).astype(np.float32))
+    return images, torch.from_numpy(labels.astype(np.int64))
+
 
 class Residual(nn.Module):
     """Two 3 x 3 convolutions with batch norm around a shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-        )
+        self.body = nn.Sequential(*_convolution(width, width), *_convolution(width, width)[:2])
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x + self.body(x))
 
 
+def _convolution(channels: int, width: int, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+
+
 def small_resnet() -> nn.Module:
-    """A residual ReLU network for 16 x 16 greyscale images, 10 classes."""
+    """A residual ReLU network for 28 x 28 greyscale images, 10 classes."""
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(inplace=True),
+        *_convolution(1, 8),
+        *_convolution(8, 16, stride=2),
         Residual(16),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(32),
-        nn.ReLU(inplace=True),
+        *_convolution(16, 32, stride=2),
         Residual(32),
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
@@ -44,43 +81,45 @@ def small_resnet() -> nn.Module:
 
 
 @cache
-def digits() -> tuple[Tensor, Tensor]:
-    """Handwritten digits, real scans: (1797, 1, 16, 16) in [0, 1], and labels."""
-    data = load_digits()
-    images = torch.from_numpy((data.images / 16).astype(np.float32))[:, None]
-    return nn.functional.interpolate(images, size=16, mode="bilinear"), torch.from_numpy(data.target).long()
-
-
-@cache
-def trained(count: int = 3) -> tuple[nn.Module, ...]:
-    """Bagged residual networks, trained on bootstrap resamples of the first 1,400 scans."""
-    images, labels = digits()
+def trained() -> tuple[nn.Module, ...]:
+    """Bagged residual networks, each trained on a bootstrap resample for two epochs (digits: twelve)."""
+    images, labels = scans().train
     members = []
-    for seed in range(count):
+    for seed in range(MEMBERS):
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         member = small_resnet()
-        drawn = torch.randint(0, 1400, (1400,), generator=generator)
-        optimizer = torch.optim.Adam(member.parameters(), lr=3e-3)
-        for _ in range(8):
-            for batch in drawn[torch.randperm(1400, generator=generator)].split(64):
+        drawn = torch.randint(0, len(images), (len(images),), generator=generator)
+        optimizer = torch.optim.Adam(member.parameters())
+        epochs, batches = 2 if len(drawn) > 5000 else 12, -(-len(drawn) // 64)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=epochs * batches)
+        for _ in range(epochs):
+            for batch in torch.split(drawn[torch.randperm(len(drawn), generator=generator)], 64):
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(member(images[batch]), labels[batch]).backward()
+                torch.autograd.backward(nn.functional.cross_entropy(member(images[batch]), labels[batch]))
                 optimizer.step()
-        members.append(member.eval())
+                schedule.step()
+        members.append(member.eval().requires_grad_(False))
     return tuple(members)
 
 
+@torch.no_grad()
 def accuracy(member: nn.Module) -> float:
-    """On the scans that no member was trained on."""
-    images, labels = digits()
-    with torch.no_grad():
-        return (member(images[1400:]).argmax(1) == labels[1400:]).float().mean().item()
+    """On a thousand pictures that no member was trained on."""
+    images, labels = scans().held_out
+    return float((member(images[-1000:]).argmax(1) == labels[-1000:]).float().mean())
 
 
 def photographs(count: int, size: int) -> Tensor:
-    """Crops of scikit-learn's two photographs, (count, 3, size, size) in [0, 1]."""
-    photos = [torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255 for image in load_sample_images().images]
+    """Crops of scikit-learn's two photographs and of scikit-image's, (count, 3, size, size) in [0, 1]."""
+    pictures = list(load_sample_images().images)
+    try:
+        from skimage import data
+    except ImportError:  # an extra: the two of scikit-learn do
+        pass
+    else:
+        pictures += [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
+    photos = [torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255 for picture in pictures]
     generator = torch.Generator().manual_seed(0)
     crops = []
     for index in range(count):
@@ -94,10 +133,5 @@ def photographs(count: int, size: int) -> Tensor:
 def zoo(name: str) -> nn.Module:
     """A torchvision classifier with random weights: its speed is that of the trained one."""
     torch.manual_seed(0)
-    return torchvision.models.get_model(name, weights=None).eval()
-
-
-def relative_errors(found: Tensor, exact: Tensor) -> Tensor:
-    """Relative L1 error of each map, (N,) float64."""
-    found, exact = found.double().flatten(1), exact.double().flatten(1)
-    return (found - exact).abs().sum(1) / exact.abs().sum(1)
+    network: nn.Module = torchvision.models.get_model(name, weights=None).eval().requires_grad_(False)
+    return network

@@ -1,82 +1,81 @@
-"""Evaluations to a given error, per rule, fixed against adaptive; and how well the error estimate knows the error."""
+"""Evaluations to a given error: per rule, fixed against adaptive, even against fitted nodes; one profile or several."""
 
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.machine import table
-from benchmarks.networks import accuracy, digits, relative_errors, trained
-from pipeline.attribution import Attribution, baseline_stack, integrated_gradients
-from pipeline.declarations import METHODS, Baseline
+from benchmarks.machine import log, table
+from benchmarks.networks import accuracy, scans, trained
+from benchmarks.trials import BLACK, LADDER, NOISE, TARGET, Trial, fewest, fitted, relative_errors, trial
+from pipeline.attribution.path import UNIFORM, Profile
+from pipeline.declarations import METHODS, Output
 
-IMAGES = 64
-TARGET = 0.03
-STEPS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-PICTURE = Path(__file__).parent / "calibration.png"
+OUTPUTS: tuple[Output, ...] = ("logit", "probability")
+TOLERANCES = tuple(0.002 * step for step in range(40, 4, -1))  # 8 % down to 1 %
 
 
 def section() -> str:
-    """Markdown of this section; draws the calibration picture."""
-    images, labels = digits()[0][1400 : 1400 + IMAGES], digits()[1][1400 : 1400 + IMAGES]
-    members = trained()[:1]
-    rows, points = [], {}
-    for text in ("black", "uniform:n=1"):
-        stack, _ = baseline_stack([Baseline.parse(text)], images, [str(i) for i in range(IMAGES)])
-        for output in ("logit", "probability"):
-
-            def run(stack: Tensor = stack, output: str = output, **options: object) -> Attribution:
-                return integrated_gradients(members, images, labels, baselines=stack, output=output, **options)  # type: ignore[arg-type]
-
-            exact = run(n_steps=1024, precision="float64").mean
-            rows += [[text, output, method, *_fixed(run, exact, method)] for method in METHODS]
-            rows.append([text, output, "nested levels, per image", *_adaptive(run, exact)])
-            found = run(n_steps=32)
-            points[f"{text}, {output}"] = (found.error_estimate, relative_errors(found.mean, exact))
-    _draw(points)
-    within = [
-        [name, f"{((e / t > 0.5) & (e / t < 2)).double().mean():.0%}", f"{(e / t).median():.2f}"]
-        for name, (e, t) in points.items()
-    ]
-    header = ["baseline", "output", "rule", "evaluations an image", "p90 error"]
+    """Markdown of this section."""
+    rows = []
+    for kinds in (BLACK, NOISE):
+        for output in OUTPUTS:
+            log(f"steps: {kinds[0]}, {output}")
+            t = trial(kinds, output)
+            sides = {method: partial(t.maps, method=method) for method in METHODS}
+            sides["riemann_middle, fitted nodes"] = partial(t.maps, profile=t.profile)
+            rows += [[kinds[0], output, side, *_fixed(maps, t)] for side, maps in sides.items()]
+            rows.append([kinds[0], output, "nested levels, image by image", *_adaptive(t, UNIFORM)])
+            rows.append([kinds[0], output, "nested levels, fitted nodes", *_adaptive(t, t.profile)])
+    header = ["baseline", "output", "rule", "evaluations an image", "median error", "p90 error"]
     return (
         f"## Evaluations to an error of {TARGET:.0%} at the 90th percentile\n\n"
-        f"{IMAGES} held-out scans, a residual ReLU network (accuracy {accuracy(members[0]):.1%}), one path an image; "
-        f"error = relative L1 against float64 with 1,024 steps.\n\n{table(header, rows)}\n\n"
-        "### Is the error estimate right?\n\n32 midpoints; estimate over true error.\n\n"
-        f"{table(['baseline, output', 'within a factor 2', 'median ratio'], within)}\n\n![calibration]({PICTURE.name})"
+        f"{len(t.images)} held-out pictures of {scans().name}, a residual ReLU network (accuracy "
+        f"{accuracy(trained()[0]):.1%}), predicted class, one path an image; error = relative L1 against float64 with "
+        f"1,024 steps; steps of {', '.join(map(str, LADDER[10:]))}. Nested levels: the loosest tolerance that meets "
+        f"the target, mean evaluations.\n\n{table(header, rows)}\n\n"
+        "### One profile for all baselines of a run, or one for each kind?\n\nBlack and uniform noise together; nodes "
+        "even, fitted once over both, or fitted to each kind alone. Median / p90 error.\n\n"
+        f"{table(['output', 'nodes of each path', 'even', 'one profile', 'one for each kind'], _shared())}"
     )
 
 
-def _fixed(run, exact: Tensor, method: str) -> list[str]:  # type: ignore[no-untyped-def]
-    for n in STEPS:
-        error = relative_errors(run(method=method, n_steps=n).mean, exact).quantile(0.9).item()
-        if error <= TARGET:
-            return [str(n), f"{error:.2%}"]
-    return [f"> {STEPS[-1]}", f"{error:.2%}"]
+def _fixed(maps: Callable[[int], Tensor], t: Trial) -> list[str]:
+    n = fewest(maps, t)
+    return [str(n), *_errors(t.errors(maps(n)))]
 
 
-def _adaptive(run, exact: Tensor) -> list[str]:  # type: ignore[no-untyped-def]
+def _adaptive(t: Trial, profile: Profile) -> list[str]:
     """The loosest tolerance whose 90th percentile meets the target."""
-    for tolerance in (0.06, 0.05, 0.045, 0.04, 0.035, 0.03, 0.025, 0.02):
-        found = run(tolerance=tolerance)
-        error = relative_errors(found.mean, exact).quantile(0.9).item()
-        if error <= TARGET:
-            return [f"{found.evaluations.double().mean():.0f} (tolerance {tolerance:.1%})", f"{error:.2%}"]
-    return ["not reached", f"{error:.2%}"]
+    low, high = 0, len(TOLERANCES) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if t.errors(t.run(tolerance=TOLERANCES[middle], profile=profile).mean).quantile(0.9) <= TARGET:
+            high = middle
+        else:
+            low = middle + 1
+    found = t.run(tolerance=TOLERANCES[high], profile=profile)
+    spent = f"{found.evaluations.double().mean():.0f} (tolerance {TOLERANCES[high]:.1%})"
+    return [spent, *_errors(t.errors(found.mean))]
 
 
-def _draw(points: dict[str, tuple[Tensor, Tensor]]) -> None:
-    from matplotlib.figure import Figure
+def _errors(errors: Tensor) -> list[str]:
+    return [f"{errors.median():.2%}", f"{errors.quantile(0.9):.2%}"]
 
-    page = Figure(figsize=(6, 5.5), dpi=110, layout="constrained")
-    axes = page.subplots()
-    for name, (estimate, true) in points.items():
-        axes.loglog(true, estimate, ".", label=name)
-    ends = torch.tensor([0.002, 0.5])
-    axes.loglog(ends, ends, color="black", linewidth=1)
-    axes.fill_between(ends, ends / 2, ends * 2, color="black", alpha=0.08, label="within a factor 2")
-    axes.set_xlabel("true relative L1 error")
-    axes.set_ylabel("error_estimate")
-    axes.legend()
-    page.savefig(PICTURE)
+
+def _shared() -> list[list[str]]:
+    rows = []
+    for output in OUTPUTS:
+        log(f"steps: one profile or several, {output}")
+        both = [trial(kinds, output) for kinds in (BLACK, NOISE)]
+        one = fitted(BLACK + NOISE, output)
+        profiles = ((UNIFORM, UNIFORM), (one, one), (both[0].profile, both[1].profile))
+        for n in (8, 16, 32):
+            cells = []
+            for own in profiles:
+                maps = torch.stack([t.maps(n, profile=p).double() for t, p in zip(both, own, strict=True)]).mean(0)
+                exact = torch.stack([t.exact for t in both]).mean(0)
+                cells.append(" / ".join(_errors(relative_errors(maps, exact))))
+            rows.append([output, str(n), *cells])
+    return rows

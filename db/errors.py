@@ -5,9 +5,11 @@ The class decides what happens to a unit of work: `Retryable` is tried again lat
     AttribatchError
     ├── Retryable            try the same thing again, later
     │   └── StoreUnavailable
-    │       └── StoreFull
+    │       ├── StoreFull
+    │       └── StoreRefused
     ├── Permanent            trying again changes nothing
     │   ├── ObjectMissing
+    │   ├── ObjectUnreadable
     │   ├── IndexOutdated
     │   └── IndexDamaged
     └── UsageError           the request itself is wrong: said to whoever asked, before any unit starts
@@ -41,6 +43,14 @@ class StoreFull(StoreUnavailable):
     """No space is left where the index or the objects lie: only a person can mend that."""
 
     EXIT_CODE = 28  # of a worker process that ends for it, as it can record nothing
+
+
+class StoreRefused(StoreUnavailable):
+    """It answers, and says no: there is no such bucket, or the credentials are wrong. Waiting does not help."""
+
+
+class ObjectUnreadable(Permanent):
+    """One object of a data set that is gone, has changed, is too large or is archived."""
 
 
 class ObjectMissing(Permanent):

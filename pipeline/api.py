@@ -116,7 +116,7 @@ class Pipeline:
         from pipeline.work import pick_device
 
         with submitting.planned(request, self.settings) as (run, spec, manifest):
-            source = Source.from_json(run.source)
+            source = Source.from_json(run.source, self.settings.s3_endpoint_url)
             return measure_cost(
                 run,
                 spec,
@@ -286,7 +286,7 @@ class Pipeline:
         import numpy as np
 
         run = self.get_run(rows[0].run_id)
-        spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source)
+        spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, self.settings.s3_endpoint_url)
         return np.stack([self._pixels(source, spec, Entry(row.row, row.key, row.version)) for row in rows])
 
     def show(self, ref: str, image: str) -> bytes:
@@ -325,7 +325,7 @@ class Pipeline:
         rows = list(queries.iter_images(self.database, run.id))
         if not any(row.state is ImageState.DONE for row in rows):
             raise UsageError(f"run {run.id} has no map yet; see `attribatch status {run.id}`")
-        device, source = pick_device(self.settings.device), Source.from_json(run.source)
+        device, source = pick_device(self.settings.device), Source.from_json(run.source, self.settings.s3_endpoint_url)
         material = material_of(
             run,
             rows,
@@ -364,6 +364,6 @@ class Pipeline:
     def _sample_pixels(self, run: Run) -> "NDArray[np.float32] | None":
         import numpy as np
 
-        spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source)
+        spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, self.settings.s3_endpoint_url)
         pixels = [self._pixels(source, spec, Entry(-1, key, version)) for key, version in spec.samples]
         return np.stack(pixels) if pixels else None

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from db.records import Entry, ImageRow
 from pipeline import telemetry
-from pipeline.datasets import Source, read_image, to_pixels
+from pipeline.datasets import Source, check_there, read_image, to_pixels
 from pipeline.describing import failed_row
-from pipeline.errors import SourceUnavailable, UnreadableImage
+from pipeline.errors import UnreadableImage
 from pipeline.explaining import Picture
 from pipeline.spec import Preprocess
 
@@ -40,18 +39,17 @@ class Decoder:
         """Entries in order, in equal parts, each as pictures and failed rows; what follows is read meanwhile.
 
         Raises:
-            SourceUnavailable: the folder of all images is not there.
+            SourceUnavailable: the folder or bucket of all images is away.
         """
         pool = ThreadPoolExecutor(DECODERS, "attribatch-decode")
         try:
             coming = iter([pool.submit(self.one, entry) for entry in entries])
             while part := list(islice(coming, -(-len(entries) // parts))):
                 found = [future.result() for future in part]
-                if not Path(self.source.root).is_dir():  # one image that is gone is a failed row; the folder comes back
-                    raise SourceUnavailable(
-                        f"{self.source.root} is not there; is its disk mounted? The unit waits and is tried again"
-                    )
-                yield _pictures(found), [row for row in found if isinstance(row, ImageRow)]
+                failed = [row for row in found if isinstance(row, ImageRow)]
+                if failed:  # one image that is gone is a failed row; a source that is away comes back
+                    check_there(self.source)
+                yield _pictures(found), failed
         finally:
             pool.shutdown(cancel_futures=True)
 

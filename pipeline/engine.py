@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -80,6 +80,7 @@ class Workshop:
     objects: Objects
     lease_seconds: float
     max_pixels: int
+    s3_endpoint_url: str | None = None  # of sources on S3
     device: str = "cpu"
     allowed_modules: tuple[str, ...] = ()  # prefixes of `pkg.module:factory` models; empty allows all
     stop: threading.Event = field(default_factory=threading.Event)  # set by signal handlers
@@ -142,7 +143,8 @@ def _guarded(shop: Workshop, unit: Unit, lost: threading.Event, step: Callable[[
     except _LetGo:
         if lost.is_set():
             return Outcome.FENCED
-        shop.ledger.release(unit)
+        with suppress(Retryable):  # or the lease runs out, and sweep gives the unit back
+            shop.ledger.release(unit)
         return Outcome.RELEASED
     except Exception as error:
         surprise = None if isinstance(error, AttribatchError) else error  # its traceback is worth reading
@@ -170,7 +172,7 @@ def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Out
             raise _LetGo
 
     run = _run(shop, unit.run_id)
-    spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source)
+    spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, shop.s3_endpoint_url)
     decoder = Decoder(run.id, source, spec.preprocess, shop.max_pixels)
     take_turns = _must_take_turns(spec, shop.device)
     explainer = Explainer(

@@ -1,7 +1,8 @@
 """The error tree of the pipeline: `db.errors` holds its root and what storage raises, this file the rest.
 
 Retryable
-└── SourceUnavailable    the folder of the images is away: its units wait
+└── SourceUnavailable    the folder or the bucket of the images is away: its units wait
+    └── SourceRefused    there is no such bucket, or it refuses us; a DatasetError where somebody asks for a run
 Permanent
 ├── UnreadableImage      one image cannot be decoded: its row is failed, its neighbours go on
 ├── ModelBroken          the model raised, or returned the wrong shape: the unit is tried again, then failed
@@ -34,6 +35,7 @@ __all__ = [
     "ObjectMissing",
     "Permanent",
     "Retryable",
+    "SourceRefused",
     "SourceUnavailable",
     "SpecError",
     "StoreFull",
@@ -46,6 +48,10 @@ __all__ = [
 
 class SourceUnavailable(Retryable):
     """The place where the images are is away, as an unmounted disk: no fault of any image."""
+
+
+class SourceRefused(SourceUnavailable):
+    """The bucket of the images does not exist or refuses the credentials: somebody must change that."""
 
 
 class UnreadableImage(Permanent):

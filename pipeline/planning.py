@@ -6,12 +6,14 @@ entries never stand in memory.
 
 import gzip
 import hashlib
+import heapq
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from db.records import Entry, Run, UnitDraft
 from pipeline.datasets import Source
@@ -61,7 +63,8 @@ class Manifest:
 
     def entries(self) -> Iterator[Entry]:
         """The entries, in order, one at a time."""
-        return read_manifest(self.file.read_bytes())
+        with self.file.open("rb") as file:
+            yield from read_manifest(file)
 
 
 def spool(entries: Iterable[Entry], file: Path) -> Manifest:
@@ -80,11 +83,12 @@ def spool(entries: Iterable[Entry], file: Path) -> Manifest:
     return Manifest(file, count, digest.hexdigest(), tuple(sorted(labels)), unlabelled)
 
 
-def read_manifest(data: bytes) -> Iterator[Entry]:
-    """Entries of a stored manifest, the inverse of `spool`."""
-    for row, line in enumerate(gzip.decompress(data).splitlines()):
-        key, version, label = json.loads(line)
-        yield Entry(row, key, version, label)
+def read_manifest(data: bytes | BinaryIO) -> Iterator[Entry]:
+    """Entries of a stored manifest, the inverse of `spool`, one at a time."""
+    with gzip.open(io.BytesIO(data) if isinstance(data, bytes) else data) as lines:
+        for row, line in enumerate(lines):
+            key, version, label = json.loads(line)
+            yield Entry(row, key, version, label)
 
 
 def run_id(spec: RunSpec, manifest_digest: str, source: Source) -> str:
@@ -145,8 +149,9 @@ def drafts(entries: Iterable[Entry], unit_size: int) -> Iterator[UnitDraft]:
 
 def sample_rows(count: int, wanted: int, seed: int) -> list[int]:
     """Rows that the `samples` baselines are drawn from: the same for the same seed, spread over the manifest."""
-    order = sorted(range(count), key=lambda row: hashlib.sha256(f"{seed}/samples/{row}".encode()).digest())
-    return order[:wanted]
+    return heapq.nsmallest(
+        wanted, range(count), key=lambda row: hashlib.sha256(f"{seed}/samples/{row}".encode()).digest()
+    )
 
 
 def calibration_images(spec: RunSpec, count: int) -> int:

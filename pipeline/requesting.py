@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class RunRequest:
     """What somebody asks for: names and paths, as they were typed. `Pipeline.submit` makes a spec and a run of it."""
 
-    source: str  # a folder of images, or a CSV or JSONL manifest
+    source: str  # a folder, s3://bucket/prefix, a manifest or .tar shards, see `pipeline.datasets.open_source`
     models: "tuple[ModelRequest, ...]"
     baselines: tuple[str, ...] = ("black",)  # declarations, see `pipeline.declarations.Baseline`
     target: str = "predicted"  # predicted | label | rank:K | class:NAME_OR_INDEX
@@ -60,7 +60,7 @@ class RunRequest:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return path if path.startswith("s3://") else str(Path(path).expanduser().absolute())
 
 
 def _absolute_source(source: str) -> str:

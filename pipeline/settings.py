@@ -61,6 +61,7 @@ class Settings:
             "ATTRIBATCH_HOME": str(self.home),
             "ATTRIBATCH_DATABASE_URL": self.database_url,
             "ATTRIBATCH_OBJECTS_URL": self.objects_url,
+            "ATTRIBATCH_S3_ENDPOINT_URL": self.s3_endpoint_url or "",
             "ATTRIBATCH_LEASE_SECONDS": str(self.lease_seconds),
             "ATTRIBATCH_MAX_ATTEMPTS": str(self.max_attempts),
             "ATTRIBATCH_MAX_PIXELS": str(self.max_pixels),

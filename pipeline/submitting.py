@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @contextmanager
 def planned(request: RunRequest, settings: Settings) -> Iterator[tuple[Run, RunSpec, Manifest]]:
     """The run of a request, its spec, and its manifest, which is gone when the context ends. Raises UsageError."""
-    source = open_source(request.source)
+    source = open_source(request.source, s3_endpoint_url=settings.s3_endpoint_url)
     with tempfile.TemporaryDirectory(prefix="attribatch-") as folder:
         manifest = planning.spool(list_entries(source), Path(folder) / "manifest.jsonl.gz")
         spec = _spec(request, source, manifest, settings)
@@ -84,7 +84,8 @@ def _spec(request: RunRequest, source: Source, manifest: Manifest, settings: Set
 def _drawn(spec: RunSpec, source: Source, manifest: Manifest, wanted: int, max_pixels: int) -> list[Entry]:
     """Readable images of a data set, the same for the same seed; all there are where too few."""
     rows = planning.sample_rows(manifest.count, 4 * wanted, spec.seed)
-    entries = {entry.row: entry for entry in manifest.entries() if entry.row in set(rows)}
+    drawable = set(rows)
+    entries = {entry.row: entry for entry in manifest.entries() if entry.row in drawable}
     drawn: list[Entry] = []
     for row in rows:
         try:

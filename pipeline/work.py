@@ -44,6 +44,7 @@ def open_workshop(settings: Settings) -> Workshop:
         objects=open_objects(settings.objects_url, s3_endpoint_url=settings.s3_endpoint_url),
         lease_seconds=settings.lease_seconds,
         max_pixels=settings.max_pixels,
+        s3_endpoint_url=settings.s3_endpoint_url,
         device=pick_device(settings.device),
         allowed_modules=settings.allowed_modules,
     )

@@ -63,7 +63,12 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def run_request(
-    source: Annotated[str, typer.Argument(help="Folder of images (a tree of class folders), or a CSV/JSONL manifest.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images or s3://bucket/prefix (class folders in it), CSV/JSONL manifest, .tar shards."
+        ),
+    ],
     model: Models,
     weights: Weights = None,
     input_size: InputSize = None,

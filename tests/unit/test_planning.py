@@ -1,11 +1,16 @@
 """Manifests are frozen, runs are identified by what they compute over what, units cover every row once."""
 
+import hashlib
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from db.ledger import Ledger
 from db.records import Entry
+from db.session import migrate, open_engine
 from pipeline.datasets import Source
 from pipeline.errors import SpecError
 from pipeline.planning import Manifest, default_unit_size, drafts, plan_run, read_manifest, run_id, sample_rows, spool
@@ -37,7 +42,7 @@ def test_the_same_spec_over_the_same_manifest_is_the_same_run(tmp_path: Path) ->
     assert one.id == plan_run(spec(), source, manifest(tmp_path, ONE), name="x", unit_size=1).id
     assert one.id != plan_run(spec(seed=1), source, manifest(tmp_path, ONE)).id
     assert one.id != plan_run(spec(), source, manifest(tmp_path, TWO)).id
-    assert one.id == run_id(one.spec_key, one.manifest_digest, source)
+    assert one.id == run_id(spec(), one.manifest_digest, source)
     elsewhere = Source("folder", str(tmp_path / "copy"))  # equal names, sizes and times need not be equal images
     assert one.id != plan_run(spec(), elsewhere, manifest(tmp_path, ONE)).id
     assert plan_run(spec(), source, manifest(tmp_path, ONE), unit_size=10**20).unit_size == 1
@@ -73,3 +78,33 @@ def test_samples_are_the_same_for_the_same_seed_and_distinct() -> None:
     assert rows != sample_rows(100, 10, 1)
     assert len(set(rows)) == 10
     assert sample_rows(3, 10, 0) != []
+
+
+def test_samples_are_the_first_by_digest() -> None:
+    order = sorted(range(500), key=lambda row: hashlib.sha256(f"7/samples/{row}".encode()).digest())
+    assert sample_rows(500, 20, 7) == order[:20]
+    assert sample_rows(500, 600, 7) == order
+
+
+def test_memory_of_planning_and_submitting_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path}/index.db")
+    migrate(engine)
+    source = Source("folder", str(tmp_path))
+
+    def listing(count: int) -> Iterator[Entry]:
+        return (Entry(row, f"{row % 10}/{row}.png", f"{row}-{row * 7919}", str(row % 10)) for row in range(count))
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        found = spool(listing(count), tmp_path / "manifest.gz")
+        assert len(sample_rows(found.count, 64, 0)) == 64
+        run = plan_run(spec(), source, found, unit_size=16)
+        Ledger(engine).submit(run, drafts(found.entries(), run.unit_size))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(1000)  # what is imported and cached once
+    few, many = peak(8_000), peak(40_000)
+    engine.dispose()
+    assert many < 2 * few, f"{few:,} bytes for 8,000 images, {many:,} for 40,000"

@@ -40,6 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         body = (ERROR.format(code=text) if status >= 400 else text).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) if promised is None else promised))
+        self.send_header("ETag", '"v1"')
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

@@ -38,6 +38,9 @@ class Counting(Objects):
     def size(self, key: str) -> int:
         return self.inner.size(key)
 
+    def modified(self, key: str) -> float:
+        return self.inner.modified(key)
+
     def delete(self, key: str) -> None:
         self.inner.delete(key)
 
