@@ -9,7 +9,7 @@ from tests.faults import hands
 from tests.faults.installation import Place, place
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with place(tmp_path_factory.mktemp("faults")) as found:
         yield found

@@ -77,7 +77,7 @@ class Soak:
         open_runs = [run for run in self.runs if not self.here.pipeline.status(run.id).over]
         for _ in range(AT_ONCE - len(open_runs)):
             self.runs.append(self.here.submit())
-            self.here.pipeline.enqueue()
+            self.here.pipeline.wake()
 
     def settle(self) -> None:
         """No more disturbances: everything must end."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.faults.installation import Place, finish
 from tests.faults.whole import whole
-from tests.unit.test_datasets import png_header
+from tests.unit.datasets.builders import png_header
 
 
 def noise(*shape: int) -> np.ndarray:

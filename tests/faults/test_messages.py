@@ -40,7 +40,7 @@ def midway(here: Place) -> Run:
     """A run that is being computed, its messages sent."""
     here.small.feel("calm", 0.05)
     run = here.submit()
-    here.pipeline.enqueue()
+    here.pipeline.wake()
     here.until_done(run, 1, 60)
     return run
 
@@ -99,7 +99,7 @@ def test_a_unit_longer_than_the_visibility_timeout(here: Place) -> None:
     run = here.submit()
     for _ in range(2):
         here.hire(None, Suffering(visibility_seconds=1))
-    here.pipeline.enqueue()
+    here.pipeline.wake()
     ids = {str(unit.id) for unit in iter_units(here.pipeline.database, run.id)}
     messages = here.folder / "messages"
     messages.write_text("")
@@ -114,10 +114,14 @@ def test_a_unit_longer_than_the_visibility_timeout(here: Place) -> None:
 
 def test_two_beats_and_many_sweeps(crew: Place) -> None:
     crew.small.feel("calm", 0.05)
-    over = threading.Event()
+    over, ticks = threading.Event(), []
+
+    def one_tick() -> None:
+        crew.pipeline.wake()
+        ticks.append(crew.pipeline.tick())
+
     beats = [
-        threading.Thread(target=beat, args=(crew.pipeline.tick,), kwargs={"every_seconds": 0.01, "stop": over})
-        for _ in range(2)
+        threading.Thread(target=beat, args=(one_tick,), kwargs={"every_seconds": 0.01, "stop": over}) for _ in range(2)
     ]
     run = crew.submit()
     for thread in beats:
@@ -128,6 +132,7 @@ def test_two_beats_and_many_sweeps(crew: Place) -> None:
         over.set()
         for thread in beats:
             thread.join()
+    assert len(ticks) > 10, "the beats beat"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
@@ -149,7 +154,7 @@ def test_a_broken_device_replaces_its_worker(here: Place) -> None:
     suffering = Suffering(once=here.once(), stuck_device=True)
     first = here.hire(None, suffering)
     run = here.submit()
-    here.pipeline.enqueue()
+    here.pipeline.wake()
     first.join(60)
     assert first.exitcode == REPLACE, here.said()
     here.hire(None, suffering)
@@ -194,7 +199,7 @@ def _produce(
         while go is not None and not go.exists():
             time.sleep(0.001)
         pipeline.submit(request)
-        pipeline.enqueue()
+        pipeline.wake()
 
 
 def produce(
