@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.ledger import DEATHS
-from db.queries import iter_images, iter_units
+from db.queries import UnitRow, iter_images, iter_units
 from db.records import ImageRow, ImageState, Run, UnitState
 from pipeline.api import Pipeline
 from pipeline.repair import _examined
-from pipeline.storing import read_sidecar, sidecar_key
+from pipeline.storing import sidecar_key
 
 
 @dataclass(frozen=True)
@@ -53,43 +53,12 @@ def whole(
         in_vain: computations at most that the fault may have cost beyond one for each unit.
         notes: where the processes noted each computation as it began, see `tests.faults.hands`.
     """
-    progress = pipeline.status(run.id)
-    assert progress.over, progress
     units = list(iter_units(pipeline.database, run.id))
     rows = list(iter_images(pipeline.database, run.id))
-
-    # Every image exactly one row, done or failed with a reason.
-    broken = [unit for unit in units if unit.state is UnitState.FAILED]
-    assert len(broken) == failed_units, [unit.error for unit in broken]
-    assert all(unit.error for unit in broken), "a unit failed without a reason"
-    assert all(unit.state is UnitState.DONE for unit in units if unit not in broken)
-    without = {entry.row for unit in broken for entry in unit.entries}
-    assert sorted([row.row for row in rows] + list(without)) == list(range(run.image_count))
-    assert {row.key for row in rows if row.state is ImageState.FAILED} == set(failed)
-    assert all(row.error for row in rows if row.state is ImageState.FAILED), "an image failed without a reason"
-    done = [row for row in rows if row.state is ImageState.DONE]
-    assert progress.images_done == len(done)
-    assert progress.images_failed == len(failed)
-
-    # Every done row's map is readable and that of the undisturbed run; so are its figures.
-    maps = pipeline.maps(done) if done else []
-    for row, one in zip(done, maps, strict=True):
-        assert np.isfinite(one).all(), row.key
-        if (expected := undisturbed.rows.get(row.key)) is not None:
-            assert (row.sha256, row.predicted, row.target) == (expected.sha256, expected.predicted, expected.target)
-            np.testing.assert_allclose(one, undisturbed.maps[row.key], rtol=2e-3, atol=1e-5, err_msg=row.key)
-    assert set(undisturbed.rows) <= {row.key for row in rows} or without
-
-    # What is stored stands for itself: sidecars hold the rows, and the digests of the shards beside them.
-    for unit in units:
-        if unit.state is UnitState.DONE:
-            key = sidecar_key(run.id, unit.number)
-            damaged, told = _examined(pipeline.objects, key, unit)
-            assert not damaged, f"unit {unit.number}: {damaged}"
-            assert told == [row for row in rows if row.row in {entry.row for entry in unit.entries}]
-            assert read_sidecar(pipeline.objects.get(key))[1] == told
-
-    # No unit was computed more often than attempts allow, nor more often than the fault explains.
+    _one_row_each(pipeline, run, units, rows, set(failed), failed_units)
+    _maps_alike(pipeline, rows, undisturbed)
+    assert failed_units or set(undisturbed.rows) <= {row.key for row in rows}
+    _stored_alike(pipeline, run, units, rows)
     allowed = pipeline.settings.max_attempts + DEATHS * len(failed)
     assert all(unit.attempt <= allowed for unit in units), [unit.attempt for unit in units]
     if notes is not None:
@@ -98,6 +67,42 @@ def whole(
         assert max(computed.values()) <= allowed, computed
         assert sum(computed.values()) - len(units) <= in_vain, computed
     return rows
+
+
+def _one_row_each(
+    pipeline: Pipeline, run: Run, units: list[UnitRow], rows: list[ImageRow], failed: set[str], failed_units: int
+) -> None:
+    """Every image has exactly one row, done or failed with a reason."""
+    progress = pipeline.status(run.id)
+    assert progress.over, progress
+    broken = [unit for unit in units if unit.state is UnitState.FAILED]
+    assert len(broken) == failed_units, [unit.error for unit in broken]
+    assert all(unit.error for unit in broken), "a unit failed without a reason"
+    assert all(unit.state is UnitState.DONE for unit in units if unit not in broken)
+    without = [entry.row for unit in broken for entry in unit.entries]
+    assert sorted([row.row for row in rows] + without) == list(range(run.image_count))
+    assert {row.key for row in rows if row.state is ImageState.FAILED} == failed
+    assert all(row.error for row in rows if row.state is ImageState.FAILED), "an image failed without a reason"
+    assert (progress.images_done, progress.images_failed) == (len(rows) - len(failed), len(failed))
+
+
+def _maps_alike(pipeline: Pipeline, rows: list[ImageRow], undisturbed: Undisturbed) -> None:
+    """Every done row's map is readable and that of the undisturbed run; so are its figures."""
+    done = [row for row in rows if row.state is ImageState.DONE]
+    for row, one in zip(done, pipeline.maps(done) if done else [], strict=True):
+        assert np.isfinite(one).all(), row.key
+        if (expected := undisturbed.rows.get(row.key)) is not None:
+            assert (row.sha256, row.predicted, row.target) == (expected.sha256, expected.predicted, expected.target)
+            np.testing.assert_allclose(one, undisturbed.maps[row.key], rtol=2e-3, atol=1e-5, err_msg=row.key)
+
+
+def _stored_alike(pipeline: Pipeline, run: Run, units: list[UnitRow], rows: list[ImageRow]) -> None:
+    """What is stored stands for itself: sidecars hold the rows, and the digests of the shards beside them."""
+    for unit in units:
+        if unit.state is UnitState.DONE:
+            damaged, told = _examined(pipeline.objects, sidecar_key(run.id, unit.number), unit)
+            assert not damaged, f"unit {unit.number}: {damaged}"
+            assert told == [row for row in rows if row.row in {entry.row for entry in unit.entries}]
 
 
 def noted(notes: Path) -> list[tuple[str, int]]:
