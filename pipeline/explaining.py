@@ -254,7 +254,8 @@ class Explainer:
         return pixels.to(self._device)
 
     def _watched(self, members: Sequence[nn.Module]) -> list[nn.Module]:
-        return [_Watched(member, self._check, self._turns) for member in members]
+        classes = len(self.spec.class_names)
+        return [_Watched(member, classes, self._check, self._turns) for member in members]
 
 
 class _Turns:
@@ -273,11 +274,12 @@ class _Turns:
 
 
 class _Watched(nn.Module):
-    """A member that looks at the stop flag before each pass, and says who raised."""
+    """A member that looks at the stop flag before each pass, and says who raised or returned something else."""
 
-    def __init__(self, member: nn.Module, check: Callable[[], None], turns: _Turns | None) -> None:
+    def __init__(self, member: nn.Module, classes: int, check: Callable[[], None], turns: _Turns | None) -> None:
         super().__init__()
         self.member = member
+        self.classes = classes
         self.check = check
         self.turns = turns
 
@@ -287,7 +289,7 @@ class _Watched(nn.Module):
         try:
             if self.turns:
                 self.turns.take(self.member)
-            return cast("Tensor", self.member(pixels))
+            found = self.member(pixels)
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except RuntimeError as error:
@@ -296,3 +298,10 @@ class _Watched(nn.Module):
             raise ModelBroken(f"the model raised {type(error).__name__}: {error}") from error
         except Exception as error:
             raise ModelBroken(f"the model raised {type(error).__name__}: {error}") from error
+        if not isinstance(found, Tensor) or found.shape != (len(pixels), self.classes):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ModelBroken(
+                f"the model returned {shape} for {len(pixels)} images, not ({len(pixels)}, {self.classes}): it was "
+                f"submitted with {self.classes} classes; does its code do the same in a worker?"
+            )
+        return found

@@ -150,8 +150,8 @@ def seaweedfs() -> Iterator[S3Server]:
 
 def free_port(*, also: int = 0) -> int:
     """A port that nobody listens on, and neither on the one `also` above it."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4  # each tries ports of its own
-    for port in range(20_000 + 3000 * worker + os.getpid() % 2000, 32_000):
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4  # each tries its own ports
+    for port in range(20_000 + 3000 * worker + os.getpid() % 40 * 50, 32_000):
         if port not in _given and not any(_answers(p) for p in {port, port + also}):
             _given.add(port)
             return port

@@ -12,6 +12,7 @@ from db.records import Entry
 from pipeline import explaining
 from pipeline.declarations import Baseline
 from pipeline.describing import Explained, describe
+from pipeline.errors import ModelBroken
 from pipeline.explaining import Explainer, Picture
 from pipeline.spec import RunSpec
 from tests.unit.test_spec import MODEL
@@ -103,6 +104,17 @@ def test_members_that_take_turns_lie_on_the_device_one_at_a_time(
         same(one, other)
     assert most == [1]
     assert len(moves) <= 2 * 2 * 4, "once for each member and sweep, not for each chunk"
+
+
+def test_a_member_that_returns_another_number_of_classes_is_broken(
+    members: list[nn.Module], pictures: list[Picture]
+) -> None:
+    class Short(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return torch.as_tensor(members[1](pixels))[:, 1:]
+
+    with pytest.raises(ModelBroken, match=r"the model returned \(\d+, \d+\) for \d+ images"):
+        explained([members[0], Short()], pictures)
 
 
 def _on_the_cpu(_: Explainer, pictures: Sequence[Picture]) -> Tensor:

@@ -1,0 +1,235 @@
+"""Worker processes for the tests, forked from a process that has imported everything: 20 ms each instead of 3 s.
+
+Each may be told to suffer: at one step of the protocol, the first of all hands to come there sends itself a signal.
+Each notes a unit in the file `notes` before it computes it (whoever only adopts notes nothing), and in `messages` the
+id of each unit that a message names.
+"""
+
+import functools
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import boto3  # noqa: F401 - what the hands need is imported before they are forked
+import psycopg  # noqa: F401
+import torch
+
+import workers.__main__ as celery_worker
+from db.ledger import Ledger
+from db.objects import S3
+from db.records import Unit
+from pipeline import engine, logs
+from pipeline.decoding import Decoder
+from pipeline.errors import Retryable
+from pipeline.explaining import Explainer
+from pipeline.settings import Settings
+from pipeline.work import open_workshop, when_parent_is_gone, work
+from workers import desk
+from workers.desk import Desk
+
+STEPS = ("claimed", "decoded", "computed", "shards put", "sidecar put", "committed")
+RETRY_SECONDS = 0.05  # doubled by every attempt: the product waits 2 s
+
+
+@dataclass(frozen=True)
+class Suffering:
+    """What a hand goes through.
+
+    Attributes:
+        at: one of `STEPS`, or "" for none.
+        once: a file; whoever makes it suffers, the others do not.
+        signal: what it sends itself.
+        image: key of an image that ends every process that decodes it.
+        skew_seconds: by which its clock is wrong.
+        visibility_seconds: Redis' patience with a message that is not acknowledged; None as the product sets it.
+        stuck_device: raise an error of CUDA while the file `once` is not there, and answer no more.
+    """
+
+    at: str = ""
+    once: str = ""
+    signal: int = signal.SIGKILL
+    image: str = ""
+    skew_seconds: float = 0.0
+    visibility_seconds: int | None = None
+    stuck_device: bool = False
+
+
+CALM = Suffering()
+
+
+def start(
+    environment: dict[str, str], folder: Path, run_id: str | None = None, suffering: Suffering = CALM
+) -> ForkServerProcess:
+    """A worker of one run that claims straight from SQL, or of all runs that Celery brings it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    hand = context.Process(target=_live, args=(environment, folder, run_id, suffering), daemon=True)
+    hand.start()
+    return hand
+
+
+def noting(notes: Path) -> Callable[..., Any]:
+    """Stands in for `engine.Known`, which is made where a unit begins to be computed."""
+    known = engine.Known
+
+    def begin(database: Any, run: Any, spec: Any, unit: Unit) -> Any:
+        with notes.open("a") as file:
+            file.write(f"{unit.run_id} {unit.number} {unit.attempt} {os.getpid()}\n")
+        return known(database, run, spec, unit)
+
+    return begin
+
+
+def _noting_messages(notes: Path) -> Callable[..., str]:
+    run = Desk.run
+
+    def note(self: Desk, unit_id: int) -> str:
+        with notes.open("a") as file:
+            file.write(f"{unit_id}\n")
+        return run(self, unit_id)
+
+    return note
+
+
+def _live(environment: dict[str, str], folder: Path, run_id: str | None, suffering: Suffering) -> None:
+    os.environ.update(environment)
+    with (folder / "hands.log").open("ab") as log:
+        os.dup2(log.fileno(), 2)
+    torch.set_num_threads(1)
+    parent = os.getppid()
+    with ExitStack() as patched:
+        patched.enter_context(mock.patch.object(engine, "Known", noting(folder / "notes")))
+        patched.enter_context(mock.patch.object(engine, "RETRY_SECONDS", RETRY_SECONDS))
+        for target, name, stand_in in _pains(suffering):
+            patched.enter_context(mock.patch.object(target, name, stand_in))
+        if run_id is None:
+            patched.enter_context(mock.patch.object(Desk, "run", _noting_messages(folder / "messages")))
+            sys.argv = ["worker", "--child", "0", "--parent", str(parent), "--device", "cpu"]
+            sys.exit(celery_worker.main())
+        logs.configure("console", level=logging.WARNING)
+        _work(run_id, parent)
+
+
+def _work(run_id: str, parent: int) -> None:
+    shop = open_workshop(Settings.from_env())
+    signal.signal(signal.SIGTERM, lambda *_: shop.stop.set())
+    when_parent_is_gone(parent, shop.stop.set)
+    while not shop.stop.is_set():
+        try:
+            work(shop, run_id)
+            break
+        except Retryable as error:
+            logging.getLogger("attribatch.hand").warning("%s", error)
+            time.sleep(0.2)
+    shop.database.dispose()
+
+
+def _pains(suffering: Suffering) -> list[tuple[Any, str, Any]]:
+    """What is replaced by what: (object, attribute, stand-in)."""
+    pains: list[tuple[Any, str, Any]] = []
+    if suffering.at:
+        pains.append(_at(suffering.at, functools.partial(_send_once, suffering)))
+    if suffering.image:
+        pains.append((Decoder, "one", _deadly(suffering.image)))
+    if suffering.skew_seconds:
+        right = time.time
+        pains.append((time, "time", lambda: right() + suffering.skew_seconds))
+    if suffering.visibility_seconds is not None:
+        pains.append((celery_worker, "make_app", _impatient(suffering.visibility_seconds)))
+    if suffering.stuck_device:
+        pains += _stuck(Path(suffering.once))
+    return pains
+
+
+def _send_once(suffering: Suffering) -> None:
+    try:
+        Path(suffering.once).touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), suffering.signal)
+
+
+def _at(step: str, suffer: Callable[[], None]) -> tuple[Any, str, Any]:
+    put, complete, compute = S3.put, Ledger.complete, Explainer.compute
+
+    def put_sidecar(self: S3, key: str, data: bytes) -> None:
+        of_unit = "/units/" in key
+        if of_unit and step == "shards put":
+            suffer()  # after the last look at the lease: nothing but the put itself is left
+        put(self, key, data)
+        if of_unit and step == "sidecar put":
+            suffer()
+
+    return {
+        "claimed": (engine, "_compute", _before(engine._compute, suffer)),
+        "decoded": (Explainer, "compute", _before(compute, suffer)),
+        "computed": (engine, "_store", _before(engine._store, suffer)),
+        "shards put": (S3, "put", put_sidecar),
+        "sidecar put": (S3, "put", put_sidecar),
+        "committed": (Ledger, "complete", _after(complete, suffer)),
+    }[step]
+
+
+def _before(function: Callable[..., Any], suffer: Callable[[], None]) -> Callable[..., Any]:
+    def first(*args: Any, **options: Any) -> Any:
+        suffer()
+        return function(*args, **options)
+
+    return first
+
+
+def _after(function: Callable[..., Any], suffer: Callable[[], None]) -> Callable[..., Any]:
+    def then(*args: Any, **options: Any) -> Any:
+        found = function(*args, **options)
+        suffer()
+        return found
+
+    return then
+
+
+def _deadly(key: str) -> Callable[..., Any]:
+    decode = Decoder.one
+
+    def one(decoder: Decoder, entry: Any) -> Any:
+        if entry.key == key:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(decoder, entry)
+
+    return one
+
+
+def _impatient(seconds: int) -> Callable[..., Any]:
+    make = celery_worker.make_app
+
+    def make_app(settings: Settings) -> Any:
+        app = make(settings)
+        quick = {"visibility_timeout": seconds, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+        app.conf.broker_transport_options = {**app.conf.broker_transport_options, **quick}
+        return app
+
+    return make_app
+
+
+def _stuck(once: Path) -> list[tuple[Any, str, Any]]:
+    compute = Explainer.compute
+    broken = []
+
+    def fail_once(self: Explainer, pictures: Any) -> Any:
+        if not once.exists():
+            once.touch()
+            broken.append(True)
+        if broken:
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+        return compute(self, pictures)
+
+    return [(Explainer, "compute", fail_once), (desk, "is_broken", lambda device: bool(broken))]

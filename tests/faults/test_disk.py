@@ -1,0 +1,19 @@
+"""A disk that is full, of the maps or of the index, until somebody makes room."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import cramped
+from tests.faults.installation import Place
+
+
+@pytest.mark.parametrize("pretend", [False, True], ids=["real", "pretended"])
+@pytest.mark.parametrize("what", ["maps", "index"])
+def test_a_full_disk_loses_nothing_and_once_there_is_room_the_run_ends_whole(
+    what: str, pretend: bool, here: Place, tmp_path: Path
+) -> None:
+    code = cramped.run(here.plan(), here.undisturbed, tmp_path, what, pretend=pretend)
+    said = (tmp_path / "said").read_text()
+    assert code == 0, said[-3000:]
+    assert "no space left" in said.lower(), "it was not full"

@@ -1,0 +1,53 @@
+"""Files that are no images, too large, cut short, or of an unusual kind, in the middle of a data set."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.faults.installation import Place, finish
+from tests.faults.whole import whole
+from tests.unit.datasets.builders import png_header
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(9).integers(0, 256, shape, dtype=np.uint8)
+
+
+HOSTILE = ("truncated.jpg", "truncated.png", "zero.png", "huge.png", "text.png")
+UNUSUAL = ("cmyk.jpg", "deep.png", "palette.png", "animated.gif")
+
+
+@pytest.fixture
+def images(here: Place, tmp_path: Path) -> Path:
+    """Those of the reference, and among them one of each."""
+    folder = tmp_path / "images"
+    shutil.copytree(here.small.images, folder)
+    dog = folder / "dog"
+    for name in HOSTILE[:2]:
+        Image.fromarray(noise(64, 64)).save(dog / name)
+        (dog / name).write_bytes((dog / name).read_bytes()[:1500])
+    (dog / "zero.png").touch()
+    (dog / "huge.png").write_bytes(png_header(50_000, 50_000))
+    (dog / "text.png").write_text("an image is worth a thousand of these\n" * 30)
+    Image.fromarray(noise(8, 8, 4), "CMYK").save(dog / "cmyk.jpg")
+    Image.fromarray(noise(8, 8).astype(np.uint16) * 257).save(dog / "deep.png")
+    Image.fromarray(noise(8, 8)).convert("P").save(dog / "palette.png")
+    first, *others = (Image.fromarray(noise(8, 8) // (frame + 1)) for frame in range(3))
+    first.save(dog / "animated.gif", save_all=True, append_images=others)
+    return folder
+
+
+def test_hostile_ones_fail_with_a_reason_and_unusual_ones_and_neighbours_are_done(here: Place, images: Path) -> None:
+    run = here.pipeline.submit(replace(here.plan(), source=str(images)))
+    finish(here.pipeline, run)
+    failed = {f"dog/{name}" for name in HOSTILE}
+    rows = {row.key: row for row in whole(here.pipeline, run, here.undisturbed, failed=failed, notes=here.notes)}
+    assert len(rows) == len(here.undisturbed.rows) + len(HOSTILE) + len(UNUSUAL)
+    said = {name: str(rows[f"dog/{name}"].error) for name in HOSTILE}
+    assert "empty" in said["zero.png"]
+    assert "50000 x 50000" in said["huge.png"]
+    assert all(name in text for name, text in said.items()), "the culprit is named"

@@ -1,0 +1,255 @@
+"""A broker that forgets, hangs, is killed, doubles messages and grows impatient; producers that die; beats in pairs."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import pytest
+
+from db.ledger import Ledger
+from db.objects import S3
+from db.queries import iter_units
+from db.records import Run, UnitState
+from pipeline import dispatch
+from pipeline.api import Pipeline
+from pipeline.beat import beat
+from pipeline.submitting import RunRequest
+from tests.faults import hands
+from tests.faults.hands import Suffering
+from tests.faults.installation import LEASE_SECONDS, UNITS, Place, finish
+from tests.faults.whole import whole
+from tests.services.production import eventually
+from workers.supervisor import REPLACE
+
+
+@pytest.fixture
+def crew(here: Place) -> Iterator[Place]:
+    """Two Celery workers."""
+    for _ in range(2):
+        here.hire()
+    return here
+
+
+def midway(here: Place) -> Run:
+    """A run that is being computed, its messages sent."""
+    here.small.feel("calm", 0.05)
+    run = here.submit()
+    here.pipeline.wake()
+    here.until_done(run, 1, 60)
+    return run
+
+
+def ended_well(here: Place, run: Run, in_vain: int = 0) -> None:
+    here.small.feel("calm", 0)
+    here.until_over(run)
+    whole(here.pipeline, run, here.undisturbed, in_vain=in_vain, notes=here.notes)
+
+
+def test_flushed_midway(crew: Place) -> None:
+    run = midway(crew)
+    crew.flush()
+    ended_well(crew, run)
+
+
+def test_redis_is_killed_midway_and_comes_back(crew: Place) -> None:
+    """For 6 s: workers have gone on from SQL after two sweeps, as they do in 30 s with sweeps of 10 s."""
+    run = midway(crew)
+    crew.site.redis.stop(signal.SIGKILL)
+    try:
+        time.sleep(2 * LEASE_SECONDS)  # the outage
+    finally:
+        crew.site.redis.start()
+    ended_well(crew, run)
+    again = midway(crew)  # and messages are heard again
+    ended_well(crew, again)
+
+
+def test_redis_hangs_midway(crew: Place) -> None:
+    run = midway(crew)
+    os.kill(crew.site.redis.pid, signal.SIGSTOP)
+    try:
+        ended_well(crew, run)
+    finally:
+        os.kill(crew.site.redis.pid, signal.SIGCONT)
+
+
+def test_every_message_comes_twice(crew: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, send = [], dispatch.send
+
+    def twice(url: str, unit_ids: list[int]) -> None:
+        sent.extend(unit_ids)
+        send(url, [*unit_ids, *unit_ids])
+        send(url, unit_ids[::-1])
+
+    monkeypatch.setattr(dispatch, "send", twice)
+    run = midway(crew)
+    assert len(sent) == UNITS
+    ended_well(crew, run)
+
+
+def test_a_unit_longer_than_the_visibility_timeout(here: Place) -> None:
+    """Redis gives the message to the other worker while the first computes: no row is there to be claimed."""
+    here.small.feel("calm", 0.15)
+    run = here.submit()
+    for _ in range(2):
+        here.hire(None, Suffering(visibility_seconds=1))
+    here.pipeline.wake()
+    ids = {str(unit.id) for unit in iter_units(here.pipeline.database, run.id)}
+    messages = here.folder / "messages"
+    messages.write_text("")
+
+    def doubled() -> bool:
+        heard = Counter(messages.read_text().split())
+        return any(count > 1 for unit_id, count in heard.items() if unit_id in ids)
+
+    eventually(doubled, 60, here.said)
+    ended_well(here, run)
+
+
+def test_two_beats_and_many_sweeps(crew: Place) -> None:
+    crew.small.feel("calm", 0.05)
+    over, ticks = threading.Event(), []
+
+    def one_tick() -> None:
+        crew.pipeline.wake()
+        ticks.append(crew.pipeline.tick())
+
+    beats = [
+        threading.Thread(target=beat, args=(one_tick,), kwargs={"every_seconds": 0.01, "stop": over}) for _ in range(2)
+    ]
+    run = crew.submit()
+    for thread in beats:
+        thread.start()
+    try:
+        ended_well(crew, run)
+    finally:
+        over.set()
+        for thread in beats:
+            thread.join()
+    assert len(ticks) > 10, "the beats beat"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_worker_is_asked_to_stop_midway(number: int, here: Place) -> None:
+    """QUIT reaches a worker process only from outside: its supervisor turns it into TERM and then SIGKILL."""
+    here.hire()
+    run = midway(here)
+    asked = here.hired[0]
+    assert asked.pid is not None
+    os.kill(asked.pid, number)
+    asked.join(30)
+    assert asked.exitcode is not None
+    here.hire()
+    ended_well(here, run, in_vain=2)
+
+
+def test_a_broken_device_replaces_its_worker(here: Place) -> None:
+    """Simulated: an error of CUDA that sticks to the process. Its exit code is what the supervisor replaces it for."""
+    suffering = Suffering(once=here.once(), stuck_device=True)
+    first = here.hire(None, suffering)
+    run = here.submit()
+    here.pipeline.wake()
+    first.join(60)
+    assert first.exitcode == REPLACE, here.said()
+    here.hire(None, suffering)
+    ended_well(here, run, in_vain=2)
+
+
+# ---- producers
+
+
+def _die_in_submit() -> None:
+    insert = Ledger._insert_run
+    Ledger._insert_run = lambda *args: (insert(*args), _die())  # type: ignore[method-assign]
+
+
+def _die_before_the_manifest() -> None:
+    S3.put_once = lambda *_: _die()  # type: ignore[method-assign]
+
+
+def _die_among_messages() -> None:
+    from celery import Celery
+
+    send, sent = Celery.send_task, []
+
+    def some(*args: object, **options: object) -> object:
+        sent.append(args)
+        return _die() if len(sent) > 3 else send(*args, **options)
+
+    Celery.send_task = some  # type: ignore[method-assign]
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _produce(
+    environment: dict[str, str], request: RunRequest, prepare: Callable[[], None] | None, go: Path | None
+) -> None:
+    os.environ.update(environment)
+    if prepare is not None:
+        prepare()
+    with Pipeline.open() as pipeline:
+        while go is not None and not go.exists():
+            time.sleep(0.001)
+        pipeline.submit(request)
+        pipeline.wake()
+
+
+def produce(
+    here: Place, request: RunRequest, prepare: Callable[[], None] | None = None, go: Path | None = None
+) -> ForkServerProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([hands.__name__])
+    producer = context.Process(target=_produce, args=(here.site.environment, request, prepare, go))
+    producer.start()
+    return producer
+
+
+@pytest.mark.parametrize("death", [_die_in_submit, _die_before_the_manifest, _die_among_messages])
+def test_a_producer_is_killed_midway_and_runs_again(death: Callable[[], None], here: Place) -> None:
+    request = here.plan()
+    runs = len(here.pipeline.runs())
+    first = produce(here, request, death)
+    first.join(60)
+    assert first.exitcode == -signal.SIGKILL
+    assert len(here.pipeline.runs()) == runs + (death is not _die_in_submit), "all of a run, or nothing of it"
+    second = produce(here, request)
+    second.join(60)
+    assert second.exitcode == 0
+    run = here.pipeline.submit(request)
+    assert len(here.pipeline.runs()) == runs + 1
+    assert sum(here.pipeline.status(run.id).units.values()) == UNITS
+    here.hire()
+    ended_well(here, run)
+
+
+def test_a_producer_that_never_comes_back_is_not_needed(here: Place) -> None:
+    request = here.plan()
+    killed = produce(here, request, _die_among_messages)
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
+    here.flush()  # not even what it sent arrives
+    here.hire()
+    ended_well(here, here.pipeline.get_run("latest"))
+
+
+def test_two_producers_submit_one_run(here: Place) -> None:
+    request, go = here.plan(), Path(here.once())
+    runs = len(here.pipeline.runs())
+    producers = [produce(here, request, None, go) for _ in range(2)]
+    go.touch()
+    for producer in producers:
+        producer.join(60)
+        assert producer.exitcode == 0
+    assert len(here.pipeline.runs()) == runs + 1
+    run = here.pipeline.get_run("latest")
+    assert here.pipeline.status(run.id).units[UnitState.PENDING] == UNITS
+    finish(here.pipeline, run)
+    whole(here.pipeline, run, here.undisturbed, notes=here.notes)

@@ -1,0 +1,11 @@
+"""Ten seconds of what `make soak` does for three minutes."""
+
+from tests.faults.installation import Place
+from tests.faults.soak import soak
+
+
+def test_ten_seconds_of_everything_at_random(here: Place) -> None:
+    said: list[str] = []
+    verdict = soak(here, seed=1, seconds=10, say=said.append)
+    assert verdict.startswith("whole: ")
+    assert len(said) > 5
