@@ -71,13 +71,13 @@ def _produce(url: str, count: int, run_id: str) -> tuple[float, int]:
     migrate(engine)
     started = time.monotonic()
     run = Run(run_id, None, "{}", run_id * 5, "{}", run_id, count, UNIT)
-    Ledger(engine).submit(run, drafts(_entries(count), UNIT))
+    Ledger(engine).submit(run, drafts(entries(count), UNIT))
     seconds = time.monotonic() - started
     engine.dispose()
     return seconds, _peak()
 
 
-def _entries(count: int) -> Iterator[Entry]:
+def entries(count: int) -> Iterator[Entry]:
     return (Entry(row, f"class-{row % 1000}/{row:08}.jpg", f"{row}-1", f"class-{row % 1000}") for row in range(count))
 
 
