@@ -4,6 +4,7 @@ The class decides what happens to a unit of work: `Retryable` is tried again lat
 
     AttribatchError
     ├── Retryable            try the same thing again, later
+    │   ├── MapsGone
     │   └── StoreUnavailable
     │       ├── StoreFull
     │       └── StoreRefused
@@ -37,6 +38,10 @@ class UsageError(AttribatchError):
 
 class StoreUnavailable(Retryable):
     """Object storage did not take or give an object this time."""
+
+
+class MapsGone(Retryable):
+    """Rows point to maps of a run that was removed meanwhile: they must be computed, or found elsewhere."""
 
 
 class StoreFull(StoreUnavailable):

@@ -38,7 +38,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from db.encoding import draft_values, entries_from_text, image_values, run_from_row
-from db.errors import UsageError
+from db.errors import MapsGone, UsageError
 from db.records import ImageRow, ImageState, Run, Unit, UnitDraft, UnitState
 from db.session import reading, writing
 from db.tables import WAITING, images, now, occasions, runs, suspects, units
@@ -165,6 +165,8 @@ class Ledger:
 
     def complete(self, unit: Unit, rows: Sequence[ImageRow]) -> bool:
         """Write the rows and mark the unit done. False: fenced off, nothing was written.
+
+        Raises MapsGone where rows point to maps of a run that is not there any more.
 
         Saying so twice is fine: where the first answer was lost on the way, the second is True as well.
         """
@@ -322,6 +324,10 @@ class Ledger:
             return _rowcount(connection.execute(statement))
 
     def _write(self, connection: Connection, rows: Sequence[ImageRow]) -> None:
+        if foreign := {row.map_run for row in rows if row.map_run not in (None, row.run_id)}:
+            held = select(runs.c.id).where(runs.c.id.in_(foreign)).with_for_update(read=True)  # nobody removes them now
+            if gone := foreign - set(connection.execute(held).scalars()):
+                raise MapsGone(f"run {gone.pop()}, whose maps are shown, was removed; they are computed again")
         if rows:
             values = [image_values(row) for row in rows]
             one_text = connection.dialect.name == "postgresql"
@@ -342,17 +348,7 @@ def _upsert_images(dialect: str) -> Any:
 
 
 def _new_run(run: Run) -> dict[str, Any]:
-    columns = (
-        "id",
-        "name",
-        "spec",
-        "spec_key",
-        "source",
-        "manifest_digest",
-        "image_count",
-        "unit_size",
-        "priority",
-    )
+    columns = ("id", "name", "spec", "spec_key", "source", "manifest_digest", "image_count", "unit_size", "priority")
     return {name: getattr(run, name) for name in columns} | {
         "created_at": now(),
         "submitted_at": _after_all(),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Engine, Row, Select, and_, func, literal, or_, select
+from sqlalchemy import Column, ColumnElement, Engine, Row, Select, and_, exists, func, literal, or_, select
 
 from db.encoding import IMAGE_FIELDS, entries_from_text, image_from_row, run_from_row
 from db.errors import NotFound, UsageError
@@ -150,8 +150,26 @@ def attributions_by_version(engine: Engine, run: Run, keys: Sequence[str]) -> di
     like = and_(runs.c.spec_key == run.spec_key, runs.c.source == run.source, runs.c.id != run.id)
     with reading(engine) as connection:
         latest = connection.execute(select(runs.c.id).where(like).order_by(*_NEWEST_FIRST).limit(REUSED_RUNS)).scalars()
-        known = and_(images.c.run_id.in_(latest.all()), images.c.key.in_(keys), _DONE)
+        known = and_(images.c.run_id.in_(latest.all()), images.c.key.in_(keys), _DONE, _points_to(ImageState.DONE))
         return {(row.key, row.version): image_from_row(row) for row in connection.execute(select(*_IMAGE).where(known))}
+
+
+def count_reused(engine: Engine, run_id: str) -> int:
+    """Done rows of a run whose map another run, or another row, has computed."""
+    elsewhere = or_(images.c.map_run != images.c.run_id, images.c.map_row != images.c.row)
+    with reading(engine) as connection:
+        return int(connection.execute(select(func.count()).where(images.c.run_id == run_id, elsewhere)).scalar_one())
+
+
+def dangling(engine: Engine, run_id: str) -> list[int]:
+    """Done rows of a run whose map was another row's that has failed since, or of a run that is gone.
+
+    Not those whose map is being computed again: it comes back to its place.
+    """
+    with reading(engine) as connection:
+        lost = or_(_points_to(ImageState.FAILED), images.c.map_run.not_in(select(runs.c.id)))
+        wanted = select(images.c.row).where(images.c.run_id == run_id, _DONE, lost)
+        return list(connection.execute(wanted).scalars())
 
 
 def attributions_by_digest(engine: Engine, spec_key: str, digests: Sequence[str]) -> dict[str, ImageRow]:
@@ -343,3 +361,10 @@ def _decode_cursor(cursor: str, question: str, order: _Order) -> tuple[Any, int]
     if asked != question or not fits or not isinstance(row, int):
         raise UsageError("this cursor continues another question; leave it out to start from the first page")
     return value, row
+
+
+def _points_to(state: ImageState) -> ColumnElement[bool]:
+    """The row that computed the map is in a state; it may have failed since, or be gone."""
+    there = images.alias("there")
+    pointed = and_(there.c.run_id == images.c.map_run, there.c.row == images.c.map_row)
+    return exists().where(pointed, there.c.state == state)

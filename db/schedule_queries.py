@@ -78,4 +78,6 @@ def one_occasion(connection: Connection, occasion_id: int) -> Occasion:
 
 def _with_maps(occasion: Occasion) -> Select[Any]:
     with_maps = occasions.c.state.in_([OccasionState.DONE.value, OccasionState.PARTIAL.value])
-    return OCCASIONS.where(occasions.c.schedule_id == occasion.schedule_id, occasions.c.id < occasion.id, with_maps)
+    there = occasions.c.run_id.is_not(None)  # the run may have been removed
+    before = (occasions.c.schedule_id == occasion.schedule_id, occasions.c.id < occasion.id)
+    return OCCASIONS.where(*before, with_maps, there)

@@ -179,6 +179,10 @@ class Pipeline:
         """Counts of a run's units and images."""
         return queries.progress(self.database, self.get_run(ref).id)
 
+    def reused(self, ref: str) -> int:
+        """How many images of a run show a map that was there, or that an equal image shares."""
+        return queries.count_reused(self.database, self.get_run(ref).id)
+
     def tuning(self, ref: str) -> dict[str, Any]:
         """What was measured for a run: where its `nodes` stand, and by `precision/<device kind>` how members are run.
 
@@ -365,5 +369,5 @@ class Pipeline:
         import numpy as np
 
         spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, self.settings.s3_endpoint_url)
-        pixels = [self._pixels(source, spec, Entry(-1, key, version)) for key, version in spec.samples]
+        pixels = [self._pixels(source, spec, Entry(-1, key, version)) for key, version, _ in spec.samples]
         return np.stack(pixels) if pixels else None

@@ -58,10 +58,12 @@ def tune(
 def _read(objects: Objects, key: str) -> Any:
     try:
         return json.loads(objects.get(key))
-    except ObjectMissing:
+    except (ObjectMissing, ValueError):  # or it is damaged
         return None
 
 
 def _keep(objects: Objects, key: str, found: dict[str, Any]) -> Any:
-    objects.put_once(key, json.dumps(found).encode())
+    data = json.dumps(found).encode()
+    if not objects.put_once(key, data) and _read(objects, key) is None:
+        objects.put(key, data)
     return _read(objects, key)  # somebody may have been faster: theirs stands

@@ -124,8 +124,8 @@ def run(
                 printing.detached(stored, as_json=as_json)
                 return
             progress = pipeline.compute(stored, workers=workers, on_progress=bar.update)
-        failures = pipeline.find(stored.id, where="failed", limit=5).rows
-    printing.finished(stored, progress, failures, as_json=as_json)
+        failures, reused = pipeline.find(stored.id, where="failed", limit=5).rows, pipeline.reused(stored.id)
+    printing.finished(stored, progress, failures, reused, as_json=as_json)
     exit_with(progress.state)
 
 

@@ -25,7 +25,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -41,7 +40,7 @@ from pipeline import calibrating, maps, models, storing, telemetry
 from pipeline.datasets import Source
 from pipeline.decoding import Decoder
 from pipeline.describing import describe, failed_row
-from pipeline.errors import AttribatchError, Retryable, UnreadableImage, UsageError
+from pipeline.errors import AttribatchError, MapsGone, Retryable, UnreadableImage, UsageError
 from pipeline.explaining import Computed, Explainer, Picture
 from pipeline.maps import Floats
 from pipeline.reusing import Known
@@ -163,15 +162,26 @@ def _failed(shop: Workshop, unit: Unit, error: Exception, retry_in: float | None
     return Outcome.FAILED
 
 
-def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Outcome:
-    if unit.attempt > 1 and (rows := storing.stored_rows(shop.objects, unit)) is not None:
+def _adopted(shop: Workshop, unit: Unit) -> Outcome | None:
+    """What became of a unit that an earlier attempt had stored; None where there is nothing to adopt."""
+    if unit.attempt == 1 or (rows := storing.stored_rows(shop.objects, unit)) is None:
+        return None
+    try:
         return Outcome.ADOPTED if shop.ledger.complete(unit, rows) else Outcome.FENCED
+    except MapsGone:  # what it says is true no more
+        shop.objects.delete(storing.sidecar_key(unit.run_id, unit.number))
+        return None
+
+
+def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Outcome:
+    if (adopted := _adopted(shop, unit)) is not None:
+        return adopted
 
     def check() -> None:
         if shop.stop.is_set() or lost.is_set():
             raise _LetGo
 
-    run = _run(shop, unit.run_id)
+    run = get_run(shop.database, unit.run_id)
     spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, shop.s3_endpoint_url)
     decoder = Decoder(run.id, source, spec.preprocess, shop.max_pixels)
     take_turns = _must_take_turns(spec, shop.device)
@@ -255,7 +265,7 @@ def load_members(spec: RunSpec, device: str, allowed_modules: Sequence[str] = ()
 def _samples(spec: RunSpec, decoder: Decoder) -> Floats | None:
     if not spec.samples:
         return None
-    [(pictures, failed)] = decoder.ahead([Entry(-1, key, version) for key, version in spec.samples], parts=1)
+    [(pictures, failed)] = decoder.ahead([Entry(-1, key, version) for key, version, _ in spec.samples], parts=1)
     if failed:
         raise UnreadableImage(f"a baseline is drawn from an image of the data set, but {failed[0].error}")
     return np.stack([picture.pixels for picture in pictures])
@@ -305,6 +315,8 @@ def _committed(shop: Workshop, unit: Unit, rows: Sequence[ImageRow]) -> bool:
     while True:
         try:
             return shop.ledger.complete(unit, rows)
+        except MapsGone:
+            raise
         except Retryable:
             if time.monotonic() > give_up:
                 raise
@@ -339,15 +351,6 @@ def _lease(shop: Workshop, unit: Unit) -> Iterator[threading.Event]:
     finally:
         over.set()
         thread.join()
-
-
-@lru_cache(maxsize=64)
-def _cached_run(_database: int, run_id: str, database: Engine) -> Run:
-    return get_run(database, run_id)
-
-
-def _run(shop: Workshop, run_id: str) -> Run:
-    return _cached_run(id(shop.database), run_id, shop.database)
 
 
 def _last_lines(error: BaseException, lines: int = 6) -> str:

@@ -16,6 +16,7 @@ UsageError
 from db.errors import (
     AttribatchError,
     IndexOutdated,
+    MapsGone,
     NotFound,
     ObjectMissing,
     Permanent,
@@ -29,6 +30,7 @@ __all__ = [
     "AttribatchError",
     "DatasetError",
     "IndexOutdated",
+    "MapsGone",
     "ModelBroken",
     "ModelError",
     "NotFound",

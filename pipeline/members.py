@@ -38,7 +38,7 @@ class Trial:
     """What a model did with two images of noise."""
 
     outputs: int  # classes
-    probe: tuple[str, ...]  # its first logits, to 3 digits: other code, or other weights, give others
+    probe: tuple[str, ...]  # its first logits and sums of the gradient, to 3 digits: other code gives others
 
 
 def try_member(module: nn.Module, preprocess: Preprocess) -> Trial:
@@ -73,7 +73,11 @@ def try_member(module: nn.Module, preprocess: Preprocess) -> Trial:
     if (logits[:1] - alone).abs().max() > ROWS_APART * logits.abs().max().clamp(min=1e-6):
         why = "does it normalise over the batch, or draw random numbers in eval mode?"
         raise ModelError(f"its output for an image changes with the images beside it, or with time; {why}")
-    return Trial(logits.shape[1], tuple(f"{value:.2e}" for value in logits[0, :PROBED].tolist()))
+    # The sums of the gradient tell a changed backward pass: other hooks, another autograd function.
+    sizes = [gradient.sum().item(), gradient.abs().sum().item()]
+    scale = logits[0].abs().max().item() / max(sizes[1], 1e-30)  # as large as logits, so that one bound does for both
+    figures = logits[0, :PROBED].tolist() + [size * scale for size in sizes]
+    return Trial(logits.shape[1], tuple(f"{value:.2e}" for value in figures))
 
 
 def same_probe(one: tuple[str, ...], other: tuple[str, ...]) -> bool:

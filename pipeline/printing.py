@@ -154,15 +154,16 @@ def cost(found: "Cost", *, as_json: bool) -> None:
     )
 
 
-def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], *, as_json: bool) -> None:
+def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], reused: int, *, as_json: bool) -> None:
     """How a run ended."""
     if as_json:
-        print_json({"run": run.id, "name": run.name, "progress": progress, "failures": failures})
+        print_json({"run": run.id, "name": run.name, "progress": progress, "reused": reused, "failures": failures})
         return
     name = f" ({run.name})" if run.name else ""
     out.print(
         f"run {run.id}{escape(name)}: {progress.state}, "
         f"{progress.images_done:,} of {progress.images_total:,} images done"
+        + (f", {reused:,} of them known before" if reused else "")
     )
     if progress.images_failed:
         out.print(f"{progress.images_failed:,} images failed, for example:")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from db.ledger import Ledger
 from db.objects import Objects
-from db.queries import UnitRow, iter_images, iter_units
+from db.queries import UnitRow, dangling, iter_images, iter_units, list_runs
 from db.records import ImageRow, ImageState, Run, UnitState
 from db.session import Engine
 from pipeline import maps
@@ -58,7 +58,20 @@ def repair(database: Engine, ledger: Ledger, objects: Objects) -> Repaired:
                 intact += 1
             else:
                 restored += ledger.adopt(run.id, unit.number, rows)
+    lost = _without_maps(database, ledger, objects)
+    damaged, queued = damaged + lost, queued + len(lost)
     return Repaired(runs, intact, restored, queued, tuple(damaged))
+
+
+def _without_maps(database: Engine, ledger: Ledger, objects: Objects) -> list[str]:
+    """Queue units again that show a map which another unit or run has lost since. Keys of their sidecars."""
+    lost = []
+    for run in list_runs(database):
+        for number in sorted({row // run.unit_size for row in dangling(database, run.id)}):
+            objects.delete(sidecar_key(run.id, number))
+            if ledger.requeue(run.id, number):
+                lost.append(sidecar_key(run.id, number))
+    return lost
 
 
 def forget_failed(database: Engine, ledger: Ledger, objects: Objects, run: Run) -> int:
@@ -89,7 +102,9 @@ def _examined(objects: Objects, key: str, unit: UnitRow) -> tuple[list[str], lis
         bad = [shard for shard, digest in shards.items() if _digest(objects, shard) != digest]
     except (ValueError, KeyError, TypeError, AttributeError):
         return [key], []
-    whole = len(shards) >= 3 or not any(row.map_run == row.run_id for row in rows)  # its maps may be another run's
+    own = {entry.row for entry in unit.entries}
+    # A unit all of whose maps are other units' has no shards.
+    whole = len(shards) >= 3 or not any(row.map_run == row.run_id and row.map_row in own for row in rows)
     complete = whole and [row.row for row in rows] == [entry.row for entry in unit.entries]
     return (bad if complete else [key]), rows
 

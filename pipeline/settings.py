@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pipeline.errors import UsageError
 
@@ -36,6 +36,10 @@ class Settings:
             UsageError: a variable that should be a number is not.
         """
         env = dict(os.environ) if environ is None else environ
+        if "@" in urlsplit(env.get("ATTRIBATCH_S3_ENDPOINT_URL", "")).netloc:
+            raise UsageError(
+                "credentials do not belong into ATTRIBATCH_S3_ENDPOINT_URL; set AWS_ACCESS_KEY_ID and its secret"
+            )
         home = Path(env.get("ATTRIBATCH_HOME", "attributions")).expanduser().absolute()
         return cls(
             home=home,

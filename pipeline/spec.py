@@ -70,8 +70,8 @@ class RunSpec:
     precision: str = "float32"
     channels: str = "keep"  # what is stored of a map: every channel, or their sum
     seed: int = 0
-    # Images that the "samples" baselines are drawn from: (key, version) of the source. Resolved at submission.
-    samples: tuple[tuple[str, str], ...] = field(default=())
+    # Images that the "samples" baselines are drawn from: (key, version, sha256). Resolved at submission.
+    samples: tuple[tuple[str, str, str], ...] = field(default=())
     # Images that nodes are fitted on: (key, version, label). Resolved at submission; empty where a fit would not pay.
     calibration: tuple[tuple[str, str, str | None], ...] = field(default=())
     reuse: bool = True  # take attributions that other runs of this spec have stored
@@ -139,7 +139,7 @@ class RunSpec:
             for m in data["models"]
         )
         data["baselines"] = tuple(Baseline(**b | {"color": tuple(b["color"])}) for b in data["baselines"])
-        data["samples"] = tuple((key, version) for key, version in data["samples"])
+        data["samples"] = tuple((key, version, *digest, "")[:3] for key, version, *digest in data["samples"])
         data["calibration"] = tuple((key, version, label) for key, version, label in data.get("calibration", ()))
         return cls(**data)
 

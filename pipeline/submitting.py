@@ -76,23 +76,24 @@ def _spec(request: RunRequest, source: Source, manifest: Manifest, settings: Set
         raise SpecError(f"baseline 'samples:n={wanted}' found {len(drawn)} readable images; lower n")
     return replace(
         spec,
-        samples=tuple((entry.key, entry.version) for entry in drawn[:wanted]),
-        calibration=tuple((entry.key, entry.version, entry.label) for entry in drawn[:few]),
+        samples=tuple((entry.key, entry.version, digest) for entry, digest in drawn[:wanted]),
+        calibration=tuple((entry.key, entry.version, entry.label) for entry, _ in drawn[:few]),
     )
 
 
-def _drawn(spec: RunSpec, source: Source, manifest: Manifest, wanted: int, max_pixels: int) -> list[Entry]:
-    """Readable images of a data set, the same for the same seed; all there are where too few."""
+def _drawn(spec: RunSpec, source: Source, manifest: Manifest, wanted: int, max_pixels: int) -> list[tuple[Entry, str]]:
+    """Readable images of a data set with their sha256, the same for the same seed; all there are where too few."""
     rows = planning.sample_rows(manifest.count, 4 * wanted, spec.seed)
     drawable = set(rows)
     entries = {entry.row: entry for entry in manifest.entries() if entry.row in drawable}
-    drawn: list[Entry] = []
+    drawn: list[tuple[Entry, str]] = []
     for row in rows:
         try:
-            read_pixels(source, spec, entries[row], max_pixels)
+            decoded = read_image(source, entries[row], max_pixels=max_pixels)
+            to_pixels(decoded.image, spec.preprocess, key=entries[row].key)
         except UnreadableImage:
             continue
-        drawn.append(entries[row])
+        drawn.append((entries[row], decoded.sha256))
         if len(drawn) == wanted:
             break
     return drawn

@@ -39,6 +39,8 @@ def main() -> int:
             "attribatch worker needs ATTRIBATCH_BROKER_URL, for example redis://host:6379/0; without a broker "
             "`attribatch run` starts workers of its own"
         )
+    if settings.broker_url.partition("://")[0] not in ("redis", "rediss", "sentinel"):
+        raise UsageError("ATTRIBATCH_BROKER_URL cannot be used; write redis://host:6379/0")
     if options.child is not None:
         try:
             return _work(settings, options.child, options.parent)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from db.records import Entry
 from pipeline.datasets.folder import Folder
-from pipeline.datasets.interface import Files, below, short
+from pipeline.datasets.interface import Files, below, is_storable, short
 from pipeline.errors import DatasetError
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson")
@@ -48,13 +48,19 @@ class Listed(Files):
         try:
             with self._file.open(encoding="utf-8-sig", newline="") as file:
                 for line, name, label in read(file):
-                    yield line, _key(name, line), label
+                    yield line, _key(name, line), _label(label, line)
         except UnicodeDecodeError:
             raise DatasetError(f"manifest {self._file}: after line {line}, not UTF-8 text; save it as UTF-8") from None
         except ValueError as error:
             raise DatasetError(f"manifest {self._file}: {error}") from None
         except OSError as error:
             raise DatasetError(f"manifest {self._file} cannot be read: {error.strerror}") from None
+
+
+def _label(label: str | None, line: int) -> str | None:
+    if label is not None and not is_storable(label):
+        raise ValueError(f"line {line}: label {label!r} has characters that no database stores")
+    return label
 
 
 def _key(name: str, line: int) -> str:

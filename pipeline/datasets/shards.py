@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from db.records import Entry
-from pipeline.datasets.interface import SUFFIXES, Collection, Tree, below, short
+from pipeline.datasets.interface import SUFFIXES, Collection, Tree, below, is_storable, short
 from pipeline.errors import AttribatchError, DatasetError, UnreadableImage
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
@@ -180,13 +180,19 @@ def _label_in(member: _Member, suffix: str) -> str | None:
             found = data.get("label") if isinstance(data, dict) else None
             if isinstance(found, dict | list):
                 raise ValueError("its label is no name or number")  # noqa: TRY301
-            return None if found is None else str(found)
+            return None if found is None else _storable(str(found))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{member.name} cannot be read ({short(error)}); correct it or leave it out") from None
     is_class = len(text) <= _MAX_CLASS_LETTERS and "\n" not in text
     if suffix == "cls" and not is_class:
         raise ValueError(f"{member.name} is no index or name of a class; correct it or leave it out")
-    return text if is_class else None
+    return _storable(text) if is_class else None
+
+
+def _storable(label: str) -> str:
+    if not is_storable(label):
+        raise ValueError(f"its label {label!r} has characters that no database stores")
+    return label
 
 
 def _members(file: "_Blocks") -> Iterator[_Member]:
@@ -226,6 +232,9 @@ def _headers(file: "_Blocks") -> Iterator[tarfile.TarInfo]:
         yield info
     if file.last != _END:
         raise ValueError(file.complaint("no header and no end mark is there"))
+    while rest := file.read(_MAX_READ_BYTES):
+        if rest.strip(b"\0"):
+            raise ValueError(file.complaint("something stands behind the end mark; join shards with tar --concatenate"))
 
 
 class _Blocks(io.RawIOBase):

@@ -9,6 +9,7 @@ import pytest
 
 from db.queries import iter_images
 from db.records import Entry, ImageRow, ImageState, Run, RunState
+from pipeline import storing
 from pipeline.api import Pipeline, RunRequest
 from pipeline.datasets import Decoded, Source, read_image
 from pipeline.engine import Workshop
@@ -203,3 +204,95 @@ def test_failed_images_are_never_reused(
     failed = [row for row in rows(shop, second) if row.state is ImageState.FAILED]
     assert [row.key for row in failed] == ["cat/0.png", "cat/1.png"]
     assert all("PNG" in str(row.error) or "image" in str(row.error) for row in failed)
+
+
+def test_a_map_that_another_run_lost_is_found_by_repair_and_never_handed_on(
+    dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, tmp_path: Path
+) -> None:
+    (dataset / "cat" / "0.png").write_bytes(b"no image")
+    first = pipeline.submit(request_)
+    work(shop, first.id)
+    (dataset / "eel" / "new.png").write_bytes(pixels(dataset, 3))
+    second = pipeline.submit(request_)
+    work(shop, second.id)
+    moved = (dataset / "cat" / "1.png").rename(tmp_path / "away.png")
+    pipeline.retry(first.id)  # the unit of the bad image: its neighbour cannot be read this time
+    work(shop, first.id)
+    assert rows(shop, first)[1].state is ImageState.FAILED
+    moved.rename(dataset / "cat" / "1.png")
+    (dataset / "eel" / "newer.png").write_bytes(pixels(dataset, 4))
+    third = pipeline.submit(request_)
+    work(shop, third.id)
+    assert np.isfinite(pipeline.maps(done(shop, third))).all(), "taken from no row that shows nothing"
+    assert pipeline.repair().units_queued_again == 1
+    work(shop, second.id)
+    assert np.isfinite(pipeline.maps(done(shop, second))).all()
+    assert pipeline.repair().units_queued_again == 0
+
+
+def done(shop: Workshop, run: Run) -> list[ImageRow]:
+    return [row for row in rows(shop, run) if row.state is ImageState.DONE]
+
+
+def test_a_run_removed_while_its_maps_are_taken_is_computed_again(
+    dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = pipeline.submit(request_)
+    work(shop, first.id)
+    (dataset / "cat" / "new.png").write_bytes(pixels(dataset, 3))
+    second = pipeline.submit(request_)
+    encode, removed = storing.encode_sidecar, []
+
+    def removing(*arguments: object) -> bytes:
+        if not removed:
+            removed.append(pipeline.remove(first.id))
+        return encode(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(storing, "encode_sidecar", removing)
+    monkeypatch.setattr("pipeline.engine.RETRY_SECONDS", 0.0)
+    work(shop, second.id)
+    assert removed
+    assert pipeline.status(second.id).state is RunState.DONE
+    assert {row.map_run for row in rows(shop, second)} == {second.id}
+    assert np.isfinite(pipeline.maps(rows(shop, second))).all()
+
+
+def test_a_worker_that_lives_on_sees_a_run_that_was_removed_and_planned_anew(
+    pipeline: Pipeline, shop: Workshop, request_: RunRequest
+) -> None:
+    first = pipeline.submit(request_)
+    work(shop, first.id)
+    whole = pipeline.maps(rows(shop, first))
+    pipeline.remove(first.id)
+    again = pipeline.submit(replace(request_, unit_size=2))
+    assert again.id == first.id
+    work(shop, again.id)
+    np.testing.assert_allclose(pipeline.maps(rows(shop, again)), whole, rtol=2e-3, atol=1e-5)
+    assert pipeline.repair().damaged == ()
+
+
+def test_samples_are_told_apart_by_their_content(
+    tmp_path: Path, dataset: Path, pipeline: Pipeline, request_: RunRequest
+) -> None:
+    sampled = replace(request_, baselines=("samples:n=2",))
+    other = tmp_path / "other"
+    shutil.copytree(dataset, other)
+    for image in other.rglob("*.png"):
+        image.write_bytes(pixels(dataset, len(str(image)) % 7))
+    one, two = pipeline.submit(sampled), pipeline.submit(replace(sampled, source=str(other)))
+    assert one.spec_key != two.spec_key
+
+
+def test_a_unit_that_is_all_twins_of_another_is_whole(
+    dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
+) -> None:
+    for index in range(4):  # the second unit equals the first
+        source = dataset / "cat" / f"{index}.png"
+        names = ["cat/4.png", "cat/5.png", "dog/0.png", "dog/1.png"]
+        (dataset / names[index]).write_bytes(source.read_bytes())
+    run = pipeline.submit(request_)
+    work(shop, run.id)
+    assert pipeline.reused(run.id) == 4
+    found = pipeline.repair()
+    assert found.damaged == ()
+    assert found.units_queued_again == 0

@@ -17,7 +17,7 @@ def spec(**changes: Any) -> RunSpec:
 
 
 def test_json_round_trip_keeps_everything() -> None:
-    one = spec(target="class:dog", tolerance=0.03, samples=(("a.png", "1-2"),))
+    one = spec(target="class:dog", tolerance=0.03, samples=(("a.png", "1-2", "ab"),))
     assert RunSpec.from_json(one.to_json()) == one
     assert RunSpec.from_json(one.to_json()).key == one.key
 
