@@ -152,4 +152,3 @@ def test_asked_to_stop_midway_units_go_back_uncounted_and_are_done_later(here: P
     here.small.feel("calm", 0)
     finish(here.pipeline, run)
     whole(here.pipeline, run, here.undisturbed, in_vain=2, notes=here.notes)
-    assert here.pipeline.status(run.id).attempts == UNITS

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -84,8 +85,14 @@ def test_every_write_is_answered_to_nobody_once(here: Place, wire: S3Wire, throu
 def test_a_store_that_is_gone_for_a_while_is_waited_for(here: Place, wire: S3Wire, through: Pipeline) -> None:
     wire.fate = lambda method, path: "503"
     run = here.submit()
-    back = threading.Timer(4, lambda: setattr(wire, "fate", lambda method, path: ""))
-    back.start()
+
+    def come_back() -> None:
+        while not wire.met:
+            time.sleep(0.1)
+        time.sleep(3)
+        wire.fate = lambda method, path: ""
+
+    threading.Thread(target=come_back, daemon=True).start()
     finish(through, run, seconds=120)
     assert wire.met
     whole(here.pipeline, run, here.undisturbed, in_vain=4 * UNITS, notes=here.notes)

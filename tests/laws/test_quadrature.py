@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attribution import integrated_gradients
-from pipeline.attribution.path import Profile, first_level, next_level, quadrature
+from pipeline.attribution.path import UNIFORM, Profile, first_level, next_level, quadrature
 from pipeline.declarations import METHODS
 from tests.laws.conftest import smooth_mlp
 
@@ -82,7 +82,9 @@ BENT = Profile((0.0, 0.05, 0.1, 0.15, 0.25, 0.4, 0.5, 0.7, 1.0))
 OPTIONS = [{"n_steps": 7}, {"tolerance": 0.02, "max_steps": 65}]
 
 
-@pytest.mark.parametrize("options", [option | {"profile": profile} for option in OPTIONS for profile in (None, BENT)])
+@pytest.mark.parametrize(
+    "options", [option | {"profile": profile} for option in OPTIONS for profile in (UNIFORM, BENT)]
+)
 def test_packing_changes_nothing(
     options: dict[str, object], digits: tuple[Tensor, Tensor], trained: list[nn.Module]
 ) -> None:
@@ -101,7 +103,7 @@ def test_packing_changes_nothing(
         assert (run.evaluations == runs[0].evaluations).all()
 
 
-@pytest.mark.parametrize("profile", [None, BENT])
+@pytest.mark.parametrize("profile", [UNIFORM, BENT])
 def test_neighbours_and_order_change_nothing(
     profile: Profile | None, digits: tuple[Tensor, Tensor], trained: list[nn.Module]
 ) -> None:
