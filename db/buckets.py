@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from db.errors import ObjectUnreadable, StoreRefused, StoreUnavailable
-from db.objects import READ_TRIES, connect, range_header, status_of
+from db.s3 import connect, range_header, status_of, tried_again
 
 ATTEMPTS = 4  # of a request: 4 s at most; whoever reads a data set has other ways to wait longer
 
@@ -81,15 +81,7 @@ class Bucket:
             ObjectUnreadable: it is gone, has another ETag, is archived, or gives more than `max_bytes`.
         """
         bounds = {} if start == 0 and length is None else {"Range": range_header(start, length)}
-        for left in reversed(range(READ_TRIES)):
-            try:
-                return self._get(key, etag, max_bytes, bounds)
-            except StoreRefused:
-                raise
-            except StoreUnavailable:  # botocore tries requests again, but no body that is cut short
-                if not left:
-                    raise
-        raise AssertionError("the last try returns or raises")
+        return tried_again(lambda: self._get(key, etag, max_bytes, bounds))
 
     def _get(self, key: str, etag: str, max_bytes: int, bounds: dict[str, str]) -> bytes:
         with self._client() as client:

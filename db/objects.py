@@ -18,11 +18,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from db.errors import ObjectMissing, StoreFull, StoreUnavailable, UsageError
+from db.s3 import connect, range_header, status_of, tried_again
 
 INCOMING = ".incoming"  # folder of temporary files: on the same file system, and never listed
 LEFTOVER_SECONDS = 24 * 3600  # a temporary file so old was left by a crash
 CONFLICT_TRIES = 5
-READ_TRIES = 3  # botocore retries requests, but not a body that is cut short
 
 
 class Objects(ABC):
@@ -237,13 +237,7 @@ class S3(Objects):
             return b""
         whole = start is None and length is None
         bounds = {} if whole else {"Range": range_header(start or 0, length)}
-        for left in reversed(range(READ_TRIES)):
-            try:
-                return self._get(key, bounds)
-            except StoreUnavailable:
-                if not left:
-                    raise
-        raise AssertionError("the last try returns or raises")
+        return tried_again(lambda: self._get(key, bounds))
 
     def put_once(self, key: str, data: bytes) -> bool:
         """See `Objects.put_once`."""
@@ -318,28 +312,6 @@ class S3(Objects):
             raise StoreUnavailable(f"{self.url} did not take or give {key!r}: {error}") from error
 
 
-def connect(endpoint_url: str | None, *, attempts: int = 8) -> Any:
-    """A boto3 client of S3. It must not be carried across a fork.
-
-    Args:
-        endpoint_url: of an S3 that is not Amazon's.
-        attempts: of each request, 8 by default: at 30 % 503 100 of 100 came through in 42 s (`adaptive` took 105 s).
-    """
-    import boto3
-    from botocore.config import Config
-
-    session = boto3.session.Session()  # of its own: the default session is not safe between threads
-    config = Config(
-        retries={"mode": "standard", "max_attempts": attempts},
-        max_pool_connections=32,
-        connect_timeout=5,
-        read_timeout=60,
-        s3={"addressing_style": "path" if endpoint_url else "auto"},
-    )
-    region = session.region_name or "us-east-1"
-    return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
-
-
 def check_key(key: str) -> None:
     """Refuse a key that could leave the store, or mean the same as another.
 
@@ -358,19 +330,6 @@ def _no_object(key: str, url: str) -> ObjectMissing:
 def _check_range(start: int | None, length: int | None) -> None:
     if length is not None and (length < 0 or (start or 0) < 0):
         raise ValueError(f"start={start} with length={length}: a length goes with a start of 0 or more")
-
-
-def range_header(start: int, length: int | None) -> str:
-    """The `Range` of an HTTP request; a negative start counts from the end."""
-    if start < 0:
-        return f"bytes={start}"
-    return f"bytes={start}-" if length is None else f"bytes={start}-{start + length - 1}"
-
-
-def status_of(error: Any) -> int:
-    """The HTTP status of a `ClientError`."""
-    status: int = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    return status
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[str]:

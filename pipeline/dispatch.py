@@ -104,7 +104,7 @@ def reach_broker(broker_url: str) -> str:
 
     kind = broker_url.partition(":")[0]
     try:
-        with Connection(broker_url, transport_options=_PATIENCE) as connection:  # type: ignore[no-untyped-call]
+        with Connection(broker_url, transport_options=_PATIENCE) as connection:  # type: ignore[no-untyped-call]  # of kombu
             connection.ensure_connection(max_retries=1)
             return str(connection.as_uri()).partition("?")[0]
     except OperationalError as error:
@@ -184,4 +184,4 @@ class LocalWorkers:
     def _start(self) -> subprocess.Popen[bytes]:
         # A group of its own: Ctrl-C reaches this process alone, which then asks the workers to stop. What a model
         # prints goes to stderr: stdout is for --json.
-        return subprocess.Popen(self._command, env=self._environment, process_group=0, stdout=sys.stderr)  # noqa: S603
+        return subprocess.Popen(self._command, env=self._environment, process_group=0, stdout=sys.stderr)  # noqa: S603 - ours

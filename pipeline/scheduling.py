@@ -190,7 +190,7 @@ class Scheduler:
             try:
                 later = next_due(schedule.cron, schedule.timezone, now)
             except UsageError as error:  # a time zone that this machine does not know: its neighbours go on
-                log.error("schedule %s: %s", schedule.name, error)  # noqa: TRY400
+                log.error("schedule %s: %s", schedule.name, error)  # noqa: TRY400 - said, not a surprise
                 continue
             if held := self._timetable.claim(schedule, next_due=later):
                 return held

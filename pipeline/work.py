@@ -185,7 +185,7 @@ def main() -> None:
     try:
         work(shop, options.run)
     except StoreFull as error:
-        log.error("%s", error)  # noqa: TRY400
+        log.error("%s", error)  # noqa: TRY400 - said, not a surprise
         code = StoreFull.EXIT_CODE
     shop.database.dispose()
     sys.exit(code)

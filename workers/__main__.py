@@ -45,7 +45,7 @@ def main() -> int:
         try:
             return _work(settings, options.child, options.parent)
         except (AttribatchError, OSError) as error:  # the index is away, the port of the metrics is taken
-            logging.getLogger("attribatch.worker").error("cannot start: %s", error)  # noqa: TRY400
+            logging.getLogger("attribatch.worker").error("cannot start: %s", error)  # noqa: TRY400 - said, not a surprise
             return 1
     environments = [
         {**os.environ, **seat} for seat in seats(options.device or settings.device, options.concurrency, os.environ)

@@ -104,7 +104,7 @@ def _environment() -> Environment:
 
 
 def _number(value: float | None, factor: float, form: str, unit: str) -> str:
-    return "–" if value is None else f"{value * factor:{form}}{unit}"  # noqa: RUF001
+    return "\u2013" if value is None else f"{value * factor:{form}}{unit}"
 
 
 def _show(finding: Finding, audit: Audit, material: Material) -> _Shown:

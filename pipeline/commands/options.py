@@ -56,7 +56,8 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
         command(request=request, **options)
 
     keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in merged]
-    wrapper.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    shown: Any = wrapper  # functions have a signature that mypy does not know
+    shown.__signature__ = inspect.Signature(keywords)
     wrapper.__annotations__ = {each.name: each.annotation for each in merged}
     del wrapper.__wrapped__  # typer would read the annotations there
     return wrapper

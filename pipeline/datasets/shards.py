@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from db.records import Entry
 from pipeline.datasets.interface import SUFFIXES, Collection, Tree, below, is_storable, short
@@ -177,22 +178,23 @@ def _label_in(member: _Member, suffix: str) -> str | None:
         text = (member.text or b"").decode().strip()
         if suffix == "json":
             data = json.loads(text)
-            found = data.get("label") if isinstance(data, dict) else None
-            if isinstance(found, dict | list):
-                raise ValueError("its label is no name or number")  # noqa: TRY301
-            return None if found is None else _storable(str(found))
+            return _named(data.get("label") if isinstance(data, dict) else None)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{member.name} cannot be read ({short(error)}); correct it or leave it out") from None
     is_class = len(text) <= _MAX_CLASS_LETTERS and "\n" not in text
     if suffix == "cls" and not is_class:
         raise ValueError(f"{member.name} is no index or name of a class; correct it or leave it out")
-    return _storable(text) if is_class else None
+    if is_class and not is_storable(text):
+        raise ValueError(f"{member.name}: the label {text!r} has characters that no database stores")
+    return text if is_class else None
 
 
-def _storable(label: str) -> str:
-    if not is_storable(label):
+def _named(label: Any) -> str | None:
+    if isinstance(label, dict | list):
+        raise ValueError("its label is no name or number")  # noqa: TRY004 - of a value, as any wrong one
+    if label is not None and not is_storable(str(label)):
         raise ValueError(f"its label {label!r} has characters that no database stores")
-    return label
+    return None if label is None else str(label)
 
 
 def _members(file: "_Blocks") -> Iterator[_Member]:
@@ -228,7 +230,7 @@ def _headers(file: "_Blocks") -> Iterator[tarfile.TarInfo]:
             raise ValueError(file.complaint(short(error))) from error
         if info is None:
             break
-        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+        tar.members = []  # type: ignore[attr-defined]  # a list that typeshed leaves out; it would keep them all
         yield info
     if file.last != _END:
         raise ValueError(file.complaint("no header and no end mark is there"))
