@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from db.ledger import Ledger
-from pipeline.errors import StoreFull, StoreUnavailable, WorkersBroken
+from pipeline.errors import StoreFull, StoreUnavailable, UsageError, WorkersBroken
 
 log = logging.getLogger("attribatch.dispatch")
 
@@ -91,6 +91,17 @@ class Waker:
             send_waiting(self._ledger, self._broker_url)
         except StoreUnavailable as error:
             log.warning("%s", error)
+
+
+def check_broker_url(broker_url: str) -> None:
+    """Raise UsageError where a URL is of no kind of broker that is known. Connects to nothing."""
+    from kombu.transport import resolve_transport
+
+    kind = broker_url.partition(":")[0]  # the rest may hold a password
+    try:
+        resolve_transport(kind)
+    except (KeyError, ImportError) as error:
+        raise UsageError(f"ATTRIBATCH_BROKER_URL '{kind}:...' cannot be used; write redis://host:6379/0") from error
 
 
 def reach_broker(broker_url: str) -> str:

@@ -12,7 +12,7 @@ import warnings
 from dataclasses import replace
 
 from pipeline import logs, telemetry
-from pipeline.dispatch import TASK
+from pipeline.dispatch import TASK, check_broker_url
 from pipeline.errors import AttribatchError, UsageError
 from pipeline.settings import Settings
 from pipeline.work import open_workshop, when_parent_is_gone
@@ -39,8 +39,7 @@ def main() -> int:
             "attribatch worker needs ATTRIBATCH_BROKER_URL, for example redis://host:6379/0; without a broker "
             "`attribatch run` starts workers of its own"
         )
-    if settings.broker_url.partition("://")[0] not in ("redis", "rediss", "sentinel"):
-        raise UsageError("ATTRIBATCH_BROKER_URL cannot be used; write redis://host:6379/0")
+    check_broker_url(settings.broker_url)
     if options.child is not None:
         try:
             return _work(settings, options.child, options.parent)
