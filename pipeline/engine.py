@@ -176,25 +176,15 @@ def _adopted(shop: Workshop, unit: Unit) -> Outcome | None:
 def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Outcome:
     if (adopted := _adopted(shop, unit)) is not None:
         return adopted
-
-    def check() -> None:
-        if shop.stop.is_set() or lost.is_set():
-            raise _LetGo
-
     run = get_run(shop.database, unit.run_id)
     spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, shop.s3_endpoint_url)
     decoder = Decoder(run.id, source, spec.preprocess, shop.max_pixels)
-    take_turns = _must_take_turns(spec, shop.device)
-    explainer = Explainer(
-        spec,
-        load_members(spec, "cpu" if take_turns else shop.device, shop.allowed_modules),
-        samples=_samples(spec, decoder),
-        device=shop.device,
-        check=check,
-        take_turns=take_turns,
-    )
-    made_on = {"device": explainer.device_kind, "torch": torch.__version__}
-    result = _Result(run, spec, [], [], Known(shop.database, run, spec, unit), made_on)
+    result = _Result(run, spec, [], [], Known(shop.database, run, spec, unit), {})
+    entries = result.known.unread()
+    if not entries:  # no model is loaded for what is known
+        return result
+    explainer = _explainer(shop, spec, decoder, lost)
+    result.made_on.update(device=explainer.device_kind, torch=torch.__version__)
 
     def take(pictures: Sequence[Picture], failed: Sequence[ImageRow]) -> None:
         result.failed.extend(failed)
@@ -208,14 +198,18 @@ def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Out
             calibrating.tune(shop.objects, explainer, unit, lambda: decoder.pictures(given), pictures)
         result.computed.append(explainer.compute(pictures))
 
-    entries = result.known.unread()
     if unit.attempt == 1:
         for pictures, failed in decoder.ahead(entries):
             take(pictures, failed)
     else:
         _with_care(shop, unit, entries, decoder, take)
-    check()
+    _check(shop, lost)
     return result
+
+
+def _check(shop: Workshop, lost: threading.Event) -> None:
+    if shop.stop.is_set() or lost.is_set():
+        raise _LetGo
 
 
 def _with_care(
@@ -256,6 +250,18 @@ def _store(shop: Workshop, unit: Unit, result: _Result, lost: threading.Event) -
     return Outcome.DONE
 
 
+def _explainer(shop: Workshop, spec: RunSpec, decoder: Decoder, lost: threading.Event) -> Explainer:
+    take_turns = _must_take_turns(spec, shop.device)
+    return Explainer(
+        spec,
+        load_members(spec, "cpu" if take_turns else shop.device, shop.allowed_modules),
+        samples=_samples(spec, decoder),
+        device=shop.device,
+        check=lambda: _check(shop, lost),
+        take_turns=take_turns,
+    )
+
+
 def load_members(spec: RunSpec, device: str, allowed_modules: Sequence[str] = ()) -> list[nn.Module]:
     """The members of a spec on a device, from the process's cache."""
     dtype = torch.float64 if spec.precision == "float64" else torch.float32
@@ -268,6 +274,9 @@ def _samples(spec: RunSpec, decoder: Decoder) -> Floats | None:
     [(pictures, failed)] = decoder.ahead([Entry(-1, key, version) for key, version, _ in spec.samples], parts=1)
     if failed:
         raise UnreadableImage(f"a baseline is drawn from an image of the data set, but {failed[0].error}")
+    for picture, (key, _, digest) in zip(pictures, spec.samples, strict=True):
+        if digest and picture.sha256 != digest:
+            raise UnreadableImage(f"baselines are drawn from {key!r}, whose content changed; submit the run again")
     return np.stack([picture.pixels for picture in pictures])
 
 

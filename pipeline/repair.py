@@ -13,7 +13,7 @@ from db.queries import UnitRow, dangling, iter_images, iter_units, list_runs
 from db.records import ImageRow, ImageState, Run, UnitState
 from db.session import Engine
 from pipeline import maps
-from pipeline.errors import ObjectMissing
+from pipeline.errors import MapsGone, ObjectMissing
 from pipeline.planning import drafts, manifest_key, read_manifest
 from pipeline.spec import RunSpec
 from pipeline.storing import read_sidecar, sidecar_key
@@ -32,15 +32,9 @@ class Repaired:
 
 def repair(database: Engine, ledger: Ledger, objects: Objects) -> Repaired:
     """Make the index agree with object storage. Safe to run at any time, and again."""
-    runs = intact = restored = queued = 0
-    damaged: list[str] = []
-    for run_key_ in sorted(key for key in objects.list("runs/") if key.count("/") == 2 and key.endswith("/run.json")):
-        try:
-            run = _restored_run(ledger, objects, run_key_)
-        except (ValueError, KeyError, TypeError, EOFError, OSError, ObjectMissing):
-            damaged.append(run_key_)  # or its manifest: this run cannot be rebuilt, the others can
-            continue
-        runs += 1
+    runs, damaged = _restored_runs(ledger, objects)  # all of them first: rows of one may show maps of another
+    intact = restored = queued = 0
+    for run in runs:
         for unit in iter_units(database, run.id):
             key = sidecar_key(run.id, unit.number)
             if not objects.exists(key):
@@ -49,18 +43,36 @@ def repair(database: Engine, ledger: Ledger, objects: Objects) -> Repaired:
                     queued += ledger.requeue(run.id, unit.number)
                 continue
             bad, rows = _examined(objects, key, unit)
-            if bad:
-                damaged += bad
+            if not bad and unit.state is UnitState.DONE:
+                intact += 1
+            elif not bad and _adopted(ledger, run, unit, rows):
+                restored += 1
+            else:
+                damaged += bad or [key]
                 for broken in {*bad, key}:
                     objects.delete(broken)
                 queued += ledger.requeue(run.id, unit.number)
-            elif unit.state is UnitState.DONE:
-                intact += 1
-            else:
-                restored += ledger.adopt(run.id, unit.number, rows)
     lost = _without_maps(database, ledger, objects)
-    damaged, queued = damaged + lost, queued + len(lost)
-    return Repaired(runs, intact, restored, queued, tuple(damaged))
+    return Repaired(len(runs), intact, restored, queued + len(lost), tuple(damaged + lost))
+
+
+def _restored_runs(ledger: Ledger, objects: Objects) -> tuple[list[Run], list[str]]:
+    """The runs that storage knows, all in the index now, and keys of the records that cannot be read."""
+    runs, damaged = [], []
+    for key in sorted(key for key in objects.list("runs/") if key.count("/") == 2 and key.endswith("/run.json")):
+        try:
+            runs.append(_restored_run(ledger, objects, key))
+        except (ValueError, KeyError, TypeError, EOFError, OSError, ObjectMissing):
+            damaged.append(key)  # or its manifest: this run cannot be rebuilt, the others can
+    return runs, damaged
+
+
+def _adopted(ledger: Ledger, run: Run, unit: UnitRow, rows: list[ImageRow]) -> bool:
+    """Whether a unit's rows are in the index again. Not where they show maps of a run that is gone."""
+    try:
+        return ledger.adopt(run.id, unit.number, rows)
+    except MapsGone:
+        return False
 
 
 def _without_maps(database: Engine, ledger: Ledger, objects: Objects) -> list[str]:

@@ -1,5 +1,6 @@
 """An attribution is computed once, whichever run, name or place its image comes in; and again where that is asked."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from pipeline.api import Pipeline, RunRequest
 from pipeline.datasets import Decoded, Source, read_image
 from pipeline.engine import Workshop
 from pipeline.explaining import Computed, Explainer, Picture
+from pipeline.spec import RunSpec
 from pipeline.storing import sidecar_key
-from pipeline.work import work
+from pipeline.work import open_workshop, work
 
 
 @pytest.fixture
@@ -172,9 +174,11 @@ def test_a_unit_whose_maps_are_gone_is_computed_again_though_other_runs_point_to
     np.testing.assert_allclose(pipeline.maps(rows(shop, second)), whole, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(4))  # runs are restored in the order of their ids, whichever comes first
 def test_a_run_that_computed_nothing_survives_the_loss_of_its_index(
-    tmp_path: Path, dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
+    seed: int, tmp_path: Path, dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:
+    request_ = replace(request_, seed=seed)
     work(shop, pipeline.submit(request_).id)
     (dataset / "cat" / "0.png").unlink()
     second = pipeline.submit(request_)
@@ -296,3 +300,55 @@ def test_a_unit_that_is_all_twins_of_another_is_whole(
     found = pipeline.repair()
     assert found.damaged == ()
     assert found.units_queued_again == 0
+
+
+def test_a_sample_whose_content_changed_unseen_fails_its_units_and_says_so(
+    dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
+) -> None:
+    run = pipeline.submit(replace(request_, baselines=("samples:n=1",)))
+    [(key, _, _)] = RunSpec.from_json(run.spec).samples
+    image = dataset / key
+    before = image.stat()
+    same_size = (found for found in sorted(dataset.rglob("*.png")) if found.stat().st_size == before.st_size)
+    other = next(found for found in same_size if found != image)
+    image.write_bytes(other.read_bytes())
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))  # size and time are as they were
+    work(shop, run.id)
+    found = pipeline.status(run.id)
+    assert found.images_done == 0
+    assert "whose content changed; submit the run again" in found.errors[0]
+
+
+def test_a_run_that_is_known_whole_loads_no_model(
+    dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(shop, pipeline.submit(request_).id)
+    (dataset / "eel" / "5.png").unlink()
+    second = pipeline.submit(request_)
+    monkeypatch.setattr("pipeline.models.load", lambda *_, **__: pytest.fail("nothing is to be computed"))
+    work(shop, second.id)
+    assert pipeline.status(second.id).state is RunState.DONE
+    assert pipeline.reused(second.id) == 17
+
+
+def test_rows_that_show_maps_of_a_run_that_storage_lost_too_are_computed_again(
+    tmp_path: Path, dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
+) -> None:
+    first = pipeline.submit(request_)
+    work(shop, first.id)
+    (dataset / "cat" / "new.png").write_bytes(pixels(dataset, 3))
+    second = pipeline.submit(request_)
+    work(shop, second.id)
+    shop.database.dispose()
+    for file in (tmp_path / "home").glob("index.db*"):
+        file.unlink()
+    shutil.rmtree(tmp_path / "home" / "objects" / "runs" / first.id)
+    with Pipeline.open(tmp_path / "home") as again:
+        assert again.repair().runs == 1
+        workshop = open_workshop(replace(again.settings, device="cpu"))
+        work(workshop, second.id)
+        found = rows(workshop, second)
+        workshop.database.dispose()
+        assert len(found) == 19
+        assert {row.map_run for row in found} == {second.id}
+        assert np.isfinite(again.maps(found)).all()
