@@ -154,6 +154,13 @@ def attributions_by_version(engine: Engine, run: Run, keys: Sequence[str]) -> di
         return {(row.key, row.version): image_from_row(row) for row in connection.execute(select(*_IMAGE).where(known))}
 
 
+def has_labels(engine: Engine, run_id: str) -> bool:
+    """Whether any image of a run has a label."""
+    labelled = select(images.c.row).where(images.c.run_id == run_id, images.c.label.is_not(None)).limit(1)
+    with reading(engine) as connection:
+        return connection.execute(labelled).first() is not None
+
+
 def count_reused(engine: Engine, run_id: str) -> int:
     """Done rows of a run whose map another run, or another row, has computed."""
     elsewhere = or_(images.c.map_run != images.c.run_id, images.c.map_row != images.c.row)

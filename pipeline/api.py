@@ -179,6 +179,10 @@ class Pipeline:
         """Counts of a run's units and images."""
         return queries.progress(self.database, self.get_run(ref).id)
 
+    def has_labels(self, ref: str) -> bool:
+        """Whether any image of a run has a label: without one nothing is `mispredicted`."""
+        return queries.has_labels(self.database, self.get_run(ref).id)
+
     def reused(self, ref: str) -> int:
         """How many images of a run show a map that was there, or that an equal image shares."""
         return queries.count_reused(self.database, self.get_run(ref).id)

@@ -150,10 +150,11 @@ def query(
     """Find images of a run by what the index knows of them."""
     with open_pipeline() as pipeline:
         page = pipeline.find(ref, where=where, sort=sort, limit=limit, after=after)
+        labelled = bool(page.rows) or pipeline.has_labels(ref)
     if as_csv:
         printing.csv_rows(page.rows)
     else:
-        printing.page(page, as_json=as_json)
+        printing.page(page, labelled, as_json=as_json)
 
 
 @app.command(epilog="Example: attribatch audit latest --by label --out ./report")

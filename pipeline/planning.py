@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.models import ModelRequest
 
 MAX_LABELS = 100_000
+LEAST_UNITS, LEAST_UNIT = 8, 4  # units of a run, so that its progress is seen; images of a unit
 FIT_SHARE = 0.05  # of a run's evaluations that fitting its nodes may cost
 FIT_COST = 65  # evaluations of one calibration image per path, see `pipeline.tuning.fit_profile`
 FIT_IMAGES = (8, 16)  # at least, at most
@@ -128,14 +129,15 @@ def plan_run(
         source=source.to_json(),
         manifest_digest=manifest.digest,
         image_count=manifest.count,
-        unit_size=min(unit_size or default_unit_size(spec), manifest.count),
+        unit_size=min(unit_size or default_unit_size(spec, manifest.count), manifest.count),
         priority=priority,
     )
 
 
-def default_unit_size(spec: RunSpec) -> int:
-    """Images per unit: what a crash may cost. 64 small images or 16 large ones."""
-    return 64 if spec.preprocess.height * spec.preprocess.width <= 96 * 96 else 16
+def default_unit_size(spec: RunSpec, count: int) -> int:
+    """Images per unit: what a crash may cost. 64 small images or 16 large ones, and an eighth of a small run."""
+    most = 64 if spec.preprocess.height * spec.preprocess.width <= 96 * 96 else 16
+    return min(most, max(-(-count // LEAST_UNITS), LEAST_UNIT))
 
 
 def drafts(entries: Iterable[Entry], unit_size: int) -> Iterator[UnitDraft]:

@@ -236,13 +236,13 @@ def _tuned(name: str, measured: dict[str, Any]) -> Iterator[str]:
         yield f"{name}: member {index} runs {way['name']}" + ("" if way["name"] == "as given" else f" ({change})")
 
 
-def page(found: "Page", *, as_json: bool) -> None:
-    """Rows of the index."""
+def page(found: "Page", labelled: bool, *, as_json: bool) -> None:
+    """Rows of the index; where there are none, also whether labels were there to compare with."""
     if as_json:
         print_json({"rows": found.rows, "next": found.next})
         return
     if not found.rows:
-        out.print("no image matches")
+        out.print("no image matches" + ("" if labelled else "; no image of this run has a label"))
         return
     columns = [*_COLUMNS, "error"] if any(row.error for row in found.rows) else list(_COLUMNS)
     table = Table(*columns, box=None, header_style="bold")

@@ -69,7 +69,9 @@ def test_labels_as_targets_must_be_classes_of_the_models(tmp_path: Path) -> None
 
 def test_large_images_come_in_smaller_units() -> None:
     large = RunSpec((replace(MODEL, preprocess=Preprocess(224, 224)),), spec().baselines)
-    assert default_unit_size(large) < default_unit_size(spec())
+    assert default_unit_size(large, 10_000) < default_unit_size(spec(), 10_000)
+    assert default_unit_size(spec(), 33) == 5, "a small run shows its progress, and loses little"
+    assert default_unit_size(spec(), 3) == 4
 
 
 def test_samples_are_the_same_for_the_same_seed_and_distinct() -> None:

@@ -16,6 +16,7 @@ from db.queries import (
     find_image,
     find_images,
     get_run,
+    has_labels,
     iter_images,
     iter_units,
     list_runs,
@@ -281,3 +282,9 @@ def test_unknown_image_shows_what_keys_look_like(named: Engine, ref: str) -> Non
 def test_ambiguous_ending_names_the_candidates(named: Engine) -> None:
     with pytest.raises(NotFound, match=r"several images .* end with '1.png': a/1.png, b/1.png; give more"):
         find_image(named, RUN.id, "1.png")
+
+
+@pytest.mark.parametrize("label", ["cat", None])
+def test_a_run_says_whether_it_has_labels_to_compare_with(engine: Engine, label: str | None) -> None:
+    store(engine, [make_row(RUN.id, row, label=label if row == 2 else None) for row in range(3)])
+    assert has_labels(engine, RUN.id) is (label is not None)
