@@ -181,3 +181,8 @@ def manifest_key(run_id: str) -> str:
 def tuning_prefix(run_id: str) -> str:
     """Where the run's measurements lie in object storage: `nodes.json`, `precision/<device kind>.json`."""
     return f"runs/{run_id}/tuning/"
+
+
+def report_key(run_id: str, name: str) -> str:
+    """Where what was found about a run lies in object storage, for example `audit-label.json`; put anew each time."""
+    return f"runs/{run_id}/reports/{name}"

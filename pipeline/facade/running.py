@@ -1,0 +1,162 @@
+"""The part of the API that makes things happen: runs, schedules, upkeep."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from db.errors import StoreUnavailable
+from db.records import Progress, Run
+from pipeline import dispatch, submitting
+from pipeline.datasets import Source
+from pipeline.errors import UsageError
+from pipeline.facade.answering import Answering
+from pipeline.requesting import RunRequest
+
+if TYPE_CHECKING:
+    from pipeline.cleaning import Collected
+    from pipeline.estimating import Cost
+    from pipeline.repair import Repaired
+    from pipeline.scheduling import Scheduler, TickReport
+
+log = logging.getLogger("attribatch.api")
+
+POLL_SECONDS = 0.3
+
+
+class Running(Answering):
+    """What submits, computes, stops and removes runs."""
+
+    def submit(self, request: RunRequest) -> Run:
+        """Store a run: its manifest and metadata as objects, its units in SQL. The same request is the same run.
+
+        Raises:
+            UsageError: whatever is wrong with the source, the models or the spec, before anything is stored.
+        """
+        with submitting.planned(request, self.settings) as (run, spec, manifest):
+            return submitting.store(self.ledger, self.objects, run, spec, manifest)
+
+    def check(self, request: RunRequest) -> None:
+        """Load the models and list the images of a request, and store nothing. Raises UsageError as `submit`."""
+        with submitting.planned(request, self.settings):
+            pass
+
+    def estimate(self, request: RunRequest) -> "Cost":
+        """What the run would take; computes a few images and stores nothing.
+
+        Raises:
+            UsageError: as `submit`.
+        """
+        from pipeline.estimating import measure_cost
+        from pipeline.work import pick_device
+
+        with submitting.planned(request, self.settings) as (run, spec, manifest):
+            source = Source.from_json(run.source, self.settings.s3_endpoint_url)
+            return measure_cost(
+                run,
+                spec,
+                manifest.entries(),
+                pixels=lambda entry: self._pixels(source, spec, entry),
+                samples=self._sample_pixels(run),
+                device=pick_device(self.settings.device),
+            )
+
+    def work(self, run: Run, *, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None) -> Progress:
+        """Compute a run with worker processes on this machine, until nothing of it waits.
+
+        Interrupting gives the units in flight back; calling again goes on where it stopped.
+
+        Args:
+            run: from `submit` or `get_run`.
+            workers: processes. On a CPU they share the cores.
+            on_progress: told of the counts a few times a second.
+        """
+        with dispatch.LocalWorkers(run.id, workers, self.settings.to_env()) as local:
+            return self._until_finished(run, on_progress, lambda found: local.tend(found.attempts))
+
+    def compute(
+        self, run: Run, *, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None
+    ) -> Progress:
+        """`follow` where a broker is configured, `work` on this machine where none is."""
+        if self.settings.broker_url is not None:
+            return self.follow(run, on_progress=on_progress)
+        return self.work(run, workers=workers, on_progress=on_progress)
+
+    def follow(self, run: Run, *, on_progress: Callable[[Progress], None] = lambda _: None) -> Progress:
+        """Wait until Celery workers have finished a run; sends what they were not told of, again and again."""
+        wake = dispatch.Waker(self.ledger, self.check_broker(), every_seconds=self.settings.sweep_seconds)
+        return self._until_finished(run, on_progress, lambda _: wake())
+
+    def wake(self) -> None:
+        """Tell Celery workers of what waits; where the broker is away, they look in SQL. Without one: nothing."""
+        if self.settings.broker_url is not None:
+            dispatch.Waker(self.ledger, self.settings.broker_url)()
+
+    def check_broker(self) -> str:
+        """The broker's URL. Raises UsageError where none is configured."""
+        if self.settings.broker_url is None:
+            raise UsageError("ATTRIBATCH_BROKER_URL is not set: without a broker nobody would compute the run")
+        return self.settings.broker_url
+
+    def cancel(self, ref: str) -> int:
+        """Stop a run; submitting it again goes on. Units cancelled."""
+        return self.ledger.cancel(self.get_run(ref).id)
+
+    def retry(self, ref: str) -> int:
+        """Give failed units of a run all their attempts again, and units with failed images too. Units re-armed."""
+        from pipeline.repair import forget_failed
+
+        run = self.get_run(ref)
+        return self.ledger.retry(run.id) + forget_failed(self.database, self.ledger, self.objects, run)
+
+    def repair(self) -> "Repaired":
+        """Rebuild the index from object storage, and queue again what is missing there or damaged."""
+        from pipeline.repair import repair
+
+        return repair(self.database, self.ledger, self.objects)
+
+    def remove(self, ref: str) -> int:
+        """Delete a run, its rows and its objects; see `pipeline.cleaning.remove`. Objects deleted."""
+        from pipeline.cleaning import remove
+
+        return remove(self.database, self.ledger, self.objects, ref)
+
+    def gc(self, *, dry_run: bool = False) -> "Collected":
+        """Delete stored objects that no run needs; see `pipeline.cleaning.collect`."""
+        from pipeline.cleaning import collect
+
+        return collect(self.database, self.objects, dry_run=dry_run)
+
+    @property
+    def schedules(self) -> "Scheduler":
+        """Requests that are submitted again and again: add, listed, pause, resume, remove, history, run_now."""
+        from pipeline.scheduling import Scheduler
+
+        return Scheduler(self.database, self, lease_seconds=self.settings.lease_seconds)
+
+    def tick(
+        self, *, wait: bool | None = None, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None
+    ) -> "TickReport":
+        """Submit what is due, and compare what is finished; see `pipeline.scheduling.Scheduler.tick`.
+
+        `wait` computes each run to its end before the tick returns: by default without a broker only.
+        """
+        chosen = self.settings.broker_url is None if wait is None else wait
+        return self.schedules.tick(wait=chosen, workers=workers, on_progress=on_progress)
+
+    def _until_finished(
+        self, run: Run, on_progress: Callable[[Progress], None], each_time: Callable[[Progress], None]
+    ) -> Progress:
+        while True:
+            try:
+                found = self.status(run.id)
+            except StoreUnavailable as error:  # workers wait for the index as well
+                log.warning("%s", error)
+                time.sleep(10 * POLL_SECONDS)
+                continue
+            if not found.over:
+                each_time(found)
+            on_progress(found)
+            if found.over:
+                return found
+            time.sleep(POLL_SECONDS)
