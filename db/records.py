@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+DEATHS = 3  # of a process while it computed one row with care: then the row is condemned
+
 
 class UnitState(StrEnum):
     """`pending -> leased -> done | failed`, or `cancelled` on the way."""

@@ -29,7 +29,7 @@ from sqlalchemy.exc import (
 from db.errors import IndexDamaged, IndexOutdated, StoreFull, StoreUnavailable, UsageError
 from db.tables import VERSION_TABLE, now
 
-__all__ = ["SCHEMA", "Engine", "Index", "look_at", "migrate", "open_engine", "reading", "shown", "writing"]
+__all__ = ["SCHEMA", "Engine", "Index", "look_at", "migrate", "open_engine", "reading", "saying", "shown", "writing"]
 
 SCHEMA = "0003"  # the newest revision in db/migrations/versions; a test holds the two together
 BUSY_MILLISECONDS = 30_000
@@ -83,6 +83,19 @@ def writing(engine: Engine) -> Iterator[Connection]:
         StoreUnavailable: the database does not answer, is locked for 30 s, or its disk is full.
     """
     with _translated(engine), engine.execution_options(attribatch_immediate=True).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def saying(engine: Engine) -> Iterator[Connection]:
+    """For one statement that writes: PostgreSQL commits it by itself, in one round trip instead of three.
+
+    Raises:
+        StoreUnavailable: as `writing`.
+    """
+    if engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with writing(engine) as connection:
         yield connection
 
 

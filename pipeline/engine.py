@@ -31,10 +31,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from db.ledger import DEATHS, Ledger
+from db.ledger import Ledger
 from db.objects import Objects
 from db.queries import get_run
-from db.records import Entry, ImageRow, Run, Unit
+from db.records import DEATHS, Entry, ImageRow, Run, Unit
 from db.session import Engine
 from pipeline import calibrating, maps, models, storing, telemetry
 from pipeline.datasets import Source

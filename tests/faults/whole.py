@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from db.ledger import DEATHS
 from db.queries import UnitRow, iter_images, iter_units
-from db.records import ImageRow, ImageState, Run, UnitState
+from db.records import DEATHS, ImageRow, ImageState, Run, UnitState
 from pipeline.api import Pipeline
 from pipeline.repair import _examined
 from pipeline.storing import sidecar_key

@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from db.ledger import DEATHS
 from db.queries import iter_images
-from db.records import ImageRow, Run
+from db.records import DEATHS, ImageRow, Run
 from pipeline import calibrating, explaining
 from pipeline.api import Pipeline, RunRequest
 from pipeline.engine import Outcome, Workshop, run_unit

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from db.ledger import DEATHS, Ledger
+from db.ledger import Ledger
 from db.queries import iter_images
-from db.records import Entry, ImageRow, ImageState, Run, RunState, Unit, UnitState
+from db.records import DEATHS, Entry, ImageRow, ImageState, Run, RunState, Unit, UnitState
 from pipeline import engine, models
 from pipeline.api import Pipeline, RunRequest
 from pipeline.decoding import Decoder
