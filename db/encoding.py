@@ -5,11 +5,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from db.records import Entry, ImageRow, ImageState, Occasion, OccasionState, Run, Schedule, UnitDraft
 
 IMAGE_FIELDS = tuple(field.name for field in fields(ImageRow))
+IMAGE_TYPES: dict[str, type] = {  # without the None of what may be missing
+    name: next(kind for kind in (str, bool, int, float) if issubclass((get_args(hint) or (hint,))[0], kind))
+    for name, hint in get_type_hints(ImageRow).items()
+}
 _STATE = IMAGE_FIELDS.index("state")
 
 
