@@ -11,7 +11,19 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import calibration, latency, limit, machine, memory, overhead, scale, speed, splitting, steps
+from benchmarks import (
+    calibration,
+    latency,
+    limit,
+    machine,
+    memory,
+    overhead,
+    queries,
+    scale,
+    speed,
+    splitting,
+    steps,
+)
 
 THREADS = 1  # several on shared cores measure the neighbours: each operation waits for the slowest
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -23,6 +35,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "memory": memory.section,
     "overhead": overhead.section,
     "scale": scale.section,
+    "queries": queries.section,
     "latency": latency.section,
     "splitting": splitting.section,
 }

@@ -6,12 +6,16 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from math import isfinite
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from db.records import Entry, ImageRow, ImageState, Occasion, OccasionState, Run, Schedule, UnitDraft
 
 IMAGE_FIELDS = tuple(field.name for field in fields(ImageRow))
 _image_fields = attrgetter(*IMAGE_FIELDS)
+IMAGE_TYPES: dict[str, type] = {  # without the None of what may be missing
+    name: next(kind for kind in (str, bool, int, float) if issubclass((get_args(hint) or (hint,))[0], kind))
+    for name, hint in get_type_hints(ImageRow).items()
+}
 _STATE = IMAGE_FIELDS.index("state")
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from db.records import ImageRow, Progress, Run, UnitState
 
 if TYPE_CHECKING:
-    from db.queries import Page
+    from db.pages import Page
     from pipeline.audits import Audit
     from pipeline.demo import DemoResult
     from pipeline.estimating import Cost

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from db import queries
-from db.queries import Page
 from db.records import Drift, Entry, ImageRow, ImageState
 from pipeline import planning
 from pipeline.datasets import Source, is_unchanged
 from pipeline.errors import UsageError
+from pipeline.facade.found import Found, Record
 from pipeline.facade.opened import Opened
 from pipeline.spec import RunSpec
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
+    import xarray
     from numpy.typing import NDArray
 
     from pipeline.audits import Audit
@@ -51,8 +53,8 @@ class Answering(Opened):
         sort: str | None = None,
         limit: int = 100,
         after: str | None = None,
-    ) -> Page:
-        """One page of a run's images.
+    ) -> Found:
+        """One page of a run's images, as records that know their `map()` and `image()`.
 
         Args:
             ref: of the run.
@@ -63,22 +65,77 @@ class Answering(Opened):
 
         Raises:
             UsageError: a word of `where` or `sort` that is no column; the message points at it.
+
+        Example:
+            for record in p.find("first", where="mispredicted", sort="-probability", limit=5).rows:
+                print(record.key, record.label, record.predicted, abs(record.map()).max())
         """
-        return queries.find_images(
+        found = queries.find_images(
             self.database, self.get_run(ref).id, where=where, sort=sort, limit=limit, after=after
         )
+        return Found(tuple(self._record(row) for row in found.rows), found.next)
 
-    def find_image(self, ref: str, image: str) -> ImageRow:
-        """One image of a run by its key, the end of it, or its row number. Raises NotFound."""
-        return queries.find_image(self.database, self.get_run(ref).id, image)
+    def find_image(self, ref: str, image: str) -> Record:
+        """One image of a run by its key, the end of it, or its row number. Raises NotFound.
 
-    def maps(self, rows: Sequence[ImageRow]) -> "NDArray[np.float32]":
+        Example:
+            record = p.find_image("first", "cat/0.png")
+            print(record.image().shape, record.map().shape)
+        """
+        return self._record(queries.find_image(self.database, self.get_run(ref).id, image))
+
+    def frame(self, ref: str = "latest", *, where: str | None = None, sort: str | None = None) -> "pd.DataFrame":
+        """All images of a run that fit a filter, a row each, with every column in its type.
+
+        Args:
+            ref: of the run.
+            where: as for `find`.
+            sort: as for `find`.
+
+        Raises:
+            UsageError: as `find`.
+
+        Example:
+            table = p.frame("first", where="not failed")
+            print(table.groupby("predicted").border_share.mean())
+        """
+        from pipeline.framing import frame_of
+
+        return frame_of(queries.iter_found(self.database, self.get_run(ref).id, where=where, sort=sort))
+
+    def maps(self, ref: str = "latest", *, where: str | None = None, sort: str | None = None) -> "xarray.Dataset":
+        """The maps of a run as one lazy array, aligned with its rows; see `pipeline.stacking.stack_maps`.
+
+        Nothing is read before values are asked for, and then only the chosen rows are. `attribution` is
+        (row, channel, y, x) float32, NaN where the image failed; ensembles also have `std`. With dask installed,
+        `.chunk(row=...)` with the run's unit size makes each task read one shard.
+
+        Args:
+            ref: of the run.
+            where: as for `find`.
+            sort: as for `find`.
+
+        Raises:
+            UsageError: as `find`.
+            ObjectMissing: values are asked for of a map that is gone.
+
+        Example:
+            maps = p.maps("first")
+            cats = maps.attribution[(maps.predicted == "cat").values]
+            print(cats.sizes, float(abs(cats).mean()))
+        """
+        from pipeline.stacking import stack_maps
+
+        run = self.get_run(ref)
+        return stack_maps(self.objects, run, list(queries.iter_found(self.database, run.id, where=where, sort=sort)))
+
+    def read_maps(self, rows: Sequence[ImageRow]) -> "NDArray[np.float32]":
         """Stored mean maps of some rows, (n, C, H, W), in their order. Raises ObjectMissing."""
         from pipeline.reading import read_maps
 
         return read_maps(self.objects, rows)
 
-    def images(self, rows: Sequence[ImageRow]) -> "NDArray[np.float32]":
+    def read_images(self, rows: Sequence[ImageRow]) -> "NDArray[np.float32]":
         """Model-input pixels of some rows of one run, (n, C, H, W) in [0, 1]. Raises UnreadableImage."""
         import numpy as np
 
@@ -100,7 +157,7 @@ class Answering(Opened):
         row = self.find_image(run.id, image)
         if row.state is ImageState.FAILED:
             raise UsageError(f"image {row.key!r} has no map to show: {row.error}")
-        return show(self.objects, run, row, self.images([row])[0], self._sample_pixels(run))
+        return show(self.objects, run, row, row.image(), self._sample_pixels(run))
 
     def drift(self, ref: str, previous: str) -> Drift:
         """How far the evidence moved from an earlier run; see `pipeline.audits.drift`. Raises ObjectMissing."""
@@ -132,8 +189,8 @@ class Answering(Opened):
         material = material_of(
             run,
             rows,
-            maps=self.maps,
-            images=self.images,
+            maps=self.read_maps,
+            images=self.read_images,
             available=lambda row: is_unchanged(source, row.key, row.version),
             device=device,
             allowed_modules=self.settings.allowed_modules,
@@ -141,3 +198,6 @@ class Answering(Opened):
         folder = out or self.settings.home / "reports" / run.id
         classes: Literal["predicted", "label"] = "label" if by == "label" else "predicted"
         return write_report(material, by=classes, folder=folder), folder / "report.html"
+
+    def _record(self, row: ImageRow) -> Record:
+        return Record.of(row, read_maps=self.read_maps, read_images=self.read_images)

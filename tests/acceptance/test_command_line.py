@@ -103,7 +103,7 @@ def test_killed_at_any_time_the_same_command_goes_on_and_ends_alike(
     with Pipeline.open(calm) as one, Pipeline.open(home) as other:
         expected, found = one.find(limit=100).rows, other.find(limit=100).rows
         assert [(row.key, row.predicted) for row in found] == [(row.key, row.predicted) for row in expected]
-        np.testing.assert_allclose(other.maps(found), one.maps(expected), rtol=2e-3, atol=1e-5)
+        np.testing.assert_allclose(other.read_maps(found), one.read_maps(expected), rtol=2e-3, atol=1e-5)
         progress = other.status("latest")
         assert progress.attempts <= sum(progress.units.values()) + 2 * kills, "a kill: one computed, one stored"
 

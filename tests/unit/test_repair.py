@@ -67,16 +67,16 @@ def test_array_metadata_is_put_back(pipeline: Pipeline, run: Run) -> None:
         key = f"runs/{run.id}/maps/{name}/zarr.json"
         pipeline.objects.delete(key) if damage is None else pipeline.objects.put(key, damage)
     with pytest.raises(ObjectMissing, match="try `attribatch repair`"):
-        pipeline.maps(rows)
+        pipeline.read_maps(rows)
     pipeline.repair()
-    assert pipeline.maps(rows).shape == (18, 1, 8, 8)
+    assert pipeline.read_maps(rows).shape == (18, 1, 8, 8)
 
 
 def test_a_missing_shard_is_never_read_as_a_result(pipeline: Pipeline, run: Run) -> None:
     pipeline.objects.delete(f"runs/{run.id}/maps/mean/c/1/0/0/0")
     rows = pipeline.find(run.id).rows
     with pytest.raises(ObjectMissing, match=r"the map of image 'cat/4\.png' is missing in run"):
-        pipeline.maps(rows)
+        pipeline.read_maps(rows)
     with pytest.raises(ObjectMissing, match="is missing in run"):
         pipeline.show(run.id, "cat/4.png")
 

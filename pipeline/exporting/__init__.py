@@ -1,0 +1,1 @@
+"""What takes the results of a run to other tools."""
