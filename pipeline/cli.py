@@ -13,6 +13,7 @@ import typer
 from pipeline import printing
 from pipeline.commands import comparing, upkeep
 from pipeline.commands import workers as processes
+from pipeline.commands.ensembles import ensemble_app
 from pipeline.commands.options import (
     RUNNING,
     Channels,
@@ -218,6 +219,7 @@ def models_list(
 
 for group in (comparing, upkeep, processes):
     group.register(app)
+app.add_typer(ensemble_app, name="ensemble")
 app.add_typer(schedule_app, name="schedule")
 app.command(epilog="Example: attribatch up --workers 2")(up)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.estimating import Cost
     from pipeline.repair import Repaired
     from pipeline.scheduling import Scheduler, TickReport
+    from pipeline.training.records import Ensemble, TrainingRequest
 
 log = logging.getLogger("attribatch.api")
 
@@ -126,6 +127,28 @@ class Running(Answering):
         from pipeline.cleaning import collect
 
         return collect(self.database, self.objects, dry_run=dry_run)
+
+    def train_ensemble(
+        self,
+        request: "TrainingRequest",
+        *,
+        device: str | None = None,
+        threads: int = 4,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> "Ensemble":
+        """Train an ensemble by bagging; an interrupted one goes on. See `pipeline.training`. Raises UsageError."""
+        from pipeline.training.ensembles import train_ensemble
+        from pipeline.work import pick_device
+
+        return train_ensemble(
+            request,
+            device=pick_device(device or self.settings.device),
+            max_pixels=self.settings.max_pixels,
+            threads=threads,
+            s3_endpoint_url=self.settings.s3_endpoint_url,
+            allowed_modules=self.settings.allowed_modules,
+            say=say,
+        )
 
     @property
     def schedules(self) -> "Scheduler":
