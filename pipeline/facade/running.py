@@ -155,7 +155,7 @@ class Running(Answering):
         """Requests that are submitted again and again: add, listed, pause, resume, remove, history, run_now."""
         from pipeline.scheduling import Scheduler
 
-        return Scheduler(self.database, self, lease_seconds=self.settings.lease_seconds)
+        return Scheduler(self.database, self.objects, self, lease_seconds=self.settings.lease_seconds)
 
     def tick(
         self, *, wait: bool | None = None, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None
