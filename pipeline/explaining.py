@@ -30,7 +30,7 @@ from pipeline.attribution.rows import default_batch_size
 from pipeline.errors import ModelBroken
 from pipeline.maps import Floats
 from pipeline.spec import ModelSpec, RunSpec, parse_target
-from pipeline.tuning import AS_GIVEN, DEFAULT_TOLERANCE, Choice, fit_profile, measured_batch_size, prepare
+from pipeline.tuning import AS_GIVEN, DEFAULT_TOLERANCE, Choice, fit_profile, measured_batch_size, prepare, products
 
 log = logging.getLogger("attribatch.explaining")
 
@@ -128,7 +128,8 @@ class Explainer:
             size = self._fastest_size(pixels, size)
             return Computed(pictures, probabilities, targets, self._attribute(pictures, pixels, targets, size))
 
-        return self._within_memory(pixels, attempt)
+        with products("high" if self._fast is not None else "highest", pixels.device):
+            return self._within_memory(pixels, attempt)
 
     def fit(self, pictures: Sequence[Picture]) -> list[Profile]:
         """Where the nodes of this spec's paths should stand, for each declared baseline, measured on some pictures.

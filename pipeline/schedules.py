@@ -7,7 +7,7 @@ twice on the night of 25 October 2026 in Berlin.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import ge, gt, le, lt
@@ -28,23 +28,27 @@ _GATE = re.compile(r"\s*([a-z_]+)\s*(>=|<=|>|<)\s*([0-9]*\.?[0-9]+)\s*")
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One comparison of a figure with a number between 0 and 1; the figures are those of `FIGURES`."""
+    """One comparison of a figure with a number between 0 and 1."""
 
     figure: str
     sign: str
     limit: float
 
     @classmethod
-    def parse(cls, text: str) -> "Gate":
+    def parse(cls, text: str, figures: Sequence[str] = FIGURES) -> "Gate":
         """The gate of a text such as `drift>0.1`.
+
+        Args:
+            text: as it was typed.
+            figures: what may be compared.
 
         Raises:
             SpecError: it is none.
         """
         match = _GATE.fullmatch(text)
-        if match is None or match[1] not in FIGURES or not 0 <= float(match[3]) <= 1:
+        if match is None or match[1] not in figures or not 0 <= float(match[3]) <= 1:
             raise SpecError(
-                f"gate {text!r} is not one comparison of {', '.join(FIGURES[:-1])} or {FIGURES[-1]} with a number "
+                f"gate {text!r} is not one comparison of {', '.join(figures[:-1])} or {figures[-1]} with a number "
                 f"from 0 to 1; write for example 'drift>0.1' or 'ndcg<0.9', in quotes"
             )
         return cls(match[1], match[2], float(match[3]))

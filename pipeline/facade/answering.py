@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.audits import Audit
+    from pipeline.audits.comparison import Comparison
 
 
 class Answering(Opened):
@@ -165,6 +166,29 @@ class Answering(Opened):
 
         return drift_between(self.database, self.objects, self.get_run(ref), self.get_run(previous))
 
+    def compare(self, a: str, b: str, *, by: str = "predicted", limit: int = 20) -> "Comparison":
+        """What differs between two runs, and how far the maps of the images that both have moved.
+
+        It is also stored, for the web page, as `runs/<A>/reports/compare-<B>-<by>.json`.
+
+        Args:
+            a: the run that is compared with.
+            b: the other one.
+            by: classes are the ones that A has "predicted", or those of its "label".
+            limit: images to list, those that moved most.
+
+        Raises:
+            UsageError: the runs have no image in common, or maps of another height and width.
+            ObjectMissing: a map that the index names is gone.
+        """
+        from pipeline.comparing import compare
+
+        classes = _by(by)
+        found = compare(self.database, self.objects, self.get_run(a), self.get_run(b), by=classes, limit=limit)
+        key = planning.report_key(found.run_a, f"compare-{found.run_b}-{by}.json")
+        self.objects.put(key, json.dumps(found.to_dict()).encode())
+        return found
+
     def audit(self, ref: str, *, by: str = "predicted", out: Path | None = None) -> "tuple[Audit, Path]":
         """What the maps of a run say together, and the HTML report of it (`audit.json` lies beside it).
 
@@ -179,8 +203,7 @@ class Answering(Opened):
         from pipeline.reporting import material_of, write_report
         from pipeline.work import pick_device
 
-        if by not in ("predicted", "label"):
-            raise UsageError(f"classes by {by!r}: choose predicted or label")
+        classes = _by(by)
         run = self.get_run(ref)
         rows = list(queries.iter_images(self.database, run.id))
         if not any(row.state is ImageState.DONE for row in rows):
@@ -196,8 +219,13 @@ class Answering(Opened):
             allowed_modules=self.settings.allowed_modules,
         )
         folder = out or self.settings.home / "reports" / run.id
-        classes: Literal["predicted", "label"] = "label" if by == "label" else "predicted"
         return write_report(material, by=classes, folder=folder), folder / "report.html"
 
     def _record(self, row: ImageRow) -> Record:
         return Record.of(row, read_maps=self.read_maps, read_images=self.read_images)
+
+
+def _by(name: str) -> Literal["predicted", "label"]:
+    if name not in ("predicted", "label"):
+        raise UsageError(f"classes by {name!r}: choose predicted or label")
+    return "label" if name == "label" else "predicted"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.estimating import Cost
     from pipeline.repair import Repaired
     from pipeline.scheduling import Scheduler, TickReport
+    from pipeline.training.records import Ensemble, TrainingRequest
 
 log = logging.getLogger("attribatch.api")
 
@@ -127,12 +128,34 @@ class Running(Answering):
 
         return collect(self.database, self.objects, dry_run=dry_run)
 
+    def train_ensemble(
+        self,
+        request: "TrainingRequest",
+        *,
+        device: str | None = None,
+        threads: int = 4,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> "Ensemble":
+        """Train an ensemble by bagging; an interrupted one goes on. See `pipeline.training`. Raises UsageError."""
+        from pipeline.training.ensembles import train_ensemble
+        from pipeline.work import pick_device
+
+        return train_ensemble(
+            request,
+            device=pick_device(device or self.settings.device),
+            max_pixels=self.settings.max_pixels,
+            threads=threads,
+            s3_endpoint_url=self.settings.s3_endpoint_url,
+            allowed_modules=self.settings.allowed_modules,
+            say=say,
+        )
+
     @property
     def schedules(self) -> "Scheduler":
         """Requests that are submitted again and again: add, listed, pause, resume, remove, history, run_now."""
         from pipeline.scheduling import Scheduler
 
-        return Scheduler(self.database, self, lease_seconds=self.settings.lease_seconds)
+        return Scheduler(self.database, self.objects, self, lease_seconds=self.settings.lease_seconds)
 
     def tick(
         self, *, wait: bool | None = None, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None

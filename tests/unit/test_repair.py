@@ -136,3 +136,35 @@ def test_an_audit_goes_on_where_images_are_gone(dataset: Path, pipeline: Pipelin
     assert found.images == 18
     assert any("are gone or have changed" in remark for remark in found.remarks)
     assert report.exists()
+
+
+def test_schedules_come_back_with_a_new_index_and_those_that_were_removed_do_not(
+    pipeline: Pipeline, request_: RunRequest
+) -> None:
+    for name in ("nightly", "weekly", "gone"):
+        pipeline.schedules.add(name, request_, cron="0 2 * * *", timezone="Europe/Berlin", fail_on="drift>0.1")
+    pipeline.schedules.pause("weekly")
+    pipeline.schedules.remove("gone")
+    before = pipeline.schedules.listed()
+    assert pipeline.repair().schedules_restored == 0
+    pipeline.objects.put("schedules/broken.json", b'{"cron"')
+    with lose_the_index(pipeline) as rebuilt:
+        found = rebuilt.repair()
+        assert (found.schedules_restored, found.damaged) == (2, ("schedules/broken.json",))
+        after = rebuilt.schedules.listed()
+        for one, other in zip(before, after, strict=True):
+            assert replace(other, id=one.id, created_at=one.created_at) == one
+        assert [each.paused for each in after] == [False, True]
+
+
+def test_a_record_of_a_schedule_that_is_missing_or_old_is_written_again(
+    pipeline: Pipeline, request_: RunRequest
+) -> None:
+    pipeline.schedules.add("nightly", request_, cron="0 2 * * *")
+    whole = pipeline.objects.get("schedules/nightly.json")
+    for damage in (None, whole.replace(b"0 2", b"0 3")):
+        pipeline.objects.delete("schedules/nightly.json") if damage is None else pipeline.objects.put(
+            "schedules/nightly.json", damage
+        )
+        pipeline.repair()
+        assert pipeline.objects.get("schedules/nightly.json") == whole
