@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_WEIGHTS = ((1 / 12, 1 / 6, 1 / 12), (1 / 6, 0.0, 1 / 6), (1 / 12, 1 / 6, 1 / 12))
 _MOST_STEPS = 1000
 
 
-def impute(pixels: Tensor, removed: Tensor, noise: Tensor, *, tolerance: float = 1e-5) -> Tensor:
+def impute(pixels: Tensor, removed: Tensor, noise: Tensor, *, tolerance: float = 1e-4) -> Tensor:
     """Images whose removed pixels are filled.
 
     Args:
@@ -32,28 +31,31 @@ def impute(pixels: Tensor, removed: Tensor, noise: Tensor, *, tolerance: float =
     mean = (pixels * here).sum((2, 3), keepdim=True) / here.sum((2, 3), keepdim=True)
 
     def system(x: Tensor) -> Tensor:
-        return gone * (scale * x - _neighbours(x))
+        return (scale * x).sub_(_neighbours(x)).mul_(gone)
 
     filled = gone * mean
     residual = wanted - system(filled)
-    direction, size = residual, _dot(residual, residual)
+    direction, size = residual.clone(), _dot(residual, residual)
     goal = tolerance**2 * _dot(wanted, wanted)
     for _ in range(_MOST_STEPS):
         if not (size > goal).any():
             break
         image = system(direction)
-        step = (size / _dot(direction, image)).nan_to_num(0.0, 0.0, 0.0)
-        filled = filled + step * direction
-        residual = residual - step * image
+        step = (size / _dot(direction, image)).nan_to_num_(0.0, 0.0, 0.0)
+        filled.addcmul_(step, direction)
+        residual.addcmul_(step, image, value=-1)
         before, size = size, _dot(residual, residual)
-        direction = residual + (size / before).nan_to_num(0.0, 0.0, 0.0) * direction
+        direction.mul_((size / before).nan_to_num_(0.0, 0.0, 0.0)).add_(residual)
     return torch.where(removed[:, None], filled + noise, pixels)
 
 
 def _neighbours(x: Tensor) -> Tensor:
     """Weighted sum of the eight neighbours; those outside the image count 0."""
-    kernel = x.new_tensor(_WEIGHTS)[None, None]
-    return F.conv2d(x.flatten(0, 1)[:, None], kernel, padding=1).view(x.shape)
+    framed = F.pad(x, (1, 1, 1, 1))  # shifted sums: a convolution of one channel takes 4 times as long
+    across = framed[:, :, :-2] + framed[:, :, 2:]  # above and below
+    beside = framed[:, :, 1:-1]
+    straight = across[..., 1:-1] + beside[..., :-2] + beside[..., 2:]
+    return (across[..., :-2] + across[..., 2:]).div_(12).add_(straight, alpha=1 / 6)
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ class Evaluation:
             "images": self.images,
             "seed": self.seed,
             "metrics": [asdict(one) for one in self.metrics],
-            "curves": [asdict(one) for one in self.curves],
+            "curves": [asdict(one) | {"x": list(one.x), "y": list(one.y)} for one in self.curves],
             "baseline_sensitivity": [asdict(one) for one in self.baseline_sensitivity],
             "sign_agreement": [{"class": one.class_name, **_without_name(one)} for one in self.sign_agreement],
             "remarks": list(self.remarks),
