@@ -29,7 +29,10 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Test whether the maps are true, and how far they depend on the baseline. Costs about 30 times their making."""
+    """Test whether the maps are true, and how far they depend on the baseline.
+
+    Costs about 30 times the making of the sample's maps.
+    """
     with open_pipeline() as pipeline, printing.progress_bar() as bar:
         found = pipeline.evaluate(ref, images=images, seed=seed, metrics=tuple(metric or ()), say=bar.say)
     evaluating_printing.evaluation(found, as_json=as_json)

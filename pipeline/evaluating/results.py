@@ -60,7 +60,11 @@ MEANINGS: dict[str, tuple[Better, str]] = {
         "lower",
         "Infidelity over the mean squared change of the output: 0 is exact, 1 is what a map of zeros scores.",
     ),
-    "sign_agreement_all": ("higher", "Share of the map's absolute weight where all members agree on the sign."),
+    "sign_agreement_all": (
+        "higher",
+        "Share of the map's absolute weight where all members agree on the sign; by chance a half of two members, a "
+        "quarter of three.",
+    ),
     "sign_agreement_most": (
         "higher",
         "Share of the map's absolute weight where more than half of the members agree on the sign.",

@@ -159,7 +159,7 @@ def test_max_sensitivity_is_captums() -> None:
 
     ours = max_sensitivity(explain, images, explain(images), noises)
     theirs = sensitivity_max(
-        lambda inputs, target: explain(inputs[0] if isinstance(inputs, tuple) else inputs, target),
+        lambda inputs, target: (explain(inputs[0] if isinstance(inputs, tuple) else inputs, target),),
         images,
         lambda inputs: inputs + noises.transpose(0, 1).flatten(0, 1),
         n_perturb_samples=3,
