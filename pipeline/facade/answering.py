@@ -9,7 +9,7 @@ from db import queries
 from db.records import Drift, Entry, ImageRow, ImageState
 from pipeline import planning
 from pipeline.datasets import Source, is_unchanged
-from pipeline.errors import UsageError
+from pipeline.errors import ObjectMissing, UsageError
 from pipeline.facade.found import Found, Record
 from pipeline.facade.opened import Opened
 from pipeline.spec import RunSpec
@@ -159,6 +159,16 @@ class Answering(Opened):
         if row.state is ImageState.FAILED:
             raise UsageError(f"image {row.key!r} has no map to show: {row.error}")
         return show(self.objects, run, row, row.image(), self._sample_pixels(run))
+
+    def evaluation(self, ref: str = "latest") -> dict[str, Any] | None:
+        """What `evaluate` found of a run last, as plain values; None where it was never asked."""
+        try:
+            found: dict[str, Any] = json.loads(
+                self.objects.get(planning.report_key(self.get_run(ref).id, "evaluation.json"))
+            )
+        except ObjectMissing:
+            return None
+        return found
 
     def drift(self, ref: str, previous: str) -> Drift:
         """How far the evidence moved from an earlier run; see `pipeline.audits.drift`. Raises ObjectMissing."""
