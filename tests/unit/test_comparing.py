@@ -54,7 +54,7 @@ def test_one_baseline_against_many_and_one_model_against_the_ensemble(
     assert fields_of(found) == {"baselines": ("black", "black, white, uniform:n=4")}
     assert (found.shared_images, found.only_a, found.only_b, found.flips, found.changed_files) == (18, 0, 0, 0, 0)
     rows = pipeline.find(one.id).rows
-    full = alike(pipeline.maps(rows), pipeline.maps(pipeline.find(many.id).rows))
+    full = alike(pipeline.read_maps(rows), pipeline.read_maps(pipeline.find(many.id).rows))
     assert [each.key for each in found.changed] == [rows[i].key for i in np.argsort(full.cosine)][:20]
     assert found.cosine.median == pytest.approx(np.quantile(full.cosine, 0.5, method="inverted_cdf"), abs=1e-4)
     assert found.cosine.median < 0.99
