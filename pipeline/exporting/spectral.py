@@ -44,6 +44,7 @@ def analyse(seen: Floats) -> Spectral:
     from scipy.sparse.linalg import eigsh
     from sklearn.cluster import KMeans
     from sklearn.neighbors import kneighbors_graph
+    from sklearn.preprocessing import normalize
 
     n = len(seen)
     graph = kneighbors_graph(seen, min(NEIGHBOURS, n - 1))
@@ -56,7 +57,8 @@ def analyse(seen: Floats) -> Spectral:
     values, vectors = eigsh(shifted.tocsr(), k=k, which="LA", v0=start)
     order = np.argsort(-values)
     embedding = vectors[:, order].astype(np.float32)
-    clusters = {
-        count: KMeans(count, n_init=4, random_state=0).fit_predict(embedding).astype(np.uint32) for count in CLUSTERS
-    }
+    clusters = {}
+    for count in CLUSTERS:
+        points = normalize(embedding[:, :count])  # Ng, Jordan and Weiss, 2001: as many eigenvectors as clusters
+        clusters[count] = KMeans(count, n_init=4, random_state=0).fit_predict(points).astype(np.uint32)
     return Spectral(embedding, np.maximum(2 - values[order], 0).astype(np.float32), clusters)

@@ -24,6 +24,7 @@ UNLABELLED = "(no label)"
 def write(material: Material, place: Path, _target: Path) -> int:
     """Write the project. Images written.
 
+    Pictures and maps have three channels, which ViRelAy draws; a map of one is spread evenly over them.
     `prediction` holds the probability of the predicted class and 0 for the others: the index stores no more. Each
     predicted class of `spectral.LEAST` images or more has an analysis: spectral embedding, its eigenvalues, clusters.
     """
@@ -36,7 +37,7 @@ def write(material: Material, place: Path, _target: Path) -> int:
             label = number[row.label or UNLABELLED]
             _append(dataset, "data", np.broadcast_to(pixels, (3, *pixels.shape[1:])))
             _append(dataset, "label", np.uint16(label))
-            _append(attribution, "attribution", one)
+            _append(attribution, "attribution", np.repeat(one / 3, 3, axis=0) if len(one) == 1 else one)
             _append(attribution, "label", np.uint16(label))
             _append(attribution, "prediction", _prediction(row, len(material.spec.class_names)))
             by_class[row.predicted or ""].append(position)
