@@ -14,10 +14,11 @@ Where = Annotated[
     typer.Option(help="Filter: comparisons of columns, and, or, not, in (...); also mispredicted, failed, converged."),
 ]
 COLUMNS = """
-    Columns of filters and sorts; those with * have an index and answer at once in a run of any size:
+    Columns of filters and sorts; those with *, failed and mispredicted have an index, and answer at once in a run
+    of any size:
 
     \b
-    image        row* key* version state* error sha256 map_run map_row
+    image        row* key* version state error sha256 map_run map_row
     classes      label* predicted* target predicted_index target_index
     model        probability* output baseline_output
     quality      error_estimate* completeness_gap* convergence_delta converged evaluations
