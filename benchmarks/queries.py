@@ -107,7 +107,7 @@ def _seconds_a_unit(engine: Engine, count: int) -> float:
 
 def _write(connection: Connection, first: int, end: int) -> None:
     """Rows made by the database itself, each figure in an order of its own."""
-    label = f"'class-' || n % {CLASSES}"
+    label = f"'class-' || (n % {CLASSES})"  # the databases disagree on what binds closer
     values = {
         "run_id": f"'{RUN.id}'",
         "row": "n",
@@ -116,7 +116,7 @@ def _write(connection: Connection, first: int, end: int) -> None:
         "state": "CASE WHEN n % 1000 = 999 THEN 'failed' ELSE 'done' END",
         "sha256": f"'{'0' * 40}' || n",
         "label": label,
-        "predicted": f"CASE WHEN n * 7919 % 10007 < 1000 THEN 'class-' || n % 7 ELSE {label} END",
+        "predicted": f"CASE WHEN CAST(n AS BIGINT) * 7919 % 10007 < 1000 THEN 'class-' || (n % 7) ELSE {label} END",
         "map_run": f"'{RUN.id}'",
         "map_row": "n",
     }
