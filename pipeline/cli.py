@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipeline import printing
-from pipeline.commands import comparing, evaluating, upkeep
+from pipeline.commands import comparing, evaluating, querying, upkeep
 from pipeline.commands import workers as processes
 from pipeline.commands.ensembles import ensemble_app
 from pipeline.commands.options import (
@@ -130,34 +130,6 @@ def run(
     exit_with(progress.state)
 
 
-@app.command(
-    epilog='Example: attribatch query latest --where "predicted != label and border_share > 0.3" '
-    "--sort -member_disagreement"
-)
-def query(
-    ref: RunRef = "latest",
-    where: Annotated[
-        str | None,
-        typer.Option(
-            help="Filter: comparisons of columns, and, or, not, in (...); also mispredicted, failed, converged."
-        ),
-    ] = None,
-    sort: Annotated[str | None, typer.Option(help="Column; -column for descending. Empty values come last.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most rows.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Continue after a page: its `next`.")] = None,
-    as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with every column.")] = False,
-) -> None:
-    """Find images of a run by what the index knows of them."""
-    with open_pipeline() as pipeline:
-        page = pipeline.find(ref, where=where, sort=sort, limit=limit, after=after)
-        labelled = bool(page.rows) or pipeline.has_labels(ref)
-    if as_csv:
-        printing.csv_rows(page.rows)
-    else:
-        printing.page(page, labelled, as_json=as_json)
-
-
 @app.command(epilog="Example: attribatch audit latest --by label --out ./report")
 def audit(
     ref: RunRef = "latest",
@@ -217,7 +189,7 @@ def models_list(
     printing.names([name for name in models.list_models(module=models) if part in name], as_json=as_json)
 
 
-for group in (comparing, evaluating, upkeep, processes):
+for group in (comparing, evaluating, processes, querying, upkeep):
     group.register(app)
 app.add_typer(ensemble_app, name="ensemble")
 app.add_typer(schedule_app, name="schedule")

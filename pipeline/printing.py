@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.audits import Audit
     from pipeline.demo import DemoResult
     from pipeline.estimating import Cost
+    from pipeline.exporting import Exported
     from pipeline.spec import ModelSpec
 
 out = Console(highlight=False, soft_wrap=True)
@@ -258,6 +259,15 @@ def csv_rows(rows: Sequence[ImageRow]) -> None:
     writer = csv.DictWriter(sys.stdout, [field.name for field in fields(ImageRow)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
+
+
+def exported(found: "Exported", *, as_json: bool) -> None:
+    """What an export has written."""
+    if as_json:
+        print_json(found)
+        return
+    left = f"; {found.skipped:,} left out: no map, or the file is gone or has changed" if found.skipped else ""
+    out.print(f"{found.images:,} images  {found.path}{left}", markup=False)
 
 
 def audit(found: "Audit", report: Path, *, as_json: bool) -> None:

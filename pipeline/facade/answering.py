@@ -1,6 +1,7 @@
 """The part of the API that answers: what is stored of runs, and what it says together."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.audits import Audit
     from pipeline.audits.comparison import Comparison
+    from pipeline.exporting import Exported
 
 
 class Answering(Opened):
@@ -198,6 +200,49 @@ class Answering(Opened):
         key = planning.report_key(found.run_a, f"compare-{found.run_b}-{by}.json")
         self.objects.put(key, json.dumps(found.to_dict()).encode())
         return found
+
+    def export(
+        self,
+        ref: str = "latest",
+        *,
+        format: str,  # noqa: A002
+        out: str | Path,
+        where: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        overwrite: bool = False,
+    ) -> "Exported":
+        """Write results for another tool; see `pipeline.exporting`.
+
+        Args:
+            ref: of the run.
+            format: "parquet", "npz", "png", "virelay" or "fiftyone".
+            out: file or folder to make.
+            where: as for `find`.
+            sort: as for `find`.
+            limit: most images; all by default.
+            overwrite: replace an earlier export.
+
+        Raises:
+            UsageError: as `find`; a package is missing; the target is there already.
+            ObjectMissing: a map that the index names is gone.
+
+        Example:
+            done = p.export("first", format="parquet", out="first.parquet", where="probability > 0.1")
+            print(done.images, done.path)
+        """
+        from pipeline.exporting import Material, export
+
+        run = self.get_run(ref)
+        material = Material(
+            run=run,
+            spec=RunSpec.from_json(run.spec),
+            rows=lambda: queries.iter_found(self.database, run.id, where=where, sort=sort, limit=limit),
+            count=lambda: min(queries.count_images(self.database, run.id, where=where), limit or sys.maxsize),
+            read_maps=self.read_maps,
+            read_images=self.read_images,
+        )
+        return export(material, format_name=format, path=Path(out), overwrite=overwrite)
 
     def audit(self, ref: str, *, by: str = "predicted", out: Path | None = None) -> "tuple[Audit, Path]":
         """What the maps of a run say together, and the HTML report of it (`audit.json` lies beside it).
