@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipeline import printing
-from pipeline.commands import upkeep
+from pipeline.commands import audits, upkeep
 from pipeline.commands import workers as processes
 from pipeline.commands.options import (
     RUNNING,
@@ -157,21 +157,6 @@ def query(
         printing.page(page, labelled, as_json=as_json)
 
 
-@app.command(epilog="Example: attribatch audit latest --by label --out ./report")
-def audit(
-    ref: RunRef = "latest",
-    by: Annotated[str, typer.Option(help="Group images by their predicted class or their label.")] = "predicted",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of report.html and audit.json. Default: below the home.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Say what the maps say together: figures per class, shortcuts that were tested, an HTML report."""
-    with open_pipeline() as pipeline, printing.working("auditing the maps"):
-        found, report = pipeline.audit(ref, by=by, out=out)
-    printing.audit(found, report, as_json=as_json)
-
-
 @app.command(epilog="Example: attribatch show cat/0017.jpg --run latest --out cat.png")
 def show(
     image: Annotated[str, typer.Argument(help="Key of the image, the end of it, or its row number.")],
@@ -216,7 +201,7 @@ def models_list(
     printing.names([name for name in models.list_models(module=models) if part in name], as_json=as_json)
 
 
-for group in (upkeep, processes):
+for group in (audits, upkeep, processes):
     group.register(app)
 app.add_typer(schedule_app, name="schedule")
 app.command(epilog="Example: attribatch up --workers 2")(up)

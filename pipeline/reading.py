@@ -1,7 +1,7 @@
 """Reads stored maps for rows that may point into the arrays of several runs."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,6 +18,22 @@ def read_maps(objects: Objects, rows: Sequence[ImageRow]) -> Floats:
         UsageError: a row has no map.
         ObjectMissing: its run's arrays are gone.
     """
+    return _read(objects, rows, MapReader.mean)
+
+
+def read_spreads(objects: Objects, rows: Sequence[ImageRow]) -> Floats:
+    """Standard deviation over members of some rows, as `read_maps`. ObjectMissing where there is a single member."""
+
+    def std(reader: MapReader, wanted: Sequence[int]) -> Floats:
+        found = reader.std(wanted)
+        if found is None:
+            raise ObjectMissing("the run stores no spread: it has a single member, or its array is gone")
+        return found
+
+    return _read(objects, rows, std)
+
+
+def _read(objects: Objects, rows: Sequence[ImageRow], read: Callable[[MapReader, Sequence[int]], Floats]) -> Floats:
     by_run: dict[str, list[int]] = defaultdict(list)
     for position, row in enumerate(rows):
         if row.map_run is None:
@@ -25,7 +41,7 @@ def read_maps(objects: Objects, rows: Sequence[ImageRow]) -> Floats:
         by_run[row.map_run].append(position)
     parts: list[Floats | None] = [None] * len(rows)
     for run_id, positions in by_run.items():
-        found = MapReader(objects, run_id).mean([rows[p].map_row or 0 for p in positions])
+        found = read(MapReader(objects, run_id), [rows[p].map_row or 0 for p in positions])
         for position, one in zip(positions, found, strict=True):
             parts[position] = one
     for row, part in zip(rows, parts, strict=True):
