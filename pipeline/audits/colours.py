@@ -3,8 +3,8 @@
 An image's cast is the median of each channel in its outer eighth: where objects seldom are, and which a mark does not
 move. Candidates are classes whose images, all or some, have a cast that other classes' have not (permutation test as in
 `candidates`, of its own; for RGB of luminance, red against green, and yellow against blue). They are tested as windows
-are: the images that have it most are shifted to the cast of other classes' images (necessity), images of other classes to
-theirs (sufficiency); the control shifts as much in other channels, or the other way where there is one channel.
+are: the images that have it most are shifted to the cast of other classes' images (necessity), images of other classes
+to theirs (sufficiency); the control shifts as much in other channels, or the other way where there is one channel.
 
 At most 960 images are read: of classes beyond the 120 largest, none.
 """
