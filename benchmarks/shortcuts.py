@@ -38,12 +38,12 @@ def section() -> str:
     ignored = [_cell(kind, rate, False, 0) for kind in KINDS for rate in (1.0, 0.5)]
     clean = sum(_clean(seed) for seed in range(CLEAN))
     false = clean + sum(cell.others for cell in [*cells, *ignored]) + sum(c.found for c in ignored if c.drop < USED)
+    header = ["mark", *[f"{rate:.0%} of the class: found / used" for rate in RATES], "used by less: found"]
     return (
         "## Planted shortcuts\n\nDigits at 32 x 32, two bagged networks, 400 held-out images, a mark in one of ten "
         "classes; a fifth of the training images bears it too, labelled as the class, so that networks rely on it. "
         "*Used*: accuracy on marked images falls by 20 points or more when the mark is removed.\n\n"
-        f"{table(['mark', *[f'{rate:.0%} of the class: found / used' for rate in RATES], 'used by less: found'], _hits(cells))}"
-        "\n\n### False alarms\n\n"
+        f"{table(header, _hits(cells))}\n\n### False alarms\n\n"
         + table(
             ["worlds", "with a false finding"],
             [
