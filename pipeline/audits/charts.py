@@ -54,11 +54,13 @@ def _histogram(title: str, distribution: Mapping[str, Any], limit: float | None)
     axes.bar(edges[:-1], counts, widths, align="edge", color=_BAR, edgecolor="white", linewidth=0.5)
     axes.set_xscale("log")
     axes.set_ylabel("images", color=_INK)
-    axes.set_title(title, fontsize=10, color=_INK)
+    axes.set_title(title, fontsize=10, color=_INK, loc="left")
     if limit is not None:
         axes.axvline(limit, color=_LINE, linewidth=1.5, linestyle="--")
         where = axes.get_xaxis_transform()  # x in data, y in parts of the axes
-        axes.text(limit, 0.98, f"tolerance {limit:g} ", transform=where, color=_LINE, fontsize=8, ha="right", va="top")
+        axes.text(
+            limit, 1.0, f"tolerance {limit:g} ", transform=where, color=_LINE, fontsize=8, ha="right", va="bottom"
+        )
     said = f"median {quantiles['0.5']:.2g}, 95 % of the images below {quantiles['0.95']:.2g}"
     return Chart(_saved(page), f"Histogram of the {title}, {distribution['images']:,} images: {said}")
 

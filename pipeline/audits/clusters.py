@@ -47,11 +47,17 @@ def cluster_maps(grids: Floats, seed: int) -> NDArray[np.int64]:
 
 def features(grids: Floats) -> Floats:
     """Maps halved and standardised, (n, h, w) -> (n, D): mean 0 and variance 1 each, 0 where they are constant."""
-    rows, columns = (np.arange(0, length, 2) for length in grids.shape[1:])
-    small = np.add.reduceat(np.add.reduceat(grids, rows, axis=1), columns, axis=2).reshape(len(grids), -1)
+    small = _halved(grids).reshape(len(grids), -1)
     centred = small - small.mean(axis=1, keepdims=True)
     spread = centred.std(axis=1, keepdims=True)
     found: Floats = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-12)
+    return found
+
+
+def _halved(grids: Floats) -> Floats:
+    """Sums of 2 x 2 cells."""
+    rows, columns = (np.arange(0, length, 2) for length in grids.shape[1:])
+    found: Floats = np.add.reduceat(np.add.reduceat(grids, rows, axis=1), columns, axis=2).astype(np.float32)
     return found
 
 
@@ -89,7 +95,7 @@ def _clusters(name: str, rows: Sequence[ImageRow], grids: Floats, seed: int) -> 
                 examined=len(rows),
                 examples=tuple(rows[place].key for place in near[:EXAMPLES]),
                 rows=tuple(rows[place].row for place in near),
-                mean_map=grids[members].mean(axis=0).astype(np.float32),
+                mean_map=_halved(grids[members].mean(axis=0, keepdims=True))[0],
             )
         )
     return found

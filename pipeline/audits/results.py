@@ -153,7 +153,7 @@ class Cluster:
     examined: int  # images of the class that were clustered
     examples: tuple[str, ...]  # keys of the images nearest to the middle of the cluster
     rows: tuple[int, ...]  # row numbers of all its images, the nearest to the middle first
-    mean_map: Map  # (h, w), at most 32 x 32: mean share of the positive attribution, sums to 1
+    mean_map: Map  # (h, w), at most 16 x 16: mean share of the positive attribution, sums to 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +217,7 @@ class Audit:
 
     def to_json(self) -> str:
         """One JSON object: findings, candidates, classes, failed, and what the audit was made of."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        return json.dumps(self.to_dict(), allow_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values: the fields of `Audit`, `Finding`, `Unconfirmed`, `ClassFigures` and `Cluster`.

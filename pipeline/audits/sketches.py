@@ -15,7 +15,7 @@ _LOG = np.log(1.02)
 _FIRST = round(np.log(LEAST) / _LOG)
 _BINS = round(np.log(MOST) / _LOG) - _FIRST + 1
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95)
-PER_DECADE = 8  # bars of a histogram
+PER_DECADE = 16  # bars of a histogram
 
 
 class Sketch:
@@ -64,7 +64,7 @@ class Sketch:
         return None if not self.count else float(self._bins[_values() < limit].sum() / self.count)
 
     def to_dict(self) -> dict[str, Any]:
-        """Count, mean, quantiles, and a histogram of 8 bars per decade over the range that has values."""
+        """Count, mean, quantiles, and a histogram of 16 bars per decade over the range that has values."""
         return {
             "images": self.count,
             "mean": self.mean,
