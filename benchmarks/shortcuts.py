@@ -7,6 +7,7 @@ a network uses a mark is measured: the accuracy on marked images falls by 20 poi
 import os
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.machine import log, table
 from pipeline.audits import Audit, audit
@@ -16,7 +17,7 @@ RATES = (1.0, 0.5, 0.2)
 SEEDS = int(os.environ.get("SHORTCUT_SEEDS", "2"))  # worlds of each cell
 CLEAN = int(os.environ.get("SHORTCUT_CLEAN", "20"))
 FAMILIES = {**dict.fromkeys(CORNERS, "corner"), **{kind: kind for kind in KINDS if kind not in CORNERS}}
-SIZE = {"images": 400, "taught": 600, "epochs": 4}
+SIZE: dict[str, Any] = {"images": 400, "taught": 600, "epochs": 4}
 USED = 0.2
 
 

@@ -51,7 +51,8 @@ def digits() -> tuple[Floats, NDArray[np.int64]]:
         np.asarray(Image.fromarray((scan * 255 / 16).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
         for scan in data.images
     ]
-    return np.stack(images)[:, None].astype(np.float32) / 255, data.target.astype(np.int64)
+    pixels: Floats = (np.stack(images)[:, None] / 255).astype(np.float32)
+    return pixels, data.target.astype(np.int64)
 
 
 def marked(pixels: Floats, which: NDArray[np.bool_], kind: str, seed: int = 0) -> Floats:
@@ -76,8 +77,8 @@ def marked(pixels: Floats, which: NDArray[np.bool_], kind: str, seed: int = 0) -
         written = text("".join(map(str, rng.integers(0, 10, 5))))
         cover(out[index], written, 1, 31 - written.shape[0], opacity=0.9)
     for index in chosen if kind == "watermark" else ():
-        x, y = rng.integers(0, 3), rng.integers(0, 2)
-        cover(out[index], text("COPY"), 3 + x, 22 + y, opacity=0.5)
+        x, y = int(rng.integers(3, 6)), int(rng.integers(22, 24))
+        cover(out[index], text("COPY"), x, y, opacity=0.5)
     return out
 
 
@@ -116,9 +117,9 @@ def trained(pixels: Floats, labels: NDArray[np.int64], seed: int, epochs: int) -
     x, y = torch.from_numpy(pixels), torch.from_numpy(labels)
     for _ in range(epochs):
         order = torch.from_numpy(rng.integers(0, len(x), len(x)))
-        for batch in order.split(64):
+        for batch in order.split(64):  # type: ignore[no-untyped-call]  # of torch
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]  # of torch
             optimizer.step()
     return model.eval().requires_grad_(requires_grad=False)
 
