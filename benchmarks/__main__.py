@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import (
+    audit,
     calibration,
     latency,
     limit,
@@ -20,6 +21,7 @@ from benchmarks import (
     overhead,
     queries,
     scale,
+    shortcuts,
     speed,
     splitting,
     steps,
@@ -38,6 +40,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "queries": queries.section,
     "latency": latency.section,
     "splitting": splitting.section,
+    "audit": audit.section,
+    "shortcuts": shortcuts.section,
 }
 
 

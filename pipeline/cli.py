@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipeline import printing
-from pipeline.commands import comparing, evaluating, querying, upkeep
+from pipeline.commands import audits, comparing, evaluating, querying, upkeep
 from pipeline.commands import workers as processes
 from pipeline.commands.ensembles import ensemble_app
 from pipeline.commands.options import (
@@ -130,21 +130,6 @@ def run(
     exit_with(progress.state)
 
 
-@app.command(epilog="Example: attribatch audit latest --by label --out ./report")
-def audit(
-    ref: RunRef = "latest",
-    by: Annotated[str, typer.Option(help="Group images by their predicted class or their label.")] = "predicted",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of report.html and audit.json. Default: below the home.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Say what the maps say together: figures per class, shortcuts that were tested, an HTML report."""
-    with open_pipeline() as pipeline, printing.working("auditing the maps"):
-        found, report = pipeline.audit(ref, by=by, out=out)
-    printing.audit(found, report, as_json=as_json)
-
-
 @app.command(epilog="Example: attribatch show cat/0017.jpg --run latest --out cat.png")
 def show(
     image: Annotated[str, typer.Argument(help="Key of the image, the end of it, or its row number.")],
@@ -189,7 +174,7 @@ def models_list(
     printing.names([name for name in models.list_models(module=models) if part in name], as_json=as_json)
 
 
-for group in (comparing, evaluating, processes, querying, upkeep):
+for group in (audits, comparing, evaluating, processes, querying, upkeep):
     group.register(app)
 app.add_typer(ensemble_app, name="ensemble")
 app.add_typer(schedule_app, name="schedule")

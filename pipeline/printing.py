@@ -270,14 +270,16 @@ def exported(found: "Exported", *, as_json: bool) -> None:
     out.print(f"{found.images:,} images  {found.path}{left}", markup=False)
 
 
-def audit(found: "Audit", report: Path, *, as_json: bool) -> None:
-    """What an audit found."""
+def audit(found: "Audit", report: Path, exceeded: Sequence[str], *, as_json: bool) -> None:
+    """What an audit found, and the gates that it exceeds."""
     if as_json:
-        print_json(found.to_dict())
+        print_json(found.to_dict() | {"exceeded": exceeded})
         return
     _classes(found)
     out.print()
     _verdict(found)
+    for gate in exceeded:
+        out.print(f"[bold red]gate exceeded:[/] {escape(gate)}")
     out.print(f"\nreport  {report} (open it in a browser)", markup=False)
 
 

@@ -52,11 +52,12 @@ def read_maps(objects: Objects, rows: Sequence[ImageRow]) -> Floats:
         UsageError: a row has no map.
         ObjectMissing: its run's arrays are gone.
     """
-    places = [_place(row) for row in rows]
-    found = PlaceReader(objects).read(places)
-    for row, one in zip(rows, found, strict=True):
-        check_stored(one, row.key, row.map_run)
-    return np.stack(found)
+    return _read(objects, rows, "mean")
+
+
+def read_spreads(objects: Objects, rows: Sequence[ImageRow]) -> Floats:
+    """Standard deviation over members of some rows, as `read_maps`. ObjectMissing where there is a single member."""
+    return _read(objects, rows, "std")
 
 
 def check_stored(one: Floats, key: str, run_id: str | None) -> None:
@@ -69,3 +70,10 @@ def _place(row: ImageRow) -> Place:
     if row.map_run is None:
         raise UsageError(f"image {row.key!r} has no map: {row.error}")
     return row.map_run, row.map_row or 0
+
+
+def _read(objects: Objects, rows: Sequence[ImageRow], what: Literal["mean", "std"]) -> Floats:
+    found = PlaceReader(objects).read([_place(row) for row in rows], what)
+    for row, one in zip(rows, found, strict=True):
+        check_stored(one, row.key, row.map_run)
+    return np.stack(found)

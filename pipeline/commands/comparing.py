@@ -37,7 +37,7 @@ def compare(
     from pipeline.commands.comparing_printing import comparison
     from pipeline.schedules import Gate
 
-    gate = None if fail_on is None else Gate.parse(fail_on, FIGURES)
+    gate = None if fail_on is None else Gate.parse(fail_on, figures=FIGURES)
     with open_pipeline() as pipeline, printing.working("comparing the maps"):
         found = pipeline.compare(a, b, by=by, limit=limit)
     exceeded = gate is not None and bool(gate.exceeded(found.figures()))

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -244,13 +244,23 @@ class Answering(Opened):
         )
         return export(material, format_name=format, path=Path(out), overwrite=overwrite)
 
-    def audit(self, ref: str, *, by: str = "predicted", out: Path | None = None) -> "tuple[Audit, Path]":
-        """What the maps of a run say together, and the HTML report of it (`audit.json` lies beside it).
+    def audit(
+        self,
+        ref: str,
+        *,
+        by: str = "predicted",
+        out: Path | None = None,
+        on_progress: Callable[[str, int, int], None] = lambda *_: None,
+    ) -> "tuple[Audit, Path]":
+        """What the maps of a run say together, and the HTML report of it (`audit.json` and `audit.npz` beside it).
+
+        All three are stored as objects too; see `stored_audit`. Memory does not grow with the number of images.
 
         Args:
             ref: of the run.
             by: classes are the "predicted" ones or those of the "label".
             out: folder of the report; `reports/<run id>` below the home by default.
+            on_progress: told of "maps" that were read and of "places" that were tested: how many, of how many.
 
         Raises:
             UsageError: nothing of the run is done yet.
@@ -258,29 +268,41 @@ class Answering(Opened):
         from pipeline.reporting import material_of, write_report
         from pipeline.work import pick_device
 
-        classes = _by(by)
-        run = self.get_run(ref)
-        rows = list(queries.iter_images(self.database, run.id))
-        if not any(row.state is ImageState.DONE for row in rows):
+        classes, run = _by(by), self.get_run(ref)
+        if next(queries.iter_images(self.database, run.id, ImageState.DONE), None) is None:
             raise UsageError(f"run {run.id} has no map yet; see `attribatch status {run.id}`")
-        device, source = pick_device(self.settings.device), Source.from_json(run.source, self.settings.s3_endpoint_url)
+        source = Source.from_json(run.source, self.settings.s3_endpoint_url)
         material = material_of(
             run,
-            rows,
-            maps=self.read_maps,
+            self.database,
+            self.objects,
             images=self.read_images,
             available=lambda row: is_unchanged(source, row.key, row.version),
-            device=device,
+            device=pick_device(self.settings.device),
             allowed_modules=self.settings.allowed_modules,
         )
         folder = out or self.settings.home / "reports" / run.id
-        return write_report(material, by=classes, folder=folder), folder / "report.html"
+        found = write_report(material, self.objects, by=classes, folder=folder, on_progress=on_progress)
+        return found, folder / "report.html"
+
+    def stored_audit(self, ref: str, by: str = "predicted") -> dict[str, Any] | None:
+        """What the last audit of a run said, the keys of `Audit.to_dict`; None where there was none.
+
+        The report and the maps of the classes are the objects `planning.report_key(run_id, "audit-<by>.html")`
+        and `.npz`.
+        """
+        try:
+            data = self.objects.get(planning.report_key(self.get_run(ref).id, f"audit-{_by(by)}.json"))
+        except ObjectMissing:
+            return None
+        found: dict[str, Any] = json.loads(data)
+        return found
 
     def _record(self, row: ImageRow) -> Record:
         return Record.of(row, read_maps=self.read_maps, read_images=self.read_images)
 
 
-def _by(name: str) -> Literal["predicted", "label"]:
-    if name not in ("predicted", "label"):
-        raise UsageError(f"classes by {name!r}: choose predicted or label")
-    return "label" if name == "label" else "predicted"
+def _by(text: str) -> Literal["predicted", "label"]:
+    if text not in ("predicted", "label"):
+        raise UsageError(f"classes by {text!r}: choose predicted or label")
+    return "label" if text == "label" else "predicted"

@@ -65,6 +65,9 @@ def test_run_status_query_show_audit(tmp_path: Path, run_arguments: list[str]) -
         assert picture.width > 600
     audit = answer(home, "audit", "latest", "--out", str(tmp_path / "report"))
     assert set(audit) >= {"findings", "candidates", "classes"}
+    gated = attribatch(home, "audit", "latest", "--fail-on", "findings>90", "--fail-on", "border_share>=0", code=4)
+    assert "gate exceeded: border_share>=0 (0." in gated.stdout
+    assert "findings>90" not in gated.stdout
     html = (tmp_path / "report" / "report.html").read_text()
     assert done["run"] in html
     assert "http://" not in html.replace("http://www.w3.org", "")
@@ -163,6 +166,7 @@ def test_a_damaged_object_is_found_and_computed_again(tmp_path: Path, run_argume
         (["status", "nope"], "nope"),
         (["query", "--where", "colour = 3"], "colour"),
         (["audit", "--by", "shape"], "shape"),
+        (["audit", "--fail-on", "beauty>1"], "beauty>1"),
     ],
 )
 def test_wrong_input_is_named_in_one_breath_exit_code_2(

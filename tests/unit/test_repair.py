@@ -1,9 +1,11 @@
 """What `repair` and `retry` put right, and what they leave alone."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from db.queries import iter_images
@@ -11,7 +13,7 @@ from db.records import ImageState, Run, RunState, UnitState
 from pipeline.api import Pipeline, RunRequest
 from pipeline.engine import Workshop
 from pipeline.errors import ObjectMissing
-from pipeline.planning import manifest_key, run_key
+from pipeline.planning import manifest_key, report_key, run_key
 from pipeline.storing import sidecar_key
 from pipeline.work import work
 
@@ -134,8 +136,14 @@ def test_an_audit_goes_on_where_images_are_gone(dataset: Path, pipeline: Pipelin
         (dataset / name).unlink()
     found, report = pipeline.audit(run.id, out=tmp_path / "report")
     assert found.images == 18
-    assert any("are gone or have changed" in remark for remark in found.remarks)
     assert report.exists()
+    beside = json.loads(report.with_name("audit.json").read_text())
+    assert pipeline.stored_audit(run.id) == json.loads(found.to_json()) == beside
+    assert pipeline.stored_audit(run.id, by="label") is None
+    assert pipeline.objects.get(report_key(run.id, "audit-predicted.html")) == report.read_bytes()
+    with np.load(io.BytesIO(pipeline.objects.get(report_key(run.id, "audit-predicted.npz")))) as maps:
+        assert {"classes", "mean", "mean_absolute", "std", "median", "member_std"} == set(maps.files)
+        assert maps["mean"].shape[0] == len(found.classes)
 
 
 def test_schedules_come_back_with_a_new_index_and_those_that_were_removed_do_not(
