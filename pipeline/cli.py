@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipeline import printing
-from pipeline.commands import upkeep
+from pipeline.commands import serving, upkeep
 from pipeline.commands import workers as processes
 from pipeline.commands.options import (
     RUNNING,
@@ -216,7 +216,7 @@ def models_list(
     printing.names([name for name in models.list_models(module=models) if part in name], as_json=as_json)
 
 
-for group in (upkeep, processes):
+for group in (upkeep, processes, serving):
     group.register(app)
 app.add_typer(schedule_app, name="schedule")
 app.command(epilog="Example: attribatch up --workers 2")(up)

@@ -10,7 +10,7 @@ from db.queries import Page
 from db.records import Drift, Entry, ImageRow, ImageState
 from pipeline import planning
 from pipeline.datasets import Source, is_unchanged
-from pipeline.errors import UsageError
+from pipeline.errors import ObjectMissing, UsageError
 from pipeline.facade.opened import Opened
 from pipeline.spec import RunSpec
 
@@ -101,6 +101,21 @@ class Answering(Opened):
         if row.state is ImageState.FAILED:
             raise UsageError(f"image {row.key!r} has no map to show: {row.error}")
         return show(self.objects, run, row, self.images([row])[0], self._sample_pixels(run))
+
+    def stored_audit(self, ref: str, by: str = "predicted") -> dict[str, Any] | None:
+        """What the last audit of a run said, see `pipeline.audits.results.Audit.to_dict`; None where there was none."""
+        return self._stored_report(ref, f"audit-{by}.json")
+
+    def stored_evaluation(self, ref: str) -> dict[str, Any] | None:
+        """How faithful the maps of a run were found to be; None where nobody has looked."""
+        return self._stored_report(ref, "evaluation.json")
+
+    def _stored_report(self, ref: str, name: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads(self.objects.get(planning.report_key(self.get_run(ref).id, name)))
+        except ObjectMissing:
+            return None
+        return found
 
     def drift(self, ref: str, previous: str) -> Drift:
         """How far the evidence moved from an earlier run; see `pipeline.audits.drift`. Raises ObjectMissing."""
