@@ -66,6 +66,15 @@ def numbers(here: Here, run: str, row: RowNumber) -> Response:
     return Response(buffer.getvalue(), 200, {"Content-Disposition": disposition}, "application/octet-stream")
 
 
+@router.get("/runs/{run}/images/{row}/overlay.png", response_class=Response)
+def overlay(here: Here, run: str, row: RowNumber) -> Response:
+    """The map over its image as one picture, to be kept."""
+    found = one_row(here, here.pipeline.get_run(run), row)
+    drawn = pictures.overlay(material.image_of(here.pipeline, found), material.map_of(here.pipeline, found))
+    disposition = f'attachment; filename="{found.run_id}-{found.row}-overlay.png"'
+    return Response(pictures.png_bytes(pictures.upscale(drawn)), 200, {"Content-Disposition": disposition}, "image/png")
+
+
 @router.get("/runs/{run}/images/{row}/{kind}.png", response_class=Response)
 def picture(
     here: Here,

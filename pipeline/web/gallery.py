@@ -12,7 +12,7 @@ from pipeline.errors import UsageError
 from pipeline.pictures import COLOURS
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, words
-from pipeline.web.answers import Asked, Here, View, twins, with_query
+from pipeline.web.answers import Here, View, twins, with_query
 
 PAGE = 60
 SORTS = {  # those with an index: any page of a million images takes milliseconds
@@ -36,8 +36,10 @@ PIXELATED = 96  # inputs smaller than this are enlarged as squares
 
 router = APIRouter()
 
+# A form sends what was left blank as an empty text.
 Figure = Annotated[
-    float | None, BeforeValidator(lambda value: value or None), Field(allow_inf_nan=False, ge=-1e9, le=1e9)
+    Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)] | None,
+    BeforeValidator(lambda value: None if value == "" else value),
 ]
 
 
@@ -138,11 +140,6 @@ def is_small(run: Run) -> bool:
     """Whether the model's input is so small that its pixels are shown as squares."""
     size = RunSpec.from_json(run.spec).preprocess
     return max(size.height, size.width) < PIXELATED
-
-
-def view_of(here: Asked) -> str:
-    """The query string of the gallery that an image was opened from."""
-    return here.request.url.query
 
 
 def _quoted(text: str) -> str:

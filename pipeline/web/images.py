@@ -1,13 +1,10 @@
 """One image: everything that is stored about it."""
 
-import io
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import Response
 
 from db.records import ImageRow, ImageState, Run
-from pipeline import pictures
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, material, plots, words
 from pipeline.web.answers import Asked, Here, View, twins
@@ -70,17 +67,6 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
         "address": drawing.address,
     }
     return View("image.html", data, more, rows=[public_row(found)])
-
-
-@router.get("/runs/{run}/images/{row}/overlay.png", response_class=Response)
-def overlay(here: Here, run: str, row: drawing.RowNumber) -> Response:
-    """The map over its image as one picture, to be kept."""
-    found = drawing.one_row(here, here.pipeline.get_run(run), row)
-    drawn = pictures.overlay(material.image_of(here.pipeline, found), material.map_of(here.pipeline, found))
-    buffer = io.BytesIO()
-    pictures.upscale(drawn).save(buffer, "PNG")
-    disposition = f'attachment; filename="{found.run_id}-{found.row}-overlay.png"'
-    return Response(buffer.getvalue(), 200, {"Content-Disposition": disposition}, "image/png")
 
 
 def beside(here: Asked, run: Run, where: str, sort: str) -> ImageRow | None:
