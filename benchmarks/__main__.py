@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import calibration, latency, limit, machine, memory, overhead, scale, speed, splitting, steps
+from benchmarks import calibration, latency, limit, machine, memory, overhead, scale, speed, splitting, steps, web
 
 THREADS = 1  # several on shared cores measure the neighbours: each operation waits for the slowest
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -25,6 +25,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "scale": scale.section,
     "latency": latency.section,
     "splitting": splitting.section,
+    "web": web.section,
 }
 
 

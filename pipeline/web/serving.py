@@ -59,7 +59,7 @@ def served(pipeline: "Pipeline", place: Place, *, workers: int = 1, computes: bo
         UsageError: the port is taken, the address is none of this machine, or it needs a token.
     """
     place.check()
-    turns = Turns(pipeline, workers)
+    turns = Turns(pipeline, workers, wait=not computes)
     names = [*place.names, place.host]
     app = create_app(pipeline, token=place.token, names=names, turns=turns, computes=computes)
     with _listening(place) as listener:

@@ -28,9 +28,11 @@ class Turns:
     Args:
         pipeline: whose schedules.
         workers: processes of a turn, where no broker is configured.
+        wait: compute turns here. Otherwise something else computes runs and ticks: `attribatch up`, or Celery and beat.
     """
 
-    def __init__(self, pipeline: "Pipeline", workers: int = 1) -> None:
+    def __init__(self, pipeline: "Pipeline", workers: int = 1, *, wait: bool = True) -> None:
+        self._wait = wait and pipeline.settings.broker_url is None
         self._pipeline = pipeline
         self._workers = workers
         self._stop = threading.Event()
@@ -71,7 +73,7 @@ class Turns:
                 raise _StoppedError
 
         try:
-            self._pipeline.schedules.run_now(name, workers=self._workers, on_progress=on_progress)
+            self._pipeline.schedules.run_now(name, wait=self._wait, workers=self._workers, on_progress=on_progress)
         except _StoppedError:
             pass
         except Exception as error:

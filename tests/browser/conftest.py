@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Installation:  # noqa: ARG001 - made only where somebody looks
+def installation(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Installation:
     return install(tmp_path_factory.mktemp("site"))
 
 
@@ -78,7 +78,7 @@ def page(chromium: Browser) -> Iterator[Page]:
     """A page of a browser of its own; what it complains of fails the test."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     opened = context.new_page()
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(60_000)  # the first schedule loads torch, beside other tests
     complaints: list[str] = []
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on("dialog", lambda dialog: dialog.accept())
@@ -98,9 +98,9 @@ def page(chromium: Browser) -> Iterator[Page]:
     assert outside == [], "a request to another machine"
 
 
-def wait_for(condition: "object", seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Until a function says yes."""
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -6,19 +6,19 @@ from playwright.sync_api import Page, expect
 
 from db.records import UnitState
 from pipeline.api import Pipeline
-from tests.browser.conftest import Server
+from tests.browser.conftest import Server, wait_for
 from tests.sites import Installation
 
 
 def test_progress_moves_while_workers_compute(page: Page, server: Server, installation: Installation) -> None:
-    slow = replace(installation.request, n_steps=3000, unit_size=1, name="slow", baselines=("mean",))
+    slow = replace(installation.request, n_steps=1500, unit_size=1, name="slow", baselines=("mean",))
     with Pipeline.open(installation.home) as pipeline:
         run = pipeline.submit(slow)
         page.goto(f"{server.url}/runs/{run.id}")
         bar = page.get_by_role("progressbar", name="Images done")
         expect(page.locator(".state.running")).to_be_visible(timeout=60_000)
         page.evaluate("window.stayed = true")
-        page.wait_for_function("document.querySelector('progress').value >= 2", timeout=60_000)
+        wait_for(lambda: bool(page.evaluate("document.querySelector('progress').value >= 2")))
         assert page.evaluate("window.stayed") is True, "the page was not loaded anew"
         expect(page.get_by_text("images/s")).to_be_visible()
         assert pipeline.status(run.id).units[UnitState.DONE] >= 2

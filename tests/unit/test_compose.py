@@ -22,7 +22,7 @@ KEYS = {
 
 
 def test_every_part_is_there_and_has_keys_of_the_specification() -> None:
-    assert set(OURS) == {"migrate", "worker", "worker-gpu", "beat"}
+    assert set(OURS) == {"migrate", "worker", "worker-gpu", "web", "beat"}
     assert set(SERVICES) - set(OURS) == {"redis", "postgres", "s3", "flower", "prometheus"}
     for name, service in SERVICES.items():
         assert set(service) <= KEYS, name
