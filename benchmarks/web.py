@@ -62,10 +62,15 @@ def _grown(folder: Path, count: int) -> Path:
         with writing(pipeline.database) as connection:
             now = time.time()
             connection.execute(insert(runs).values(run | {"created_at": now, "submitted_at": now}))
+            for index in images.indexes:  # built at the end: ten times as fast
+                index.drop(connection)
         for first in range(0, count, AT_ONCE):
             rows = [asdict(row) for row in _rows(few, range(first, min(first + AT_ONCE, count)))]
             with writing(pipeline.database) as connection:
                 connection.execute(insert(images), rows)
+        with writing(pipeline.database) as connection:
+            for index in images.indexes:
+                index.create(connection)
     log(f"{count:,} rows in {time.monotonic() - started:.0f} s")
     return made.home
 

@@ -1,6 +1,7 @@
 """One answer, three forms: a handler says what there is, and the address's suffix whether it is HTML, JSON or CSV."""
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -144,8 +145,14 @@ def make_templates() -> Environment:
     for name in ("visible", "percent", "number", "duration", "public", "finding", "base_name"):
         found.filters[name] = getattr(words, name)
     found.filters |= {"whole": lambda value: f"{value:,}", "moment": _moment, "query": with_query}
-    found.globals |= {"plots": plots, "words": words}
+    found.globals |= {"plots": plots, "words": words, "static_key": _static_key()}
     return found
+
+
+def _static_key() -> str:
+    """Changes when a style sheet or a script does."""
+    files = sorted((Path(__file__).parent / "static").iterdir())
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def with_query(pairs: Mapping[str, Any], **changes: Any) -> str:

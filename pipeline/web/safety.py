@@ -25,6 +25,8 @@ from pipeline.errors import UsageError
 COOKIE = "attribatch_session"
 MAX_BODY_BYTES = 64 * 1024
 LEAST_TOKEN = 16  # characters
+UNKEPT = "no-store"  # what is stored changes, and says much of a data set
+STATIC = "public, max-age=31536000, immutable"  # their addresses hold a key of their content
 OPEN_PATHS = ("/login", "/healthz", "/static/")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -147,19 +149,19 @@ class Safety:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _add_headers(message)
+                _add_headers(message, STATIC if scope["path"].startswith("/static/") else UNKEPT)
             await send(message)
 
         refused = self._guard.refusal(Request(scope))
         await (refused or self._app)(scope, receive, with_headers)
 
 
-def _add_headers(message: MutableMapping[str, Any]) -> None:
+def _add_headers(message: MutableMapping[str, Any], kept: str) -> None:
     headers = MutableHeaders(raw=message["headers"])
     for name, value in HEADERS.items():
         headers[name] = value
     if "cache-control" not in Headers(raw=message["headers"]):
-        headers["Cache-Control"] = "no-store"  # what is stored changes, and says much of a data set
+        headers["Cache-Control"] = kept
     message["headers"] = headers.raw
 
 

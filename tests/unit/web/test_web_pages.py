@@ -148,6 +148,7 @@ def test_a_wrong_filter_is_said_beneath_the_box_and_points_at_the_word(
 def test_the_run_page_says_progress_cost_and_why_images_failed(browser: TestClient, installation: Installation) -> None:
     found = browser.get(f"/runs/{installation.run.id}.json").json()
     assert (found["state"], found["done"], found["failed"]) == ("partial", 13, 1)
+    assert 0 < found["seconds"] < 600
     assert found["cost"] == {"paths": 2, "per_image": 16.0, "measured": False}
     (reason,) = found["failures"]
     assert reason["examples"] == ["cat/broken.png"]
