@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format bench soak clean
+.PHONY: demo test check format bench soak screenshots clean
 .DELETE_ON_ERROR:
 
 # The user's install: the package and what it needs, at the versions of constraints.txt.
@@ -47,6 +47,10 @@ bench: .venv/installed-bench
 # Kills, pauses and outages at random; `make soak ARGS="--seed 7 --seconds 600"` for others.
 soak: .venv/installed-dev
 	$(BIN)/python -m tests.faults.soak $(ARGS)
+
+# The pictures of the web page in docs/; needs Chromium.
+screenshots: .venv/installed-dev
+	$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -25,6 +25,7 @@ from benchmarks import (
     speed,
     splitting,
     steps,
+    web,
 )
 
 THREADS = 1  # several on shared cores measure the neighbours: each operation waits for the slowest
@@ -42,6 +43,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "splitting": splitting.section,
     "audit": audit.section,
     "shortcuts": shortcuts.section,
+    "web": web.section,
 }
 
 

@@ -101,8 +101,13 @@ def _complete_all(ledger: Ledger, run_id: str, index: int) -> None:
         assert ledger.complete(unit, [_row(unit, entry) for entry in unit.entries])
 
 
+def spread_of(row: int) -> float:
+    """The same for each row, evenly over 0..1."""
+    return (row * 2_654_435_761 % 2**32) / 2**32
+
+
 def _row(unit: Unit, entry: Entry) -> ImageRow:
-    spread = (entry.row * 2_654_435_761 % 2**32) / 2**32  # the same for each row, evenly over 0..1
+    spread = spread_of(entry.row)
     state = ImageState.FAILED if entry.row % 1000 == 999 else ImageState.DONE
     row = ImageRow(unit.run_id, entry.row, entry.key, entry.version, state, entry.label)
     if state is ImageState.FAILED:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipeline import printing
-from pipeline.commands import audits, comparing, evaluating, querying, upkeep
+from pipeline.commands import audits, comparing, evaluating, querying, serving, upkeep
 from pipeline.commands import workers as processes
 from pipeline.commands.ensembles import ensemble_app
 from pipeline.commands.options import (
@@ -174,7 +174,7 @@ def models_list(
     printing.names([name for name in models.list_models(module=models) if part in name], as_json=as_json)
 
 
-for group in (audits, comparing, evaluating, processes, querying, upkeep):
+for group in (audits, comparing, evaluating, processes, querying, serving, upkeep):
     group.register(app)
 app.add_typer(ensemble_app, name="ensemble")
 app.add_typer(schedule_app, name="schedule")

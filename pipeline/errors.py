@@ -9,6 +9,7 @@ Permanent
 └── WorkersBroken        worker processes that cannot even start
 UsageError
 ├── DatasetError         a source that is not there, or a manifest that does not parse
+├── PortTaken            another process listens where the page should be served
 ├── ModelError           a model that cannot be loaded, or does not fit its ensemble or its weights
 └── SpecError            a run that asks for something impossible
 """
@@ -36,6 +37,7 @@ __all__ = [
     "NotFound",
     "ObjectMissing",
     "Permanent",
+    "PortTaken",
     "Retryable",
     "SourceRefused",
     "SourceUnavailable",
@@ -70,6 +72,10 @@ class WorkersBroken(Permanent):
 
 class DatasetError(UsageError):
     """A source of images that is missing, empty, or does not parse."""
+
+
+class PortTaken(UsageError):
+    """The page cannot listen there."""
 
 
 class ModelError(UsageError):

@@ -2,8 +2,9 @@
 
 Images are (C, H, W) in [0, 1], C = 1 or 3; maps are (H, W), or (C, H, W) and then summed over channels. Signed maps go
 from blue (speaks against the class) over white (0) to red (speaks for it): the two ends of ColorBrewer's RdBu
-(Brewer, 2003), which people with any common colour vision tell apart. The scale is symmetric about 0 and ends at the
-99th percentile of |map|, so that a few extreme pixels do not bleach the rest; what is beyond has the end's colour.
+(Brewer, 2003), which people with any common colour vision tell apart, or by wish from purple to orange (PuOr). The
+scale is symmetric about 0 and ends at the 99th percentile of |map|, so that a few extreme pixels do not bleach the
+rest; what is beyond has the end's colour.
 """
 
 import base64
@@ -23,8 +24,15 @@ Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
-_SIGNED = ((5, 48, 97), (67, 147, 195), (247, 247, 247), (214, 96, 77), (103, 0, 31))
-_MAGNITUDE = ((247, 247, 247), (253, 212, 158), (252, 141, 89), (215, 48, 31), (103, 0, 13))
+Anchors = tuple[tuple[int, int, int], ...]
+
+_SIGNED: dict[str, Anchors] = {
+    "blue-red": ((5, 48, 97), (67, 147, 195), (247, 247, 247), (214, 96, 77), (103, 0, 31)),
+    "purple-orange": ((45, 0, 75), (128, 115, 172), (247, 247, 247), (224, 130, 20), (127, 59, 8)),
+}
+_STRONG = {"blue-red": ((25, 90, 185), (190, 20, 40)), "purple-orange": ((84, 39, 136), (200, 85, 0))}
+_MAGNITUDE: Anchors = ((247, 247, 247), (253, 212, 158), (252, 141, 89), (215, 48, 31), (103, 0, 13))
+COLOURS = tuple(_SIGNED)  # of signed maps: against - for
 _FOR, _AGAINST, _INK, _GREY = "#b2182b", "#2166ac", "#1b1b1b", "#595959"
 LEAST_PIXELS = 160
 
@@ -61,10 +69,27 @@ def scale_of(values: Floats) -> float:
     return float(np.quantile(size, 0.99)) or float(size.max()) or 1.0
 
 
-def signed_colours(values: Floats) -> Bytes:
-    """Blue - white - red for a map (H, W) or (C, H, W) -> (H, W, 3) uint8; 0 is white."""
+def signed_colours(values: Floats, colours: str = "blue-red") -> Bytes:
+    """One of `COLOURS` for a map (H, W) or (C, H, W) -> (H, W, 3) uint8; 0 is white."""
     summed = flat(values)
-    return _ramp((np.clip(summed / scale_of(summed), -1, 1) + 1) / 2, _SIGNED)
+    return _ramp((np.clip(summed / scale_of(summed), -1, 1) + 1) / 2, _SIGNED[colours])
+
+
+def one_sided_colours(values: Floats, colours: str = "blue-red", *, positive: bool = True) -> Bytes:
+    """What speaks for (or against) the class alone, in that end's colours on white, (H, W, 3) uint8."""
+    summed = flat(values)
+    part = np.clip(summed if positive else -summed, 0, None)
+    middle = len(_SIGNED[colours]) // 2
+    ramp = _SIGNED[colours][middle:] if positive else _SIGNED[colours][middle::-1]
+    return _ramp(np.clip(part / scale_of(part), 0, 1), ramp)
+
+
+def layer(values: Floats, colours: str = "blue-red") -> Image.Image:
+    """A map to be laid over its image, RGBA: the sign's colour, the more opaque the larger |map|."""
+    summed = flat(values)
+    cover = 255 * np.clip(np.abs(summed) / scale_of(summed), 0, 1) ** 0.7
+    ends = np.where(summed[..., None] >= 0, _STRONG[colours][1], _STRONG[colours][0])
+    return Image.fromarray(np.concatenate([ends, cover[..., None]], axis=-1).round().astype(np.uint8), "RGBA")
 
 
 def magnitude_colours(values: Floats) -> Bytes:
@@ -84,7 +109,8 @@ def overlay(image: Floats, values: Floats, opacity: float = 0.85) -> Image.Image
 
 def _ends(values: Floats) -> Floats:
     """The strong colour of each pixel's sign, (H, W, 3): opacity alone says how much."""
-    return np.where(values[..., None] >= 0, (190, 20, 40), (25, 90, 185)).astype(np.float64)
+    against, speaks_for = _STRONG["blue-red"]
+    return np.where(values[..., None] >= 0, speaks_for, against).astype(np.float64)
 
 
 def to_picture(image: Floats) -> Image.Image:
@@ -234,7 +260,7 @@ def _saved(page: "Figure") -> bytes:
     return buffer.getvalue()
 
 
-def _ramp(positions: Floats, anchors: tuple[tuple[int, int, int], ...]) -> Bytes:
+def _ramp(positions: Floats, anchors: Anchors) -> Bytes:
     """Colours at positions 0..1 between evenly spaced anchors, (H, W, 3)."""
     places = np.linspace(0, 1, len(anchors))
     channels = [np.interp(positions, places, [anchor[channel] for anchor in anchors]) for channel in range(3)]

@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from db.records import Run
+from pipeline.spec import RunSpec
+
 if TYPE_CHECKING:
     from pipeline.models import ModelRequest
 
@@ -57,6 +60,39 @@ class RunRequest:
         data["models"] = tuple(ModelRequest(**{k: _tuple(v) for k, v in model.items()}) for model in data["models"])
         data["baselines"] = tuple(data["baselines"])
         return cls(**data)
+
+
+def repeat(run: Run) -> RunRequest:
+    """The request that computes the same over a fresh listing of a run's data set."""
+    from pipeline.models import ModelRequest
+
+    spec = RunSpec.from_json(run.spec)
+    own = {"crop"}  # only a model itself asks for that: its geometry is left to it
+    members = tuple(
+        ModelRequest(
+            model.source,
+            weights=model.weights,
+            input_size=None if size.fit in own else (size.height, size.width),
+            resize=True if size.fit == "stretch" else None,
+            mean=size.mean,
+            std=size.std,
+            channels=size.channels,
+            class_names=model.class_names,
+        )
+        for model in spec.models
+        for size in [model.preprocess]
+    )
+    names = ("target", "attribution", "output", "method", "n_steps", "tolerance", "max_steps", "nodes", "precision")
+    return RunRequest(
+        source=json.loads(run.source)["location"],
+        models=members,
+        baselines=tuple(str(baseline) for baseline in spec.baselines),
+        channels=spec.channels,
+        seed=spec.seed,
+        reuse=spec.reuse,
+        priority=run.priority,
+        **{name: getattr(spec, name) for name in names},
+    )
 
 
 def _absolute(path: str) -> str:

@@ -139,8 +139,16 @@ class Scheduler:
 
     # ---- what moves them on
 
-    def run_now(self, name: str, *, workers: int = 1, on_progress: OnProgress = lambda _: None) -> Occasion:
-        """One turn at once, to its end, whatever the cron fields and `pause` say; an open one is taken up.
+    def run_now(
+        self, name: str, *, wait: bool = True, workers: int = 1, on_progress: OnProgress = lambda _: None
+    ) -> Occasion:
+        """One turn at once, whatever the cron fields and `pause` say; an open one is taken up.
+
+        Args:
+            name: of the schedule.
+            wait: to the turn's end. Otherwise its run is left to whoever works, and a later tick ends the turn.
+            workers: processes that compute, with `wait` and without a broker.
+            on_progress: told of the counts of the run, with `wait`.
 
         Raises:
             UsageError: a tick is at work on this schedule, or there is none of that name.
@@ -152,7 +160,12 @@ class Scheduler:
             held = next(filter(None, map(self._timetable.take, mine)), None)
         if held is None:
             raise UsageError(f"schedule {name!r} is at work already; see `attribatch schedule history {name}`")
-        return self._advance(held, lambda run: self._runs.compute(run, workers=workers, on_progress=on_progress))
+        if wait:
+            return self._advance(held, lambda run: self._runs.compute(run, workers=workers, on_progress=on_progress))
+        turn = self._advance(held, lambda run: self._runs.status(run.id))
+        with suppress(Retryable):  # as in `tick`
+            self._runs.wake()
+        return turn
 
     def tick(self, *, wait: bool, workers: int = 1, on_progress: OnProgress = lambda _: None) -> TickReport:
         """Move on whatever is due, or waits for its drift; each schedule by one turn at most.

@@ -26,6 +26,7 @@ class Settings:
     max_memory_mb: int | None  # resident MiB above which a Celery worker is replaced after a unit; None: never
     metrics_host: str  # address that Prometheus metrics of workers are served on
     metrics_port: int | None  # of the first worker process; None: no metrics
+    web_token: str | None  # what visitors of the web page must know; None: it listens on this machine alone
     log_format: str | None  # json or console; None: json of Celery workers and beat, console elsewhere
 
     @classmethod
@@ -56,6 +57,7 @@ class Settings:
             max_memory_mb=_whole(env, "ATTRIBATCH_MAX_MEMORY_MB"),
             metrics_host=env.get("ATTRIBATCH_METRICS_HOST", "127.0.0.1"),
             metrics_port=_whole(env, "ATTRIBATCH_METRICS_PORT"),
+            web_token=env.get("ATTRIBATCH_WEB_TOKEN") or None,
             log_format=_one_of(env, "ATTRIBATCH_LOG_FORMAT", ("json", "console")),
         )
 

@@ -7,15 +7,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from db.objects import Objects
 from db.records import ImageRow, ImageState, Run, Unit
 from pipeline import maps
-from pipeline.describing import Explained
 from pipeline.errors import ObjectMissing
+
+if TYPE_CHECKING:
+    from pipeline.describing import Explained  # brings torch: whoever only reads sidecars needs none
 
 
 def sidecar_key(run_id: str, number: int) -> str:
@@ -63,7 +65,7 @@ def stored_rows(objects: Objects, unit: Unit) -> list[ImageRow] | None:
     return rows if complete and [row.row for row in rows] == [entry.row for entry in unit.entries] else None
 
 
-def encode_maps(run: Run, layout: maps.Layout, unit: Unit, explained: Sequence[Explained]) -> dict[str, bytes]:
+def encode_maps(run: Run, layout: maps.Layout, unit: Unit, explained: "Sequence[Explained]") -> dict[str, bytes]:
     """Shards of a unit by key; rows without a map are NaN."""
     first, n = unit.entries[0].row, len(unit.entries)
     mean = np.full((n, layout.channels, layout.height, layout.width), np.nan, np.float32)

@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,8 @@ import typer
 from pipeline import printing
 from pipeline.commands.options import takes_request
 from pipeline.commands.running import EXCEEDED, FAILED, PARTIAL, Json, open_pipeline, resumable
+from pipeline.commands.serving import Host, Names, Port, Token, place
+from pipeline.errors import PortTaken
 
 schedule_app = typer.Typer(
     no_args_is_help=True,
@@ -115,8 +118,18 @@ def history(
     print_history(found, as_json=as_json)
 
 
-def up(workers: Workers = 1) -> None:
-    """Stand by: run the schedules and compute whatever waits, until Ctrl-C or SIGTERM. With a broker it only ticks."""
+def up(
+    workers: Workers = 1,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    token: Token = None,
+    allowed_host: Names = None,
+    web: Annotated[bool, typer.Option("--web/--no-web", help="Serve the page, too.")] = True,
+) -> None:
+    """Stand by: run the schedules, compute whatever waits and serve the page, until Ctrl-C or SIGTERM.
+
+    With a broker it computes nothing: Celery workers do.
+    """
     from pipeline.commands.schedule_printing import turn
     from pipeline.standing import Watch
 
@@ -128,9 +141,26 @@ def up(workers: Workers = 1) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
-    with open_pipeline() as pipeline:
+    with open_pipeline() as pipeline, ExitStack() as opened:
         printing.err.print(f"standing by at {pipeline.settings.home}; Ctrl-C ends it", markup=False)
+        if web:
+            _serve(pipeline, workers, opened, place(host, port, token, allowed_host), chosen=port is not None)
         Watch(pipeline, workers, stop, say=turn, complain=printing.error).stand()
+
+
+def _serve(pipeline: Any, workers: int, opened: ExitStack, where: Any, *, chosen: bool) -> None:
+    """Serve the page until the stack closes. A usual port that another one has taken stops nothing else."""
+    from pipeline.web.serving import served
+
+    where.check()
+    try:
+        server = opened.enter_context(served(pipeline, where, workers=workers, computes=True))
+    except PortTaken as error:
+        if chosen:
+            raise
+        printing.err.print(f"no page is served: {error}", markup=False)
+    else:
+        printing.err.print(f"the page is at {server.url}", markup=False)
 
 
 def _change(what: str, name: str, sentence: str, as_json: bool) -> None:

@@ -164,13 +164,7 @@ class Answering(Opened):
 
     def evaluation(self, ref: str = "latest") -> dict[str, Any] | None:
         """What `evaluate` found of a run last, as plain values; None where it was never asked."""
-        try:
-            found: dict[str, Any] = json.loads(
-                self.objects.get(planning.report_key(self.get_run(ref).id, "evaluation.json"))
-            )
-        except ObjectMissing:
-            return None
-        return found
+        return self._stored_report(ref, "evaluation.json")
 
     def drift(self, ref: str, previous: str) -> Drift:
         """How far the evidence moved from an earlier run; see `pipeline.audits.drift`. Raises ObjectMissing."""
@@ -200,6 +194,10 @@ class Answering(Opened):
         key = planning.report_key(found.run_a, f"compare-{found.run_b}-{by}.json")
         self.objects.put(key, json.dumps(found.to_dict()).encode())
         return found
+
+    def stored_comparison(self, a: str, b: str, by: str = "predicted") -> dict[str, Any] | None:
+        """What `compare` found of two runs last, the keys of `Comparison.to_dict`; None where it was never asked."""
+        return self._stored_report(a, f"compare-{self.get_run(b).id}-{_by(by)}.json")
 
     def export(
         self,
@@ -291,11 +289,13 @@ class Answering(Opened):
         The report and the maps of the classes are the objects `planning.report_key(run_id, "audit-<by>.html")`
         and `.npz`.
         """
+        return self._stored_report(ref, f"audit-{_by(by)}.json")
+
+    def _stored_report(self, ref: str, name: str) -> dict[str, Any] | None:
         try:
-            data = self.objects.get(planning.report_key(self.get_run(ref).id, f"audit-{_by(by)}.json"))
+            found: dict[str, Any] = json.loads(self.objects.get(planning.report_key(self.get_run(ref).id, name)))
         except ObjectMissing:
             return None
-        found: dict[str, Any] = json.loads(data)
         return found
 
     def _record(self, row: ImageRow) -> Record:

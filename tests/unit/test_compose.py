@@ -26,7 +26,7 @@ def test_it_is_valid_by_the_compose_specification() -> None:
 
 
 def test_every_part_is_there() -> None:
-    assert set(OURS) == {"migrate", "worker", "worker-gpu", "beat"}
+    assert set(OURS) == {"migrate", "worker", "worker-gpu", "web", "beat"}
     assert set(SERVICES) - set(OURS) == {"redis", "postgres", "s3", "flower", "prometheus"}
     profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
     assert profiles == {"worker-gpu": ["gpu"], "flower": ["monitoring"], "prometheus": ["monitoring"]}

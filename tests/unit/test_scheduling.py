@@ -271,6 +271,14 @@ def test_maps_that_are_gone_leave_the_run_done_and_the_next_turn_has_a_measure(
     assert (third.unchanged, third.error) == (True, None)
 
 
+def test_run_now_that_does_not_wait_leaves_its_run_to_others_and_its_end_to_a_tick(nightly: InProcess) -> None:
+    turn = nightly.schedules.run_now("nightly", wait=False)
+    assert (turn.state, nightly.computed) == (OccasionState.RUNNING, 0)
+    nightly.compute(nightly.get_run(turn.run_id or ""))
+    (settled,) = ticked(nightly, wait=False)
+    assert (settled.id, settled.state) == (turn.id, OccasionState.DONE)
+
+
 def test_run_now_runs_what_is_paused_and_moves_nothing(nightly: InProcess) -> None:
     nightly.schedules.pause("nightly")
     come_due(nightly)

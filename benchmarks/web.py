@@ -1,0 +1,126 @@
+"""The web page at a million images: how long the server takes, and when a browser first paints."""
+
+import os
+import statistics
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from urllib.parse import urlencode
+
+from playwright.sync_api import sync_playwright
+from sqlalchemy import insert
+
+from benchmarks.machine import log, table
+from benchmarks.scale import spread_of
+from db.records import ImageRow
+from db.session import writing
+from db.tables import images, runs
+from pipeline.api import Pipeline
+from tests.browser.conftest import WANTED, start, stop
+from tests.sites import install
+
+IMAGES = 1_000_000
+AT_ONCE = 20_000
+RUN = "0000000000ff"
+VIEWS: tuple[dict[str, str], ...] = (
+    {},
+    {"sort": "-border_share"},
+    {"sort": "-member_disagreement", "where": "predicted != label"},
+    {"predicted": "cat", "border_above": "0.3", "sort": "-error_estimate"},
+    {"only": "failed"},
+)
+
+
+def section() -> str:
+    """Markdown of this section."""
+    count = int(os.environ.get("WEB_IMAGES", IMAGES))
+    with tempfile.TemporaryDirectory(prefix="attribatch-web-") as folder:
+        home = _grown(Path(folder), count)
+        server = start(home)
+        try:
+            rows = [_measure(server.url, view) for view in VIEWS]
+        finally:
+            stop(server)
+    header = ["view", "server, ms", "slowest, ms", "HTML, kB", "first paint, ms", "pictures in sight, ms"]
+    return (
+        f"## The web page at {count:,} images\n\nA gallery of 60 images out of SQLite, `attribatch serve` and headless "
+        f"Chromium on this machine; medians of 15 requests and of 7 visits with an empty cache. Pictures are drawn on "
+        f"demand, 8 x 8 pixels each.\n\n{table(header, rows)}"
+    )
+
+
+def _grown(folder: Path, count: int) -> Path:
+    """A home whose run has so many rows, which point to the maps and files of a small one."""
+    made = install(folder)
+    started = time.monotonic()
+    with Pipeline.open(made.home) as pipeline:
+        few = list(pipeline.find(made.run.id, where="not failed and key != 'dog/3.png'").rows)
+        run = asdict(replace(made.run, id=RUN, name="million", image_count=count))
+        with writing(pipeline.database) as connection:
+            now = time.time()
+            connection.execute(insert(runs).values(run | {"created_at": now, "submitted_at": now}))
+            for index in images.indexes:  # built at the end: ten times as fast
+                index.drop(connection)
+        for first in range(0, count, AT_ONCE):
+            rows = [asdict(row) for row in _rows(few, range(first, min(first + AT_ONCE, count)))]
+            with writing(pipeline.database) as connection:
+                connection.execute(insert(images), rows)
+        with writing(pipeline.database) as connection:
+            for index in images.indexes:
+                index.create(connection)
+    log(f"{count:,} rows in {time.monotonic() - started:.0f} s")
+    return made.home
+
+
+def _rows(few: Sequence[ImageRow], numbers: range) -> Iterator[ImageRow]:
+    for number in numbers:
+        spread = spread_of(number)
+        yield replace(
+            few[number % len(few)],
+            run_id=RUN,
+            row=number,
+            probability=spread,
+            error_estimate=0.05 * spread,
+            completeness_gap=0.01 * spread,
+            member_disagreement=(3 * spread) % 1,
+            border_share=(7 * spread) % 1,
+        )
+
+
+def _measure(url: str, view: dict[str, str]) -> list[str]:
+    address = f"{url}/runs/{RUN}/images?{urlencode(view)}"
+    size, times = 0, []
+    for _ in range(15):
+        started = time.perf_counter()
+        with urllib.request.urlopen(address) as answer:
+            size = len(answer.read())
+        times.append(1000 * (time.perf_counter() - started))
+    paints, complete = _visits(address)
+    log(f"{view}: {statistics.median(times):.0f} ms, paint {paints:.0f} ms")
+    name = ", ".join(f"{key} {value}" for key, value in view.items()) or "all, by row"
+    figures = (statistics.median(times), max(times), size / 1000, paints, complete)
+    return [name, *(f"{value:.0f}" for value in figures)]
+
+
+def _visits(address: str) -> tuple[float, float]:
+    """Milliseconds from the request to the first paint, and until every picture in sight is there."""
+    paints, complete = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=WANTED, args=["--no-sandbox"])
+        for _ in range(7):
+            context = browser.new_context(viewport={"width": 1280, "height": 900})
+            page = context.new_page()
+            page.goto(address, wait_until="networkidle")
+            paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+            complete.append(
+                page.evaluate(
+                    "Math.max(0, ...performance.getEntriesByType('resource').filter(e => e.name.includes('.png?'))"
+                    ".map(e => e.responseEnd))"
+                )
+            )
+            context.close()
+        browser.close()
+    return statistics.median(paints), statistics.median(complete)

@@ -1,0 +1,31 @@
+"""How fast a run goes, and how long it took: reads of units' times, by the database's clock."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, and_, func, select
+
+from db.records import UnitState
+from db.session import reading
+from db.tables import now, runs, units
+
+WINDOW_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Of one run. Reused images count as computed in the moment in which they were recorded."""
+
+    images_per_second: float  # over the last minute, or since it was submitted where that is less
+    seconds: float | None  # from the submission to the last unit that ended; None: none did
+
+
+def pace(engine: Engine, run_id: str) -> Pace:
+    """The pace of a run; zero where nothing ended within the last minute."""
+    over = and_(units.c.run_id == run_id, units.c.state.in_([UnitState.DONE.value, UnitState.FAILED.value]))
+    images = func.sum(units.c.images_done + units.c.images_failed)
+    with reading(engine) as connection:
+        began, told = connection.execute(select(runs.c.submitted_at, now()).where(runs.c.id == run_id)).one()
+        last = connection.execute(select(func.max(units.c.changed_at)).where(over)).scalar()
+        recent = connection.execute(select(images).where(over, units.c.changed_at > told - WINDOW_SECONDS)).scalar()
+    window = min(max(told - began, 1.0), WINDOW_SECONDS)
+    return Pace(float(recent or 0) / window, None if last is None else max(float(last) - began, 0.0))

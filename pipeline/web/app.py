@@ -1,0 +1,122 @@
+"""The application: routes, rules, errors. `create_app` is all that a server needs."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import FastAPI, Form, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from pipeline.errors import AttribatchError, NotFound, Permanent, Retryable, UsageError
+from pipeline.web import audits, comparing, drawing, gallery, images, runs, schedules, words
+from pipeline.web.answers import Asked, Here, Site, View, make_templates
+from pipeline.web.safety import COOKIE, Guard, Safety, local_path
+from pipeline.web.turns import Turns
+
+if TYPE_CHECKING:
+    from pipeline.api import Pipeline
+
+CODES: tuple[tuple[type[AttribatchError], int], ...] = (
+    (NotFound, 404),
+    (UsageError, 400),
+    (Retryable, 503),
+    (Permanent, 404),
+)
+
+
+def create_app(
+    pipeline: "Pipeline",
+    *,
+    token: str | None = None,
+    names: Iterable[str] = (),
+    turns: Turns | None = None,
+    computes: bool = False,
+) -> FastAPI:
+    """The page of a pipeline as an ASGI application.
+
+    Args:
+        pipeline: opened; whoever opened it closes it.
+        token: that visitors must know; None asks for none.
+        names: by which the server may be called, besides IP addresses and `localhost`.
+        turns: what schedules do in the background; the caller closes it.
+        computes: whether this process computes what waits.
+
+    Raises:
+        UsageError: the token is too short.
+    """
+    app = FastAPI(title="attribatch", docs_url=None, redoc_url=None)
+    guard = Guard(token, names)
+    app.state.site = Site(pipeline, guard, turns or Turns(pipeline), make_templates(), computes)
+    app.add_middleware(Safety, guard=guard)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    # Pictures before images: `{row}` of an image would take no part of their names, but the first fit counts.
+    for module in (drawing, runs, gallery, images, audits, comparing, schedules):
+        app.include_router(module.router)
+    _add_entrance(app)
+    _add_errors(app)
+    return app
+
+
+def _add_entrance(app: FastAPI) -> None:
+    @app.get("/", response_class=RedirectResponse)
+    def start() -> Response:
+        return RedirectResponse("/runs", 307)
+
+    @app.get("/healthz")
+    def health(here: Here) -> dict[str, str]:
+        """Whether the server and its database answer."""
+        return {"status": "ok", "schema": str(here.pipeline.index.revision)}
+
+    @app.get("/login", response_class=Response)
+    def login(here: Here, next: Annotated[str, Query(max_length=4000)] = "/runs") -> Response:  # noqa: A002 - its name in the address
+        return here.answer(View("login.html", {"next": local_path(next), "wrong": False}), "html")
+
+    @app.post("/login", dependencies=runs.WRITES, response_class=Response)
+    def log_in(
+        here: Here,
+        token: Annotated[str, Form(max_length=1000)] = "",
+        next: Annotated[str, Form(max_length=4000)] = "/runs",  # noqa: A002
+    ) -> Response:
+        guard = here.site.guard
+        if not guard.knows(token):
+            return here.answer(View("login.html", {"next": local_path(next), "wrong": True}, status=403), "html")
+        answer = RedirectResponse(local_path(next), 303)
+        secure = here.request.url.scheme == "https"
+        answer.set_cookie(COOKIE, guard.session, httponly=True, samesite="strict", secure=secure, path="/")
+        return answer
+
+    @app.post("/logout", dependencies=runs.WRITES, response_class=RedirectResponse)
+    def log_out() -> Response:
+        answer = RedirectResponse("/login", 303)
+        answer.delete_cookie(COOKIE, path="/")
+        return answer
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(AttribatchError)
+    def said(request: Request, error: Exception) -> Response:
+        code = next((code for kind, code in CODES if isinstance(error, kind)), 500)
+        return _error(request, code, words.public(str(error)))
+
+    @app.exception_handler(HTTPException)
+    def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+        return _error(request, error.status_code, str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    def misunderstood(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
+        parts = [f"{each['loc'][-1]}: {each['msg'].lower()}" for each in error.errors()[:3]]
+        return _error(request, 422, "; ".join(parts))
+
+
+def _error(request: Request, code: int, message: str) -> Response:
+    path = request.url.path
+    if path.endswith((".json", ".csv", ".png", ".npy")) or "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse({"error": message}, code)
+    return Asked(request.app.state.site, request).answer(
+        View("error.html", {"code": code, "message": message}, status=code), "html"
+    )

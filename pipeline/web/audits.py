@@ -1,0 +1,177 @@
+"""What an audit said of a run: verdict, findings, classes, distributions; and one class on a page of its own."""
+
+import io
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+from PIL import Image
+
+from db.distributions import histograms
+from db.records import ImageRow, Run
+from pipeline import pictures, planning
+from pipeline.errors import NotFound, ObjectMissing
+from pipeline.spec import RunSpec
+from pipeline.web import drawing, material, words
+from pipeline.web.answers import Asked, Here, View, twins, with_query
+from pipeline.web.gallery import is_small, public_row, rows_of
+
+EXAMPLES, CLASS_IMAGES, CANDIDATES = 6, 24, 50
+AVERAGED = 32  # maps of a class, where the audit stored no mean
+DISTRIBUTIONS = {
+    "border_share": "Border share",
+    "error_estimate": "Error estimate",
+    "completeness_gap": "Completeness gap",
+    "member_disagreement": "Member disagreement",
+    "probability": "Probability",
+    "gini": "Gini coefficient",
+}
+VERDICTS = {
+    "found": "Shortcut found",
+    "look": "Look for yourself",
+    "none": "No shortcut found",
+    "not searched": "Not searched",
+}
+By = Literal["predicted", "label"]
+MapKind = Literal["mean", "absolute", "median", "std", "member_std"]
+CLASS_MAPS: dict[MapKind, str] = {
+    "mean": "Mean",
+    "absolute": "Mean of absolute values",
+    "median": "Median of a sample",
+    "std": "Spread over images",
+    "member_std": "Spread over members",
+}
+ClassName = Annotated[str, Query(max_length=500, description="of the class")]
+
+router = APIRouter()
+
+
+@twins(router, "/runs/{run}/audit")
+def audit(here: Here, run: str, by: By = "predicted") -> View:
+    """The last audit of a run. The CSV twin is the table of classes."""
+    stored = here.pipeline.get_run(run)
+    found = here.pipeline.stored_audit(stored.id, by)
+    data = {
+        "run": stored.id,
+        "by": by,
+        "audit": found,
+        "evaluation": here.pipeline.evaluation(stored.id),
+        "distributions": histograms(here.pipeline.database, stored.id, stored.image_count, list(DISTRIBUTIONS)),
+    }
+    more = {
+        "stored": stored,
+        "names": DISTRIBUTIONS,
+        "verdicts": VERDICTS,
+        "findings": [_shown(here, stored, finding) for finding in (found or {}).get("findings", ())],
+        "candidates": (found or {}).get("candidates", [])[:CANDIDATES],
+        "size": _size(stored),
+        "pixelated": is_small(stored),
+        "class_map": lambda name, kind="mean": class_map_address(stored, name, by, kind),
+        "class_page": lambda name: class_address(stored, name, by),
+    }
+    return View("audit.html", data, more, rows=(found or {}).get("classes", []))
+
+
+@twins(router, "/runs/{run}/class")
+def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> View:
+    """One class of a run: figures, mean maps, findings, images that need a look."""
+    stored = here.pipeline.get_run(run)
+    quoted = name.replace("'", "''")
+    where = f"{by} = '{quoted}'"
+    rows = here.pipeline.find(stored.id, where=where, sort="-border_share", limit=CLASS_IMAGES).rows
+    found = here.pipeline.stored_audit(stored.id, by) or {}
+    figures = next((each for each in found.get("classes", ()) if each["class"] == name), None)
+    if figures is None and not rows:
+        raise NotFound(f"run {stored.id} has no image whose {by} is {words.visible(name)!r}")
+    data: dict[str, Any] = {
+        "run": stored.id,
+        "class": name,
+        "by": by,
+        "figures": figures,
+        "findings": [each for each in found.get("findings", ()) if each["class"] == name],
+        "images": [public_row(row) for row in rows],
+    }
+    more = {
+        "stored": stored,
+        "name": name,
+        "layers": [(row, [drawing.address(stored, row, kind) for kind in ("image", "layer")]) for row in rows],
+        "gallery": with_query({by: name}),
+        "pixelated": is_small(stored),
+        "maps": {
+            kind: (title, class_map_address(stored, name, by, kind))
+            for kind, title in CLASS_MAPS.items()
+            if kind in ("mean", "absolute") or _stored_map(here, stored, name, by, kind) is not None
+        },
+    }
+    return View("class.html", data, more, rows=data["images"])
+
+
+@router.get("/runs/{run}/class.png", response_class=Response)
+def class_map(
+    here: Here,
+    run: str,
+    name: ClassName,
+    by: By = "predicted",
+    kind: MapKind = "mean",
+    colours: drawing.Colours = "blue-red",
+) -> Response:
+    """A map of a class: the mean, or another of `CLASS_MAPS`."""
+    values = mean_map(here, here.pipeline.get_run(run), name, by, kind)
+    drawn = (
+        pictures.signed_colours(values, colours) if kind in ("mean", "median") else pictures.magnitude_colours(values)
+    )
+    picture = pictures.shrink(Image.fromarray(drawn), drawing.SMALL)
+    return Response(pictures.png_bytes(picture), 200, {"Cache-Control": "private, max-age=60"}, "image/png")
+
+
+def mean_map(here: Asked, run: Run, name: str, by: By, kind: MapKind) -> material.Floats:
+    """(H, W): as the audit stored it, else the mean over `AVERAGED` images of the class."""
+    stored = _stored_map(here, run, name, by, kind)
+    if stored is not None:
+        return stored
+    quoted = name.replace("'", "''")
+    rows = here.pipeline.find(run.id, where=f"{by} = '{quoted}' and not failed", limit=AVERAGED).rows
+    if not rows or kind not in ("mean", "absolute"):
+        raise NotFound(f"run {run.id} has no map {kind!r} of images whose {by} is {words.visible(name)!r}")
+    maps = material.maps_of(here.pipeline, rows).sum(axis=1)  # (n, H, W)
+    return np.asarray((np.abs(maps) if kind == "absolute" else maps).mean(axis=0), np.float32)
+
+
+def class_address(run: Run, name: str, by: str) -> str:
+    """Where the page of a class is."""
+    return f"/runs/{run.id}/class?{with_query({'name': name, 'by': by})}"
+
+
+def class_map_address(run: Run, name: str, by: str, kind: str) -> str:
+    """Where the mean map of a class is."""
+    return f"/runs/{run.id}/class.png?{with_query({'name': name, 'by': by, 'kind': kind})}"
+
+
+def _stored_map(here: Asked, run: Run, name: str, by: By, kind: MapKind) -> material.Floats | None:
+    """(H, W) as an audit left it beside its findings, see `Audit.arrays`; None where there is none."""
+    try:
+        data = here.pipeline.objects.get(planning.report_key(run.id, f"audit-{by}.npz"))
+    except ObjectMissing:
+        return None
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        names, stored = list(arrays["classes"]), "mean_absolute" if kind == "absolute" else kind
+        if name not in names or stored not in arrays.files:
+            return None
+        found = np.asarray(arrays[stored][names.index(name)], np.float32)
+    return None if np.isnan(found).all() else found
+
+
+def _shown(here: Asked, run: Run, finding: dict[str, Any]) -> dict[str, Any]:
+    """A finding with the rows of its examples and their pictures."""
+    keys = finding.get("examples", [])[:EXAMPLES]
+    return {**finding, "pictures": [(row, _layers(run, row)) for row in rows_of(here, run, keys)]}
+
+
+def _layers(run: Run, row: ImageRow) -> list[str]:
+    return [drawing.address(run, row, kind) for kind in ("image", "layer")]
+
+
+def _size(run: Run) -> tuple[int, int]:
+    size = RunSpec.from_json(run.spec).preprocess
+    return size.height, size.width

@@ -1,0 +1,123 @@
+"""Two runs side by side: how their specs differ, which images changed most, and pairs of pictures."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from db.records import ImageRow, Run
+from pipeline.errors import Permanent
+from pipeline.spec import RunSpec
+from pipeline.web import drawing, words
+from pipeline.web.answers import Asked, Here, View, twins, with_query
+from pipeline.web.gallery import is_small, rows_of
+
+AT_ONCE = 2000  # images of runs that are compared while somebody waits
+CHOICES = 200
+PAIRS = 24
+Ref = Annotated[str, Query(max_length=200, description="id, prefix of an id, name, or latest")]
+
+router = APIRouter()
+
+
+@twins(router, "/compare")
+def compare(
+    here: Here,
+    a: Ref = "",
+    b: Ref = "",
+    after: Annotated[str, Query(max_length=2000)] = "",
+    measure: Annotated[bool, Query(description="compare every map, however many there are")] = False,
+) -> View:
+    """Two runs; without both, the form that asks for them. The CSV twin is the table of images."""
+    runs = here.pipeline.runs()[:CHOICES]
+    if not (a and b):
+        return View("compare.html", {"a": a or None, "b": b or None, "comparison": None}, {"runs": runs, "pairs": None})
+    one, other = here.pipeline.get_run(a), here.pipeline.get_run(b)
+    few = min(one.image_count, other.image_count) <= AT_ONCE
+    comparison = here.pipeline.stored_comparison(one.id, other.id)
+    if comparison is None and (few or measure):
+        comparison = measured(here, one, other)
+    pairs, following = paired(here, one, other, comparison, after or None)
+    next_query = with_query({"a": one.id, "b": other.id, "after": following}) if following else None
+    listed = [_plain_pair(pair) for pair in pairs]
+    data = {
+        "a": one.id,
+        "b": other.id,
+        "spec": spec_differences(one, other),
+        "comparison": comparison,
+        "images": listed,
+        "next": following,
+    }
+    more = {
+        "runs": runs,
+        "one": one,
+        "other": other,
+        "pairs": pairs,
+        "few": few,
+        "next_query": next_query,
+        "pixelated": is_small(one),
+        "measure_query": with_query({"a": one.id, "b": other.id, "measure": "true"}),
+    }
+    return View("compare.html", data, more, rows=listed, next=next_query)
+
+
+def measured(here: Asked, one: Run, other: Run) -> dict[str, Any] | None:
+    """What `Pipeline.compare` says of two runs; None where maps of one are gone or not yet there."""
+    try:
+        return here.pipeline.compare(one.id, other.id).to_dict()
+    except Permanent:
+        return None
+
+
+def spec_differences(one: Run, other: Run) -> list[dict[str, str]]:
+    """What two runs compute differently, field by field, without the machine's paths."""
+    left, right = (dict(words.facts(run, RunSpec.from_json(run.spec))) for run in (one, other))
+    return [
+        {"field": name, "a": "; ".join(left[name]), "b": "; ".join(right[name])}
+        for name in left
+        if name != "Spec key" and left[name] != right[name]
+    ]
+
+
+def paired(
+    here: Asked, one: Run, other: Run, comparison: dict[str, Any] | None, after: str | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Pairs of images of the same key: those that changed most, else in the order of rows."""
+    if comparison is not None and comparison.get("changed"):
+        changed = comparison["changed"][:PAIRS]
+        keys, following = [each["key"] for each in changed], None
+        figures = {each["key"]: each for each in changed}
+        rows = rows_of(here, one, keys)
+    else:
+        page = here.pipeline.find(one.id, where="not failed", limit=PAIRS, after=after)
+        rows, following, figures = list(page.rows), page.next, {}
+    partners = {row.key: row for row in rows_of(here, other, [row.key for row in rows])}
+    return [
+        _pair(one, other, row, partners[row.key], figures.get(row.key, {})) for row in rows if row.key in partners
+    ], following
+
+
+def _pair(one: Run, other: Run, row: ImageRow, partner: ImageRow, figures: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "key": row.key,
+        "a": row,
+        "b": partner,
+        "layers_a": [drawing.address(one, row, kind) for kind in ("image", "layer")],
+        "layers_b": [drawing.address(other, partner, kind) for kind in ("image", "layer")],
+        "cosine": figures.get("cosine"),
+        "rank_correlation": figures.get("rank_correlation"),
+    }
+
+
+def _plain_pair(pair: dict[str, Any]) -> dict[str, Any]:
+    a, b = pair["a"], pair["b"]
+    return {
+        "key": pair["key"],
+        "row_a": a.row,
+        "row_b": b.row,
+        "predicted_a": a.predicted,
+        "predicted_b": b.predicted,
+        "border_share_a": a.border_share,
+        "border_share_b": b.border_share,
+        "cosine": pair["cosine"],
+        "rank_correlation": pair["rank_correlation"],
+    }

@@ -1,0 +1,156 @@
+"""The images of a run as a grid: filter, sort, page, and how they are drawn. All of it is in the address."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, BeforeValidator, Field
+
+from db.filters import compile_where
+from db.records import ImageRow, ImageState, Run
+from pipeline.errors import UsageError
+from pipeline.pictures import COLOURS
+from pipeline.spec import RunSpec
+from pipeline.web import drawing, words
+from pipeline.web.answers import Asked, Here, View, twins, with_query
+
+PAGE = 60
+SORTS = {  # those with an index: any page of a million images takes milliseconds
+    "": "row",
+    "-member_disagreement": "disagreement, largest first",
+    "-error_estimate": "error estimate, largest first",
+    "-completeness_gap": "completeness gap, largest first",
+    "-border_share": "border share, largest first",
+    "border_share": "border share, smallest first",
+    "predicted": "predicted class",
+    "label": "label",
+}
+FIGURES = {  # field -> label, column, operator
+    "probability_below": ("Probability <", "probability", "<"),
+    "border_above": ("Border share >", "border_share", ">"),
+    "error_above": ("Error >", "error_estimate", ">"),
+    "disagreement_above": ("Disagreement >", "member_disagreement", ">"),
+}
+ONLY = {"": "all images", "mispredicted": "mispredicted", "failed": "failed", "not converged": "not converged"}
+PIXELATED = 96  # inputs smaller than this are enlarged as squares
+
+router = APIRouter()
+
+# A form sends what was left blank as an empty text.
+Figure = Annotated[
+    Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)] | None,
+    BeforeValidator(lambda value: None if value == "" else value),
+]
+
+
+class Wanted(BaseModel):
+    """What the address says: the view."""
+
+    where: str = Field("", max_length=8000, description="a filter, see `attribatch query --help`")
+    predicted: str = Field("", max_length=500)
+    label: str = Field("", max_length=500)
+    only: Literal["", "mispredicted", "failed", "not converged"] = ""
+    probability_below: Figure = None
+    border_above: Figure = None
+    error_above: Figure = None
+    disagreement_above: Figure = None
+    sort: str = Field("", max_length=50, description="a column, '-' in front for descending")
+    after: str = Field("", max_length=2000, description="`next` of the page before")
+    limit: int = Field(PAGE, ge=1, le=1000)
+    mode: Literal["overlay", "image", "map", "positive", "negative"] = "overlay"
+    colours: drawing.Colours = "blue-red"
+    opacity: int = Field(85, ge=0, le=100, description="of the map over its image, in percent")
+
+    @property
+    def condition(self) -> str | None:
+        """All filters as one."""
+        parts = [f"({self.where})"] if self.where.strip() else []
+        parts += [f"{name} = {_quoted(value)}" for name in ("predicted", "label") if (value := getattr(self, name))]
+        if self.only:
+            parts.append(self.only)
+        for name, (_, column, operator) in FIGURES.items():
+            if (value := getattr(self, name)) is not None:
+                parts.append(f"{column} {operator} {value!r}")
+        return " and ".join(parts) or None
+
+    def pairs(self) -> dict[str, Any]:
+        """What of it differs from the default: the shortest address of the same view."""
+        return self.model_dump(exclude_defaults=True)
+
+
+@twins(router, "/runs/{run}/images")
+def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
+    """A page of a run's images."""
+    stored = here.pipeline.get_run(run)
+    rows: tuple[ImageRow, ...] = ()
+    problem = following = None
+    try:
+        if wanted.where.strip():
+            compile_where(wanted.where)  # alone: the message points into what was typed
+        page = here.pipeline.find(
+            stored.id,
+            where=wanted.condition,
+            sort=wanted.sort or None,
+            limit=wanted.limit,
+            after=wanted.after or None,
+        )
+        rows, following = page.rows, page.next
+    except UsageError as error:
+        problem = str(error)
+    listed = [public_row(row) for row in rows]
+    pairs = wanted.pairs()
+    data = {"run": stored.id, "where": wanted.condition, "sort": wanted.sort or None, "images": listed}
+    data |= {"next": following, "error": problem}
+    next_query = None if following is None else with_query(pairs, after=following)
+    more = {
+        "stored": stored,
+        "wanted": wanted,
+        "pairs": pairs,
+        "tiles": [tile(stored, row, wanted) for row in rows],
+        "next_query": next_query,
+        "choices": {"sorts": SORTS, "only": ONLY, "figures": FIGURES, "modes": list(drawing.MODES), "colours": COLOURS},
+        "pixelated": is_small(stored),
+        "labelled": bool(rows) or here.pipeline.has_labels(stored.id),
+        "classes": RunSpec.from_json(stored.spec).class_names,
+    }
+    return View("gallery.html", data, more, listed, next_query, 200 if problem is None else 400)
+
+
+def public_row(row: ImageRow) -> dict[str, Any]:
+    """A row as plain values, without the machine's paths."""
+    found = asdict(row)
+    found["error"] = None if row.error is None else words.public(row.error)
+    return found
+
+
+def tile(run: Run, row: ImageRow, wanted: Wanted) -> dict[str, Any]:
+    """What the grid shows of one image."""
+    done = row.state is ImageState.DONE
+    kinds = drawing.MODES[wanted.mode] if done else ("image",)
+    return {
+        "row": row,
+        "href": f"/runs/{run.id}/images/{row.row}",
+        "layers": [drawing.address(run, row, kind, colours=wanted.colours) for kind in kinds],
+        "alt": words.finding(row),
+        "wrong": done and row.label is not None and row.label != row.predicted,
+    }
+
+
+def is_small(run: Run) -> bool:
+    """Whether the model's input is so small that its pixels are shown as squares."""
+    size = RunSpec.from_json(run.spec).preprocess
+    return max(size.height, size.width) < PIXELATED
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def rows_of(here: Asked, run: Run, keys: Sequence[str]) -> list[ImageRow]:
+    """The rows of some keys, in their order; those that are not there are left out."""
+    if not keys:
+        return []
+    quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in keys)
+    found = {row.key: row for row in here.pipeline.find(run.id, where=f"key in ({quoted})", limit=len(keys)).rows}
+    return [found[key] for key in keys if key in found]

@@ -1,0 +1,158 @@
+"""Figures in words, and what may be said of a machine: names of files, never where they lie."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
+
+from db.records import ImageRow, ImageState, Run
+from pipeline.spec import RunSpec
+
+# An absolute path of a machine, POSIX or Windows: not what follows a scheme as s3://, and not a fraction as 3/4.
+_PATH = re.compile(r"(?<![\w/:.~-])(?:file://)?(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>|:;,()\[\]{}]+)+[/\\]?")
+_GONE = "this file"
+
+
+def visible(text: object) -> str:
+    """Control characters, and those that turn the direction of writing, as escapes: names come from outside."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+
+
+def base_name(location: str) -> str:
+    """The last component of a path; an address in a bucket as it is."""
+    return location if "://" in location else re.split(r"[/\\]", location.rstrip("/\\"))[-1]
+
+
+def public(text: str) -> str:
+    """A message without the machine's paths: each becomes its last component."""
+    return _PATH.sub(lambda match: base_name(match.group()) or _GONE, text)
+
+
+def public_source(run: Run) -> dict[str, str]:
+    """Kind and name of the data set of a run."""
+    source = json.loads(run.source)
+    return {"kind": source["kind"], "name": base_name(source["location"])}
+
+
+def public_spec(spec: RunSpec) -> dict[str, Any]:
+    """A spec as plain values without the places of models and weights on the machine."""
+    data: dict[str, Any] = json.loads(spec.to_json())
+    for model in data["models"]:
+        model["source"] = model_name(model["source"])
+        model["weights"] = None if model["weights"] is None else base_name(model["weights"])
+    return data
+
+
+def model_name(source: str) -> str:
+    """`folder/file.py:factory` without the folder; other names as they are."""
+    location, _, factory = source.rpartition(":")
+    return f"{base_name(location)}:{factory}" if location.endswith(".py") else source
+
+
+def facts(run: Run, spec: RunSpec) -> list[tuple[str, Sequence[str]]]:
+    """What a run computes, name and lines."""
+    size = spec.preprocess
+    steps = f"{spec.method.replace('_', ' ')}, {spec.n_steps} steps, {spec.nodes} nodes"
+    if spec.tolerance is not None:
+        steps = f"nested levels of up to {spec.max_steps} steps, to an error of {percent(spec.tolerance)}"
+    source = public_source(run)
+    return [
+        ("Data set", [f"{source['name']} ({source['kind']}), {run.image_count:,} images"]),
+        ("Models", [_model(model.source, model.weights, model.weights_sha256) for model in spec.models]),
+        ("Baselines", [str(baseline) for baseline in spec.baselines]),
+        ("Attribution", [f"{spec.attribution.replace('_', ' ')} of the {spec.output.replace('_', ' ')}"]),
+        ("Explained", [f"target: {spec.target}"]),
+        ("Quadrature", [steps]),
+        ("Input", [f"{size.width} × {size.height} pixels, {plural(size.channels, 'channel')}, fit: {size.fit}"]),
+        ("Precision", [spec.precision]),
+        ("Seed", [str(spec.seed)]),
+        ("Spec key", [run.spec_key]),
+        ("Manifest", [f"sha256 {run.manifest_digest}"]),
+    ]
+
+
+def _model(source: str, weights: str | None, digest: str) -> str:
+    named = f", {base_name(weights)}" if weights else ""
+    return f"{model_name(source)}{named}, weights sha256 {digest[:16]}"
+
+
+def paths_per_image(spec: RunSpec) -> int:
+    """Paths that an image's attribution is the mean of: members times baselines."""
+    return len(spec.models) * sum(baseline.n for baseline in spec.baselines)
+
+
+def finding(row: ImageRow) -> str:
+    """One image in one sentence: what an alternative text says."""
+    key = visible(row.key)
+    if row.state is ImageState.FAILED:
+        return f"{key}: failed, {public(row.error or 'no reason is recorded')}"
+    label = "" if row.label is None else f" (label {visible(row.label)})"
+    sure = "" if row.probability is None else f", {number(row.probability)}"
+    border = "" if row.border_share is None else f"; {percent(row.border_share)} of the evidence on the border"
+    return f"{key}: predicted {visible(row.predicted)}{label}{sure}{border}"
+
+
+def gap_in_words(gap: float | None) -> str:
+    """What the completeness gap means for who reads the map."""
+    if not _known(gap):
+        return "The completeness gap is not known."
+    size = percent(gap)
+    if gap <= 0.01:
+        return f"The map adds up: its sum misses the change of the output along the path by {size}."
+    if gap <= 0.05:
+        return f"The map adds up closely: its sum misses the change of the output along the path by {size}."
+    return f"The map does not add up: its sum misses the change of the output by {size}. More steps would mend that."
+
+
+def error_in_words(estimate: float | None) -> str:
+    """What the error estimate means for who reads the map."""
+    if not _known(estimate):
+        return "The map's own error was not estimated."
+    size = percent(estimate)
+    if estimate <= 0.05:
+        return f"About {size} of the map would still move with more steps: single pixels can be read."
+    if estimate <= 0.15:
+        return f"About {size} of the map would still move with more steps: read regions, not single pixels."
+    return f"About {size} of the map would still move with more steps: take it as a rough sketch."
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def percent(value: float | None) -> str:
+    """A share with two digits."""
+    if not _known(value):
+        return "–"
+    hundred = 100 * value
+    return f"{hundred:.2g} %" if 0 < abs(hundred) < 10 else f"{hundred:.0f} %"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure with so many places after the point; a dash where there is none."""
+    return f"{value:.{digits}f}" if _known(value) else "–"
+
+
+def duration(seconds: float | None) -> str:
+    """How long, for people."""
+    if not _known(seconds):
+        return "–"
+    value = float(seconds or 0)
+    if value < 90:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 5400 else f"{value / 3600:.1f} h"
+
+
+def plain(value: Any) -> Any:
+    """The same without NaN and infinities, which JSON does not know."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _known(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)

@@ -1,0 +1,106 @@
+"""A server that listens, and a real Chromium that looks at it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.sites import Installation, install
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+WANTED = os.environ.get("ATTRIBATCH_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process that serves."""
+
+    url: str
+    process: "subprocess.Popen[str]"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    if WANTED is None:
+        pytest.skip("no Chromium on PATH: apt-get install chromium, or name one in ATTRIBATCH_CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=WANTED, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Installation:
+    return install(tmp_path_factory.mktemp("site"))
+
+
+def start(home: Path, *options: str, command: str = "serve") -> Server:
+    """`attribatch serve` or `up` as a process, once it listens."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ATTRIBATCH_")}
+    program = [sys.executable, "-c", "from pipeline.cli import main; main()", command, "--port", "0", *options]
+    process = subprocess.Popen(
+        program, env=kept | {"ATTRIBATCH_HOME": str(home), "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "the page is at " in line:
+            return Server(line.split("the page is at ")[1].split(";")[0].strip().rstrip("/"), process)
+    raise AssertionError(f"the server ended with {process.wait()}")
+
+
+def stop(server: Server) -> int:
+    server.process.terminate()
+    try:
+        server.process.communicate(timeout=40)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        raise
+    return server.process.returncode
+
+
+@pytest.fixture(scope="session")
+def server(installation: Installation) -> Iterator[Server]:
+    """A page of the installation, which stands by: it computes what waits."""
+    started = start(installation.home, command="up")
+    yield started
+    assert stop(started) == 0
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """A page of a browser of its own; what it complains of fails the test."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)  # the first schedule loads torch, beside other tests
+    complaints: list[str] = []
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("dialog", lambda dialog: dialog.accept())
+    opened.on(
+        "console",
+        lambda message: (
+            complaints.append(message.text)
+            if message.type == "error" and "status of 40" not in message.text  # pictures that are gone, wrong filters
+            else None
+        ),
+    )
+    outside: list[str] = []
+    opened.on("request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None)
+    yield opened
+    context.close()
+    assert complaints == []
+    assert outside == [], "a request to another machine"
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Until a function says yes."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

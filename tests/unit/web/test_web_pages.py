@@ -1,0 +1,213 @@
+"""Pages and their twins: one handler, three forms; names escaped, paths kept, links that lead somewhere."""
+
+import csv
+import io
+import re
+from html import escape
+from html.parser import HTMLParser
+from urllib.parse import quote
+
+import pytest
+from fastapi.testclient import TestClient
+
+from db.records import ImageState
+from pipeline.api import Pipeline
+from pipeline.maps import MapReader
+from pipeline.web.words import finding
+from tests.sites import HOSTILE, Installation
+
+
+def pages(installation: Installation) -> list[str]:
+    run, other = installation.run.id, installation.other.id
+    return [
+        "/runs", f"/runs/{run}", f"/runs/{run}/images", f"/runs/{run}/images/0", f"/runs/{run}/audit",
+        f"/runs/{run}/audit?by=label", f"/runs/{run}/class?name=cat&by=label", "/compare",
+        f"/compare?a={run}&b={other}", "/schedules", f"/runs/{run}/class?name={quote(HOSTILE)}&by=label",
+        f"/runs/{run}/images?only=failed", f"/runs/{other}", f"/runs/{run}/images?mode=map&colours=purple-orange",
+    ]  # fmt: skip
+
+
+def twin(path: str, form: str) -> str:
+    place, mark, query = path.partition("?")
+    return f"{place}.{form}{mark}{query}"
+
+
+class Reader(HTMLParser):
+    """What a page holds that a policy or a reader cares about."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.inline: list[str] = []
+        self.images_without_alt = 0
+        self._in_script = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self._in_script = tag == "script"
+        self.links |= {given[name] or "" for name in ("href", "src", "action", "hx-get") if name in given}
+        self.inline += [name for name in given if name == "style" or name.startswith("on")]
+        self.images_without_alt += tag == "img" and "alt" not in given
+
+    def handle_data(self, data: str) -> None:
+        if self._in_script and data.strip():
+            self.inline.append(data)
+
+
+def test_every_page_has_its_twins_and_none_says_where_it_lies(browser: TestClient, installation: Installation) -> None:
+    for path in pages(installation):
+        for form, kind in (("", "text/html"), ("json", "application/json"), ("csv", "text/csv")):
+            found = browser.get(twin(path, form) if form else path)
+            assert found.status_code == 200, (path, form, found.text)
+            assert found.headers["content-type"].startswith(kind), (path, form)
+            assert str(installation.root) not in found.text, (path, form)
+            assert str(installation.home.parent.name) not in found.text, (path, form)
+
+
+def test_pages_hold_no_inline_script_and_every_link_leads_somewhere(
+    browser: TestClient, installation: Installation
+) -> None:
+    seen: set[str] = set()
+    for path in pages(installation):
+        read = Reader(browser.get(path).text)
+        assert read.inline == [], path
+        assert read.images_without_alt == 0, path
+        seen |= {link.replace("?by=", f"/runs/{installation.run.id}/audit?by=") if link[0] == "?" else link
+                 for link in read.links if not link.startswith("#")}  # fmt: skip
+    assert all(link.startswith("/") and not link.startswith("//") for link in seen)
+    posts = re.compile(r"/(cancel|retry|pause|resume|remove|run-now|logout)$")
+    drawn = sorted(link for link in seen if ".png" in link)
+    for link in {link for link in seen if ".png" not in link and not posts.search(link)}:
+        assert browser.get(link).status_code == 200, link
+    assert len(drawn) > 50
+    for link in drawn[::10]:
+        assert browser.get(link).headers["content-type"].startswith("image/"), link
+
+
+def test_names_from_outside_are_escaped(browser: TestClient, installation: Installation) -> None:
+    for path in pages(installation):
+        html = browser.get(path).text
+        assert "<svg onload" not in html, path
+        assert "\u202e" not in html, path
+    listed = browser.get(f"/runs/{installation.run.id}/images").text
+    assert "&lt;svg onload=alert(1)&gt;" in listed
+    assert "\\u202egnp.txe.png" in listed
+
+
+def test_the_twins_of_a_page_of_images_are_what_the_api_finds(
+    browser: TestClient, opened: Pipeline, installation: Installation
+) -> None:
+    where, sort = "not failed and border_share > 0.1", "-border_share"
+    wanted = opened.find(installation.run.id, where=where, sort=sort).rows
+    address = f"/runs/{installation.run.id}/images"
+    asked = {"where": where, "sort": sort, "limit": "5"}
+    rows, path = [], f"{address}.json?" + "&".join(f"{k}={quote(v)}" for k, v in asked.items())
+    while True:
+        found = browser.get(path)
+        rows += found.json()["images"]
+        if found.json()["next"] is None:
+            break
+        assert 'rel="next"' in found.headers["link"]
+        path = found.headers["link"].split(">")[0].lstrip("<")
+    assert [row["key"] for row in rows] == [row.key for row in wanted]
+    assert rows[0]["border_share"] == wanted[0].border_share
+    table = list(csv.DictReader(io.StringIO(browser.get(f"{address}.csv", params={**asked, "limit": "100"}).text)))
+    assert [row["key"] for row in table] == [row.key for row in wanted]
+    assert float(table[0]["probability"]) == wanted[0].probability
+
+
+def test_form_controls_and_the_text_box_are_one_filter(
+    browser: TestClient, opened: Pipeline, installation: Installation
+) -> None:
+    asked = {"where": "row >= 0 or row < 0", "label": HOSTILE, "border_above": "0.05", "probability_below": ""}
+    found = browser.get(f"/runs/{installation.run.id}/images.json", params=asked).json()
+    quoted = HOSTILE.replace("'", "''")
+    assert found["where"] == f"(row >= 0 or row < 0) and label = '{quoted}' and border_share > 0.05"
+    assert {row["label"] for row in found["images"]} == {HOSTILE}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"where": "bordr_share > 0.3"}, "did you mean &#39;border_share&#39;?\n  bordr_share &gt; 0.3\n  ^^^^^^^^^^^"),
+        ({"where": "probability >"}, "expected a value here"),
+        ({"sort": "nonsense"}, "cannot sort by"),
+        ({"after": "nonsense"}, "is no cursor"),
+    ],
+)
+def test_a_wrong_filter_is_said_beneath_the_box_and_points_at_the_word(
+    asked: dict[str, str], said: str, browser: TestClient, installation: Installation
+) -> None:
+    found = browser.get(f"/runs/{installation.run.id}/images", params=asked)
+    assert found.status_code == 400
+    assert said in found.text
+    assert f'value="{asked.get("where", "")}"'.replace(">", "&gt;") in found.text, "what was typed stays"
+
+
+def test_the_run_page_says_progress_cost_and_why_images_failed(browser: TestClient, installation: Installation) -> None:
+    found = browser.get(f"/runs/{installation.run.id}.json").json()
+    assert (found["state"], found["done"], found["failed"]) == ("partial", 13, 1)
+    assert 0 < found["seconds"] < 600
+    assert found["cost"] == {"paths": 2, "per_image": 16.0, "measured": False}
+    (reason,) = found["failures"]
+    assert reason["examples"] == ["cat/broken.png"]
+    assert "not an image" in reason["reason"]
+    assert [model["source"] for model in found["spec"]["models"]] == ["tiny.py:make"] * 2
+    assert found["source"] == {"kind": "folder", "name": "images"}
+    assert "Retry what failed" in browser.get(f"/runs/{installation.run.id}").text
+
+
+def test_an_image_page_says_everything_that_is_stored(
+    browser: TestClient, opened: Pipeline, installation: Installation
+) -> None:
+    row = opened.find(installation.run.id, where="label = 'cat' and not failed", limit=1).rows[0]
+    assert row.state is ImageState.DONE
+    found = browser.get(f"/runs/{installation.run.id}/images/{row.row}.json").json()
+    assert found["image"]["key"] == row.key
+    assert found["provenance"]["spec_key"] == installation.run.spec_key
+    assert len(found["provenance"]["weights_sha256"]) == 2
+    assert (row.map_run, row.map_row) == (installation.run.id, row.row)
+    outputs, gradients = MapReader(opened.objects, row.map_run).path([row.row])[0]
+    assert found["path"]["outputs"] == [pytest.approx(value) for value in outputs]
+    assert found["path"]["gradients"] == [pytest.approx(value) for value in gradients]
+    html = browser.get(f"/runs/{installation.run.id}/images/{row.row}").text
+    assert f'alt="{escape(finding(row))}"' in html
+    assert "std.png" in html
+    assert 'aria-label="F along the path' in html
+
+
+def test_audit_and_class_pages_show_what_was_stored(browser: TestClient, installation: Installation) -> None:
+    html = browser.get(f"/runs/{installation.run.id}/audit").text
+    assert "Shortcut found" in html
+    assert 'viewBox="0 0 8 8"' in html
+    assert '<rect x="5" y="0" width="3" height="3"/>' in html
+    assert "deletion" in html
+    found = browser.get(f"/runs/{installation.run.id}/audit.json").json()
+    assert sum(found["distributions"]["border_share"]["counts"]) == 13
+    assert "No audit of this run by label is stored" in browser.get(f"/runs/{installation.run.id}/audit?by=label").text
+    name = found["audit"]["classes"][0]["class"]
+    png = browser.get(f"/runs/{installation.run.id}/class.png", params={"name": name})
+    assert (png.status_code, png.headers["content-type"]) == (200, "image/png")
+    assert browser.get(f"/runs/{installation.run.id}/class?name=nobody").status_code == 404
+
+
+def test_two_runs_side_by_side(browser: TestClient, installation: Installation) -> None:
+    found = browser.get("/compare.json", params={"a": "first", "b": installation.other.id}).json()
+    assert [each["field"] for each in found["spec"]] == ["Baselines"]
+    assert (found["spec"][0]["a"], found["spec"][0]["b"]) == ("black", "white")
+    assert len(found["images"]) == 13
+
+
+def test_what_is_not_there_is_said_in_the_form_that_was_asked_for(browser: TestClient) -> None:
+    assert browser.get("/runs/nope").status_code == 404
+    assert "no run &#39;nope&#39;" in browser.get("/runs/nope").text
+    assert "no run 'nope'" in browser.get("/runs/nope.json").json()["error"]
+    for path in ("/runs/first/images/999", "/runs/first/images/x", "/nothing", "/schedules/none"):
+        assert browser.get(path).status_code in (404, 422), path
+
+
+def test_events_of_a_run_that_is_over_show_it_and_end(browser: TestClient, installation: Installation) -> None:
+    text = browser.get(f"/events/{installation.run.id}").text
+    assert "<strong>13</strong> of 14 images" in text
+    assert text.endswith("event: over\ndata: over\n\n")

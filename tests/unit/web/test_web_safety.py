@@ -1,0 +1,160 @@
+"""Who may ask and who may change something; what a browser is allowed to do with an answer."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from fastapi.testclient import TestClient
+
+from pipeline.api import Pipeline
+from pipeline.errors import UsageError
+from pipeline.web.app import create_app
+from pipeline.web.safety import COOKIE, Guard, local_path
+from pipeline.web.serving import Place, served
+from pipeline.web.words import public
+from tests.sites import Installation
+from tests.unit.web.conftest import BASE, HTML
+
+TOKEN = "a token that is long enough"
+
+
+@pytest.fixture(scope="module")
+def visitor(opened: Pipeline) -> Iterator[TestClient]:
+    """A client of a server that asks for a token."""
+    app = create_app(opened, token=TOKEN)
+    with TestClient(app, base_url="https://10.0.0.7:8077", headers=HTML, follow_redirects=False) as client:
+        yield client
+
+
+def test_every_answer_carries_the_policy(browser: TestClient, installation: Installation) -> None:
+    run = installation.run.id
+    for path in ("/runs", "/runs.json", f"/runs/{run}/images/0/map.png", "/static/page.js", "/nothing", "/healthz"):
+        headers = browser.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "same-origin"
+    assert browser.get("/runs").headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8077", "", "localhost.evil", "a b", "[::1"])
+def test_a_name_that_is_not_the_servers_is_refused(host: str, browser: TestClient) -> None:
+    assert browser.get("/runs", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8077", "[::1]:8077", "192.168.0.3"])
+def test_addresses_and_this_machine_are_its_names(host: str, browser: TestClient) -> None:
+    assert browser.get("/healthz", headers={"host": host}).status_code == 200
+
+
+def writes(client: TestClient) -> list[str]:
+    schema = client.get("/openapi.json", headers={"authorization": f"Bearer {TOKEN}"}).json()
+    found = [path for path, methods in schema["paths"].items() if "post" in methods]
+    assert not [path for path, methods in schema["paths"].items() if set(methods) - {"get", "post"}]
+    return [path.format(run="first", name="nightly", what="remove") for path in found]
+
+
+def test_no_change_without_the_value_that_only_own_pages_hold(browser: TestClient, form_token: str) -> None:
+    addresses = writes(browser)
+    assert len(addresses) >= 6
+    for path in addresses:
+        assert browser.post(path).status_code == 403, path
+        assert browser.post(path, data={"form_token": "0" * 64}).status_code == 403, path
+        for header in ({"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+            found = browser.post(path, data={"form_token": form_token}, headers=header)
+            assert found.status_code == 403, (path, header)
+    allowed = browser.post("/runs/first/cancel", data={"form_token": form_token}, headers={"origin": BASE})
+    assert allowed.status_code == 303
+
+
+def test_bodies_are_bounded(browser: TestClient, form_token: str) -> None:
+    large = browser.post("/schedules", content=b"x" * 70_000)
+    assert large.status_code == 413
+    stream = browser.post("/schedules", content=iter([b"form_token=1"]))
+    assert stream.status_code == 411
+
+
+def test_with_a_token_nothing_is_shown_before_the_login(visitor: TestClient, installation: Installation) -> None:
+    for path in ("/runs", f"/runs/{installation.run.id}/images", f"/runs/{installation.run.id}/images/0/map.png"):
+        found = visitor.get(path)
+        assert found.status_code == 303
+        assert found.headers["location"].startswith("/login?next=%2Fruns"), path
+    assert visitor.get("/runs.json", headers={"accept": "application/json"}).status_code == 401
+    assert visitor.get("/openapi.json", headers={"accept": "*/*"}).status_code == 401
+    assert visitor.get("/healthz").status_code == 200
+    assert installation.run.id not in visitor.get("/login").text
+
+
+def test_login_with_the_token_and_out_again(visitor: TestClient) -> None:
+    form = visitor.app.state.site.guard.form_token  # type: ignore[attr-defined]
+    wrong = visitor.post("/login", data={"form_token": form, "token": TOKEN + "!", "next": "/schedules"})
+    assert wrong.status_code == 403
+    assert "set-cookie" not in wrong.headers
+    right = visitor.post("/login", data={"form_token": form, "token": TOKEN, "next": "/schedules"})
+    assert (right.status_code, right.headers["location"]) == (303, "/schedules")
+    cookie = right.headers["set-cookie"].lower()
+    assert all(part in cookie for part in (COOKIE, "httponly", "samesite=strict", "secure"))
+    assert TOKEN not in right.headers["set-cookie"]
+    assert visitor.get("/runs").status_code == 200
+    assert visitor.post("/runs/first/cancel").status_code == 403, "the cookie alone changes nothing"
+    visitor.post("/logout", data={"form_token": form})
+    assert visitor.get("/runs").status_code == 303
+
+
+def test_programs_send_the_token_along(visitor: TestClient) -> None:
+    program = {"authorization": f"Bearer {TOKEN}"}
+    assert visitor.get("/runs.json", headers=program).json()["count"] == 2
+    assert visitor.get("/runs.json", headers={"authorization": "Bearer no"}).status_code == 303
+    assert visitor.post("/runs/first/cancel", headers=program).status_code == 303
+
+
+def test_a_short_token_and_an_open_address_without_one_are_refused(opened: Pipeline) -> None:
+    with pytest.raises(UsageError, match="16 ASCII characters"):
+        Guard("short")
+    with pytest.raises(UsageError, match="ATTRIBATCH_WEB_TOKEN"):
+        Place(host="0.0.0.0").check()
+    for host in ("127.0.0.1", "localhost", "::1"):
+        Place(host=host).check()
+    with served(opened, Place(port=0)) as first:
+        port = int(first.url.rstrip("/").rpartition(":")[2])
+        with pytest.raises(UsageError, match="choose another --port"), served(opened, Place(port=port)):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("asked", "led"),
+    [
+        ("/runs/x?where=a%20b", "/runs/x?where=a%20b"),
+        ("//evil.example", "/runs"),
+        ("/\\evil.example", "/runs"),
+        ("https://evil.example", "/runs"),
+        ("javascript:alert(1)", "/runs"),
+        ("/runs\r\nset-cookie: a=b", "/runs"),
+    ],
+)
+def test_after_the_login_nobody_is_led_elsewhere(asked: str, led: str) -> None:
+    assert local_path(asked) == led
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("/srv/data/x/images does not exist", "images does not exist"),
+        ("model '/home/a/net.py:make': its weights changed", "model 'net.py:make': its weights changed"),
+        ('File "/usr/lib/python3/x.py", line 3', 'File "x.py", line 3'),
+        ("C:\\data\\a.png is gone", "a.png is gone"),
+        ("s3://bucket/some/prefix and 3/4 of cat/0.png", "s3://bucket/some/prefix and 3/4 of cat/0.png"),
+        ("predicted != label", "predicted != label"),
+    ],
+)
+def test_messages_name_files_but_not_where_they_lie(said: str, shown: str) -> None:
+    assert public(said) == shown
+
+
+def test_a_run_of_another_machines_paths_shows_none_of_them(opened: Pipeline, installation: Installation) -> None:
+    from pipeline.web.words import public_source
+
+    source = '{"kind":"folder","location":"C:\\\\Users\\\\ann\\\\scans"}'
+    assert public_source(replace(installation.run, source=source)) == {"kind": "folder", "name": "scans"}
