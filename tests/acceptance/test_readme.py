@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
-# `make test` is what runs this test; `make demo` is the demo of test_demo.py; `source` is the shell's own.
-ELSEWHERE = ("make ", "source ", ".venv/bin/attribatch demo")
+# `make test` is what runs this test; `make demo` is the demo of test_demo.py; `source` is the shell's own; tests/browser
+# look at what `serve` shows.
+ELSEWHERE = ("make ", "source ", ".venv/bin/attribatch demo", "attribatch serve")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random = np.random.default_rng(0)
     for name in ("cat", "dog", "eel"):
         (folder / "images" / name).mkdir(parents=True)
-        for index in range(2):
+        for index in range(4):
             pixels = random.integers(0, 256, (80, 100, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "images" / name / f"{index:04}.png")
     (source,) = [text for kind, text in BLOCKS if kind == "python" and text.startswith("# my_model.py")]
@@ -58,7 +59,7 @@ def test_every_command_and_program_runs(reader: Path) -> None:
             )
             assert found.returncode == 0, line + "\n" + found.stdout + found.stderr
             ran += 1
-    assert ran >= 19
+    assert ran >= 26
     assert (reader / "cat.png").stat().st_size > 10_000
     assert (reader / "report" / "report.html").exists()
 
