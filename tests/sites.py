@@ -1,5 +1,7 @@
 """A small installation to look at: hostile names, a file that is broken, one that is gone, two runs, a stored audit."""
 
+import io
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from torch import nn
 from db.records import Run
 from pipeline import planning
 from pipeline.api import Pipeline, RunRequest
-from pipeline.audits.results import Audit, ClassFigures, Finding
+from pipeline.audits.results import Finding
 from pipeline.models import ModelRequest
 from pipeline.work import open_workshop, work
 
@@ -73,14 +75,28 @@ def install(root: Path) -> Installation:
 def _store_audit(pipeline: Pipeline, run: Run) -> None:
     rows = [row for row in pipeline.find(run.id, where="not failed").rows if row.predicted]
     names = sorted({row.predicted or "" for row in rows})
-    flat = np.zeros((8, 8), np.float32)
     finding = Finding(
         names[0], "window", (5, 0, 8, 3), "top-right corner", 4, 4, 0.44, 0.01, 0.78, (0.58, 0.9), 0.36, (0.28, 0.46),
         0.0, 0.0, 9.1, 0.001, tuple(row.key for row in rows if row.predicted == names[0])[:3],
     )  # fmt: skip
-    classes = tuple(ClassFigures(name, 4, 0.5, 0.01, 0.03, 0.05, 0.4, 0.9, flat, flat) for name in names)
-    audit = Audit(run.id, "predicted", 0, len(rows), 0.5, (finding,), (), classes, {"broken": 1}, ("a remark",))
-    pipeline.objects.put(planning.report_key(run.id, "audit-predicted.json"), audit.to_json().encode())
+    place = vars(finding) | {"class": finding.class_name, "sentence": finding.sentence}
+    figures = {
+        "images": 4, "accuracy": 0.5, "completeness_gap": 0.01, "error_estimate": 0.03, "error_estimate_p90": 0.05,
+        "border_share": 0.4, "member_disagreement": 0.9,
+    }  # fmt: skip
+    group = [row for row in rows if row.predicted == names[0]]
+    cluster = {"class": names[0], "cluster": 0, "images": len(group), "examined": len(group)}
+    cluster |= {"examples": [row.key for row in group[:2]], "rows": [row.row for row in group]}
+    audit = {
+        "run": run.id, "by": "predicted", "seed": 0, "images": len(rows), "failed_images": 1, "accuracy": 0.5,
+        "verdict": "found", "summary": finding.sentence, "findings": [place], "candidates": [],
+        "classes": [{"class": name, **figures} for name in names], "clusters": [cluster], "failed": {"broken": 1},
+        "remarks": ["a remark"],
+    }  # fmt: skip
+    pipeline.objects.put(planning.report_key(run.id, "audit-predicted.json"), json.dumps(audit).encode())
+    maps, buffer = np.full((len(names), 8, 8), 0.5, np.float32), io.BytesIO()
+    np.savez(buffer, classes=np.array(names), mean=maps, mean_absolute=maps)
+    pipeline.objects.put(planning.report_key(run.id, "audit-predicted.npz"), buffer.getvalue())
     measure = {
         "name": "deletion",
         "value": 0.2,
@@ -90,5 +106,5 @@ def _store_audit(pipeline: Pipeline, run: Run) -> None:
         "images": 9,
         "meaning": "m",
     }
-    evaluation = f'{{"metrics": [{measure!r}], "baseline_sensitivity": [], "remarks": []}}'.replace("'", '"')
-    pipeline.objects.put(planning.report_key(run.id, "evaluation.json"), evaluation.encode())
+    evaluation = {"metrics": [measure], "baseline_sensitivity": [], "remarks": []}
+    pipeline.objects.put(planning.report_key(run.id, "evaluation.json"), json.dumps(evaluation).encode())

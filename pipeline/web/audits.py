@@ -1,6 +1,7 @@
 """What an audit said of a run: verdict, findings, classes, distributions; and one class on a page of its own."""
 
 import io
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ from pipeline.errors import NotFound, ObjectMissing
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, material, words
 from pipeline.web.answers import Asked, Here, View, twins, with_query
-from pipeline.web.gallery import is_small, public_row
+from pipeline.web.gallery import is_small, public_row, quoted
+from pipeline.web.images import like
 
 EXAMPLES, CLASS_IMAGES, CANDIDATES = 6, 24, 50
 AVERAGED = 32  # maps of a class, where the audit stored no mean
@@ -69,9 +71,7 @@ def audit(here: Here, run: str, by: By = "predicted") -> View:
 def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> View:
     """One class of a run: figures, mean maps, findings, images that need a look."""
     stored = here.pipeline.get_run(run)
-    quoted = name.replace("'", "''")
-    where = f"{by} = '{quoted}'"
-    rows = here.pipeline.find(stored.id, where=where, sort="-border_share", limit=CLASS_IMAGES).rows
+    rows = here.pipeline.find(stored.id, where=f"{by} = {quoted(name)}", sort="-border_share", limit=CLASS_IMAGES).rows
     found = here.pipeline.stored_audit(stored.id, by) or {}
     figures = next((each for each in found.get("classes", ()) if each["class"] == name), None)
     if figures is None and not rows:
@@ -82,12 +82,14 @@ def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> Vi
         "by": by,
         "figures": figures,
         "findings": [each for each in found.get("findings", ()) if each["class"] == name],
+        "clusters": [each for each in found.get("clusters", ()) if each["class"] == name],
         "images": [public_row(row) for row in rows],
     }
     more = {
         "stored": stored,
         "name": name,
         "layers": [(row, [drawing.address(stored, row, kind) for kind in ("image", "layer")]) for row in rows],
+        "groups": [(each, _pictured(here, stored, each["examples"])) for each in data["clusters"]],
         "gallery": with_query({by: name}),
         "pixelated": is_small(stored),
         "class_map": lambda kind: class_map_address(stored, name, by, kind),
@@ -113,11 +115,10 @@ def class_map(
 
 def mean_map(here: Asked, run: Run, name: str, by: By, kind: str) -> material.Floats:
     """(H, W): as the audit stored it, else the mean over `AVERAGED` images of the class."""
-    stored = _stored_maps(here, run, by).get(f"{kind}/{name}")
+    stored = _stored_map(here, run, name, by, "mean_absolute" if kind == "absolute" else "mean")
     if stored is not None:
         return stored
-    quoted = name.replace("'", "''")
-    rows = here.pipeline.find(run.id, where=f"{by} = '{quoted}' and not failed", limit=AVERAGED).rows
+    rows = here.pipeline.find(run.id, where=f"{by} = {quoted(name)} and not failed", limit=AVERAGED).rows
     if not rows:
         raise NotFound(f"run {run.id} has no map of an image whose {by} is {words.visible(name)!r}")
     maps = material.maps_of(here.pipeline, rows).sum(axis=1)  # (n, H, W)
@@ -134,32 +135,29 @@ def class_map_address(run: Run, name: str, by: str, kind: str) -> str:
     return f"/runs/{run.id}/class.png?{with_query({'name': name, 'by': by, 'kind': kind})}"
 
 
-def _stored_maps(here: Asked, run: Run, by: By) -> dict[str, material.Floats]:
-    """Class maps by `mean/NAME` and `absolute/NAME`, as an audit left them beside its findings."""
+def _stored_map(here: Asked, run: Run, name: str, by: By, kind: str) -> material.Floats | None:
+    """A map of a class as an audit left it, see `Audit.arrays`; None where it left none."""
     try:
         data = here.pipeline.objects.get(planning.report_key(run.id, f"audit-{by}.npz"))
     except ObjectMissing:
-        return {}
+        return None
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        names = arrays["classes"].tolist() if "classes" in arrays else []
+        if name not in names or kind not in arrays:
+            return None
+        found = np.asarray(arrays[kind][names.index(name)], np.float32)
+    return found if np.isfinite(found).all() else None
 
 
 def _shown(here: Asked, run: Run, finding: dict[str, Any]) -> dict[str, Any]:
     """A finding with the rows of its examples and their pictures."""
-    keys = finding.get("examples", [])[:EXAMPLES]
-    return {**finding, "pictures": [(row, _layers(run, row)) for row in _rows(here, run, keys)]}
+    return {**finding, "pictures": _pictured(here, run, finding.get("examples", ()))}
 
 
-def _rows(here: Asked, run: Run, keys: list[str]) -> list[ImageRow]:
-    if not keys:
-        return []
-    quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in keys)
-    found = {row.key: row for row in here.pipeline.find(run.id, where=f"key in ({quoted})", limit=len(keys)).rows}
-    return [found[key] for key in keys if key in found]
-
-
-def _layers(run: Run, row: ImageRow) -> list[str]:
-    return [drawing.address(run, row, kind) for kind in ("image", "layer")]
+def _pictured(here: Asked, run: Run, keys: Sequence[str]) -> list[tuple[ImageRow, list[str]]]:
+    """Some images of these keys with the layers of their pictures."""
+    rows = like(here, run, "key", [quoted(key) for key in keys[:EXAMPLES]])
+    return [(row, [drawing.address(run, row, kind) for kind in ("image", "layer")]) for row in rows]
 
 
 def _size(run: Run) -> tuple[int, int]:

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from db.records import ImageRow, Run
-from pipeline.errors import Permanent
+from pipeline.errors import Permanent, UsageError
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, words
 from pipeline.web.answers import Asked, Here, View, twins, with_query
-from pipeline.web.gallery import is_small
+from pipeline.web.gallery import is_small, quoted
 from pipeline.web.images import like
 
 AT_ONCE = 2000  # images of runs that are compared while somebody waits
@@ -66,8 +66,9 @@ def measured(here: Asked, one: Run, other: Run) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = ask(one.id, other.id).to_dict()
-    except Permanent:
+    except (Permanent, UsageError):
         return None
+    found.pop("spec", None)  # it names places on the machine: see `spec_differences`
     return found
 
 
@@ -89,11 +90,11 @@ def paired(
         changed = comparison["changed"][:PAIRS]
         keys, following = [each["key"] for each in changed], None
         figures = {each["key"]: each for each in changed}
-        rows = like(here, one, keys)
+        rows = like(here, one, "key", [quoted(key) for key in keys])
     else:
         page = here.pipeline.find(one.id, where="not failed", limit=PAIRS, after=after)
         rows, following, figures = list(page.rows), page.next, {}
-    partners = {row.key: row for row in like(here, other, [row.key for row in rows])}
+    partners = {row.key: row for row in like(here, other, "key", [quoted(row.key) for row in rows])}
     return [
         _pair(one, other, row, partners[row.key], figures.get(row.key, {})) for row in rows if row.key in partners
     ], following

@@ -1,5 +1,6 @@
 """One image: everything that is stored about it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -8,7 +9,7 @@ from db.records import ImageRow, ImageState, Run
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, material, plots, words
 from pipeline.web.answers import Asked, Here, View, twins
-from pipeline.web.gallery import is_small, public_row
+from pipeline.web.gallery import is_small, public_row, quoted
 
 NEIGHBOURS = 12
 COLUMNS: dict[str, tuple[str | tuple[str, str], str]] = {  # of the table of figures: name, column, how it is written
@@ -49,6 +50,7 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
         "neighbours": neighbours(here, stored, found),
     }
     path = data["path"]
+    similar = like(here, stored, "row", [str(number) for number in data["neighbours"]])
     curve = None if path is None else plots.curve(**path, target=words.visible(found.target))
     more = {
         "stored": stored,
@@ -63,7 +65,10 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
         "output": spec.output.replace("_", " "),
         "before": beside(here, stored, f"row < {found.row}", "-row"),
         "after": beside(here, stored, f"row > {found.row}", "row"),
-        "like": [(each, drawing.address(stored, each, "layer")) for each in like(here, stored, data["neighbours"])],
+        "like": [(each, drawing.address(stored, each, "layer")) for each in similar],
+            (each, drawing.address(stored, each, "layer"))
+            for each in like(here, stored, "row", [str(number) for number in data["neighbours"]])
+        ],
         "address": drawing.address,
     }
     return View("image.html", data, more, rows=[public_row(found)])
@@ -109,23 +114,21 @@ def provenance(run: Run, spec: RunSpec, row: ImageRow) -> dict[str, Any]:
     }
 
 
-def neighbours(here: Asked, run: Run, row: ImageRow) -> list[str]:
-    """Keys of other images in the same cluster of the stored audit; none where there is no such cluster."""
+def neighbours(here: Asked, run: Run, row: ImageRow) -> list[int]:
+    """Rows of other images in the same cluster of the stored audit; none where there is no such cluster."""
     audit = here.pipeline.stored_audit(run.id) or {}
-    for cluster in audit.get("clusters", ()):
-        keys = [str(key) for key in cluster.get("images_keys", cluster.get("keys", cluster.get("examples", ())))]
-        if row.key in keys:
-            return [key for key in keys if key != row.key][:NEIGHBOURS]
-    return []
+    clusters: list[list[int]] = [list(cluster.get("rows", ())) for cluster in audit.get("clusters", ())]
+    found = next((rows for rows in clusters if row.row in rows), [])
+    return [number for number in found if number != row.row][:NEIGHBOURS]
 
 
-def like(here: Asked, run: Run, keys: list[str]) -> list[ImageRow]:
-    """The rows of some keys, in their order."""
-    if not keys:
+def like(here: Asked, run: Run, column: str, values: Sequence[str]) -> list[ImageRow]:
+    """The images whose `column`, key or row, has one of some values, written as a filter has them, in their order."""
+    if not values:
         return []
-    quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in keys)
-    found = {row.key: row for row in here.pipeline.find(run.id, where=f"key in ({quoted})", limit=len(keys)).rows}
-    return [found[key] for key in keys if key in found]
+    rows = here.pipeline.find(run.id, where=f"{column} in ({', '.join(values)})", limit=len(values)).rows
+    found = {quoted(row.key) if column == "key" else str(row.row): row for row in rows}
+    return [found[value] for value in values if value in found]
 
 
 def _written(row: ImageRow, column: str | tuple[str, str], how: str) -> str:
