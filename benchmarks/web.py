@@ -47,8 +47,8 @@ def section() -> str:
     header = ["view", "server, ms", "slowest, ms", "HTML, kB", "first paint, ms", "pictures in sight, ms"]
     return (
         f"## The web page at {count:,} images\n\nA gallery of 60 images out of SQLite, `attribatch serve` and headless "
-        f"Chromium on this machine; medians of 15 requests and of 7 visits of an open window with an empty cache. Pictures are drawn on "
-        f"demand, 8 x 8 pixels each.\n\n{table(header, rows)}"
+        f"Chromium on this machine; medians of 15 requests and of 7 visits of an open window with an empty cache. Pictures "
+        f"are drawn on demand, 8 x 8 pixels each.\n\n{table(header, rows)}"
     )
 
 

@@ -58,17 +58,13 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
         "found": found,
         "figures": figures(found),
         "panels": panels(stored, found, spread=len(spec.models) > 1) if done else [],
-        "alone": drawing.address(stored, found, "image", size=drawing.LARGE),
-        "layer": drawing.address(stored, found, "layer", size=drawing.LARGE),
+        "large": [drawing.address(stored, found, kind, size=drawing.LARGE) for kind in ("image", "layer")],
         "alt": words.finding(found),
         "pixelated": is_small(stored),
         "output": spec.output.replace("_", " "),
         "before": beside(here, stored, f"row < {found.row}", "-row"),
         "after": beside(here, stored, f"row > {found.row}", "row"),
         "like": [(each, drawing.address(stored, each, "layer")) for each in similar],
-            (each, drawing.address(stored, each, "layer"))
-            for each in like(here, stored, "row", [str(number) for number in data["neighbours"]])
-        ],
         "address": drawing.address,
     }
     return View("image.html", data, more, rows=[public_row(found)])
