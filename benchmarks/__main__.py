@@ -11,7 +11,22 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import calibration, latency, limit, machine, memory, overhead, scale, speed, splitting, steps, web
+from benchmarks import (
+    audit,
+    calibration,
+    latency,
+    limit,
+    machine,
+    memory,
+    overhead,
+    queries,
+    scale,
+    shortcuts,
+    speed,
+    splitting,
+    steps,
+    web,
+)
 
 THREADS = 1  # several on shared cores measure the neighbours: each operation waits for the slowest
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -23,8 +38,11 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "memory": memory.section,
     "overhead": overhead.section,
     "scale": scale.section,
+    "queries": queries.section,
     "latency": latency.section,
     "splitting": splitting.section,
+    "audit": audit.section,
+    "shortcuts": shortcuts.section,
     "web": web.section,
 }
 

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.machine import log, table
 
 CHUNK = """
-import resource, torch, warnings
+import torch, warnings
 from benchmarks.networks import photographs, zoo
 torch.set_num_threads(1)
 member, images, labels = zoo("resnet18"), photographs(8, 224), torch.zeros(8, dtype=torch.int64)
@@ -24,10 +24,11 @@ else:
     warnings.simplefilter("ignore")
     from captum.attr import IntegratedGradients
     IntegratedGradients(member).attribute(images, target=labels, n_steps=16, internal_batch_size=16)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+from benchmarks.peaks import peak
+print(peak())
 """
 WORKER = """
-import resource, sys
+import sys
 from dataclasses import replace
 from pathlib import Path
 from pipeline.api import Pipeline, RunRequest
@@ -38,7 +39,8 @@ with Pipeline.open(sys.argv[2]) as pipeline:
     run = pipeline.submit(request)
     shop = open_workshop(replace(pipeline.settings, device="cpu"))
     work(shop, run.id)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+from benchmarks.peaks import peak
+print(peak())
 """
 
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
+from benchmarks.peaks import peak
 from db.ledger import Ledger
 from db.queries import find_images
 from db.records import Entry, ImageRow, ImageState, Run, Unit
@@ -74,7 +74,7 @@ def _produce(url: str, count: int, run_id: str) -> tuple[float, int]:
     Ledger(engine).submit(run, drafts(entries(count), UNIT))
     seconds = time.monotonic() - started
     engine.dispose()
-    return seconds, _peak()
+    return seconds, peak()
 
 
 def entries(count: int) -> Iterator[Entry]:
@@ -92,7 +92,7 @@ def _work(url: str, run_id: str) -> tuple[float, float, int]:
         thread.join()
     ended = time.monotonic()
     engine.dispose()
-    return started, ended, _peak()
+    return started, ended, peak()
 
 
 def _complete_all(ledger: Ledger, run_id: str, index: int) -> None:
@@ -150,9 +150,3 @@ def _pages(url: str, run_id: str) -> list[list[str]]:
         rows.append([where or "", sort or "row", f"{statistics.median(times):.1f}", f"{p95:.1f}"])
     engine.dispose()
     return rows
-
-
-def _peak() -> int:
-    """MB. Not `ru_maxrss`: that begins with the peak of the process that started this one."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) // 1024

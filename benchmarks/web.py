@@ -5,7 +5,7 @@ import statistics
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.parse import urlencode
@@ -47,8 +47,8 @@ def section() -> str:
     header = ["view", "server, ms", "slowest, ms", "HTML, kB", "first paint, ms", "pictures in sight, ms"]
     return (
         f"## The web page at {count:,} images\n\nA gallery of 60 images out of SQLite, `attribatch serve` and headless "
-        f"Chromium on this machine; medians of 15 requests and of 7 visits of an open window with an empty cache. Pictures "
-        f"are drawn on demand, 8 x 8 pixels each.\n\n{table(header, rows)}"
+        f"Chromium on this machine; medians of 15 requests and of 7 visits of an open window with an empty cache. "
+        f"Pictures are drawn on demand, 8 x 8 pixels each.\n\n{table(header, rows)}"
     )
 
 
@@ -75,7 +75,7 @@ def _grown(folder: Path, count: int) -> Path:
     return made.home
 
 
-def _rows(few: list[ImageRow], numbers: range) -> Iterator[ImageRow]:
+def _rows(few: Sequence[ImageRow], numbers: range) -> Iterator[ImageRow]:
     for number in numbers:
         spread = spread_of(number)
         yield replace(

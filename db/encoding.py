@@ -1,15 +1,21 @@
 """Records to the values of a row, and back. Knows nothing of transactions."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any
+from math import isfinite
+from operator import attrgetter
+from typing import Any, get_args, get_type_hints
 
 from db.records import Entry, ImageRow, ImageState, Occasion, OccasionState, Run, Schedule, UnitDraft
 
 IMAGE_FIELDS = tuple(field.name for field in fields(ImageRow))
+_image_fields = attrgetter(*IMAGE_FIELDS)
+IMAGE_TYPES: dict[str, type] = {  # without the None of what may be missing
+    name: next(kind for kind in (str, bool, int, float) if issubclass((get_args(hint) or (hint,))[0], kind))
+    for name, hint in get_type_hints(ImageRow).items()
+}
 _STATE = IMAGE_FIELDS.index("state")
 
 
@@ -36,7 +42,8 @@ def entries_from_text(text: str) -> tuple[Entry, ...]:
 
 def image_values(row: ImageRow) -> dict[str, Any]:
     """A row of the images' table. What is not finite becomes None: SQLite cannot hold NaN, JSON neither."""
-    return {name: _finite(getattr(row, name)) for name in IMAGE_FIELDS}
+    values = zip(IMAGE_FIELDS, _image_fields(row), strict=True)
+    return {name: None if type(value) is float and not isfinite(value) else value for name, value in values}
 
 
 def image_from_row(row: Sequence[Any]) -> ImageRow:
@@ -66,7 +73,3 @@ def _with_times(row: Any, *names: str) -> dict[str, Any]:
     values = dict(row._mapping)
     known = {name: datetime.fromtimestamp(values[name], UTC) for name in names if values[name] is not None}
     return values | known
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, literal, not_, or_, true
+from sqlalchemy import ColumnElement, and_, literal, literal_column, not_, or_, true
 
 from db.errors import UsageError
 from db.records import ImageState
-from db.tables import images
+from db.tables import FAILED, MISPREDICTED, images
 
 MAX_LENGTH = 4000  # keeps conditions within SQLite's 1,000 levels of expression
 MAX_DEPTH = 50  # of parentheses and nots: keeps the parser within Python's stack
@@ -29,8 +29,8 @@ MAX_DEPTH = 50  # of parentheses and nots: keeps the parser within Python's stac
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {"=": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 _KEYWORDS = ("and", "or", "not", "in", "true", "false", "null")
 _FLAGS: dict[str, ColumnElement[bool]] = {
-    "mispredicted": images.c.predicted != images.c.label,
-    "failed": images.c.state == ImageState.FAILED.value,
+    "mispredicted": MISPREDICTED,
+    "failed": FAILED,
     "converged": images.c.converged == true(),
 }
 _TOKENS = re.compile(
@@ -173,6 +173,8 @@ class _Parser:
                 raise self._error(token, f"{column.key} holds {_kind(column)}, {other.key} holds {_kind(other)}")
         else:
             other = self._value(column, token)
+        if sign.text == "!=" and (column.key, other.key) == ("label", "predicted"):
+            return MISPREDICTED  # the other way round no index fits
         condition: ColumnElement[bool] = _OPERATORS[sign.text](column, other)
         return condition
 
@@ -213,6 +215,8 @@ class _Parser:
         kind, value = self._literal(token)
         if kind != _kind(column):
             raise self._error(token, f"{column.key} holds {_kind(column)}, this is {kind}")
+        if column is images.c.state and value in list(ImageState):
+            return literal_column(f"'{value}'")  # not bound, see db.tables.FAILED
         return literal(value)
 
     def _literal(self, token: _Token) -> tuple[str, Any]:

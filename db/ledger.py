@@ -12,21 +12,17 @@ Every method raises `StoreUnavailable` where the database does not answer; nothi
 
 import json
 import secrets
-from collections.abc import Collection, Iterable, Sequence
-from itertools import islice
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice, product
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     ColumnElement,
     Connection,
     CursorResult,
     Engine,
-    Select,
     and_,
-    bindparam,
     case,
-    cast,
     delete,
     func,
     literal,
@@ -40,10 +36,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from db.encoding import draft_values, entries_from_text, image_values, run_from_row
 from db.errors import MapsGone, UsageError
 from db.records import ImageRow, ImageState, Run, Unit, UnitDraft, UnitState
-from db.session import reading, writing
+from db.session import reading, saying, writing
+from db.statements import CLEARING, DONE, HELD, attempts_allowed, claim, most_urgent, upsert_images
 from db.tables import WAITING, images, now, occasions, runs, suspects, units
 
-DEATHS = 3  # of a process while it computed one row with care: then the row is condemned
 INSERT_BATCH = 200  # units per statement: bounds the producer's memory
 
 _UNLEASED: dict[str, Any] = {"token": None, "lease_until": None}
@@ -66,7 +62,15 @@ class Ledger:
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        self._upsert = _upsert_images(engine.dialect.name)
+        self._upsert = upsert_images(engine.dialect.name)
+        self._claims = {
+            (of_run, of_unit): claim(
+                lease_seconds=lease_seconds, max_attempts=max_attempts, of_run=of_run, of_unit=of_unit
+            )
+            for of_run, of_unit in product((False, True), repeat=2)
+        }
+        self._renewal = update(units).where(HELD).values(lease_until=now() + lease_seconds)
+        self._completion = update(units).where(HELD).values(DONE)
 
     # ---- what producers say
 
@@ -132,36 +136,16 @@ class Ledger:
             run_id: of this run only.
             unit_id: this unit only.
         """
-        # One CASE and no "pending or leased": for that PostgreSQL gathers and sorts all that waits, 40 ms a claim.
-        pending = units.c.state == UnitState.PENDING
-        free_at = case((pending, units.c.not_before), else_=units.c.lease_until)
-        left = or_(pending, units.c.attempt < self._allowed())
-        candidates = select(units.c.id).where(WAITING, free_at <= now(), left)
-        if run_id is not None:
-            candidates = candidates.where(units.c.run_id == run_id)
-        if unit_id is not None:
-            candidates = candidates.where(units.c.id == unit_id)
-        leased = {
-            "state": UnitState.LEASED,
-            "token": secrets.token_hex(16),
-            "worker": worker,
-            "lease_until": now() + self._lease_seconds,
-            "attempt": units.c.attempt + 1,
-            "changed_at": now(),
-        }
-        columns = (units.c[name] for name in ("id", "run_id", "number", "entries", "token", "attempt"))
-        first = _most_urgent(candidates, 1).scalar_subquery()
-        with writing(self._engine) as connection:
-            row = connection.execute(
-                update(units).where(units.c.id == first).values(leased).returning(*columns)
-            ).first()
+        given = {"new_token": secrets.token_hex(16), "new_worker": worker, "of_run": run_id, "of_unit": unit_id}
+        with saying(self._engine) as connection:
+            row = connection.execute(self._claims[run_id is not None, unit_id is not None], given).first()
         if row is None:
             return None
         return Unit(row.id, row.run_id, row.number, entries_from_text(row.entries), row.token, row.attempt)
 
     def renew(self, unit: Unit) -> bool:
         """Extend the lease from now on. False: the unit is lost, stop computing it."""
-        return self._say(unit, {"lease_until": now() + self._lease_seconds})
+        return self._count(self._renewal, _claim_of(unit)) == 1
 
     def complete(self, unit: Unit, rows: Sequence[ImageRow]) -> bool:
         """Write the rows and mark the unit done. False: fenced off, nothing was written.
@@ -170,13 +154,12 @@ class Ledger:
 
         Saying so twice is fine: where the first answer was lost on the way, the second is True as well.
         """
-        done = update(units).where(_held(unit)).values(_done(rows))
         with writing(self._engine) as connection:
-            if connection.execute(done).rowcount == 0:
+            if connection.execute(self._completion, _claim_of(unit) | _counts(rows)).rowcount == 0:
                 mine = (units.c.id == unit.id, units.c.token == unit.token, units.c.state == UnitState.DONE)
                 return connection.execute(select(units.c.id).where(*mine)).first() is not None
             self._write(connection, rows)
-            connection.execute(delete(suspects).where(suspects.c.unit_id == unit.id))
+            connection.execute(CLEARING, {"of_unit": unit.id})
             return True
 
     def release(self, unit: Unit) -> bool:
@@ -191,14 +174,16 @@ class Ledger:
             error: what status shows; name the culprit.
             retry_in: None where trying again changes nothing.
         """
-        over: ColumnElement[bool] = literal(True) if retry_in is None else units.c.attempt >= self._allowed()
+        over: ColumnElement[bool] = (
+            literal(True) if retry_in is None else units.c.attempt >= attempts_allowed(self._max_attempts)
+        )
         values = _PENDING | self._back_or_failed(over) | {"error": error, "not_before": now() + (retry_in or 0.0)}
         return self._say(unit, values)
 
     def note_row(self, unit: Unit, row: int) -> bool:
         """Count one death of this row, before it is computed with care. False: the unit was lost."""
         with writing(self._engine) as connection:
-            if connection.execute(select(units.c.id).where(_held(unit))).first() is None:
+            if connection.execute(select(units.c.id).where(HELD), _claim_of(unit)).first() is None:
                 return False
             note = self._insert(suspects).values(unit_id=unit.id, row=row, deaths=1)
             more = {"deaths": suspects.c.deaths + 1}
@@ -207,8 +192,8 @@ class Ledger:
 
     def clear_row(self, unit: Unit, row: int) -> None:
         """Forget the deaths of a row that was computed and survived."""
-        held = select(units.c.id).where(_held(unit)).scalar_subquery()
-        self._count(delete(suspects).where(suspects.c.unit_id == held, suspects.c.row == row))
+        held = select(units.c.id).where(HELD).scalar_subquery()
+        self._count(delete(suspects).where(suspects.c.unit_id == held, suspects.c.row == row), _claim_of(unit))
 
     def suspects(self, unit: Unit) -> dict[int, int]:
         """Deaths by row. Rows with `DEATHS` or more are condemned."""
@@ -242,7 +227,7 @@ class Ledger:
         """
         silent = or_(units.c.enqueued_at.is_(None), units.c.enqueued_at < now() - resend_seconds)
         pending = and_(WAITING, units.c.state == UnitState.PENDING, units.c.not_before <= now())
-        chosen = _most_urgent(select(units.c.id).where(pending, silent), limit).cte("chosen")
+        chosen = most_urgent(select(units.c.id).where(pending, silent), limit).cte("chosen")
         mark = update(units).where(units.c.id.in_(select(chosen.c.id))).values(enqueued_at=now())
         with writing(self._engine) as connection:
             marked = connection.execute(mark.returning(units.c.id, units.c.priority)).all()
@@ -260,12 +245,12 @@ class Ledger:
         with writing(self._engine) as connection:
             where = (units.c.run_id == run_id, units.c.number == number)
             unit_id = connection.execute(
-                update(units).where(*where).values(_done(rows) | {"token": None}).returning(units.c.id)
+                update(units).where(*where).values(DONE | {"token": None}).returning(units.c.id), _counts(rows)
             ).scalar()
             if unit_id is None:
                 return False
             self._write(connection, rows)
-            connection.execute(delete(suspects).where(suspects.c.unit_id == unit_id))
+            connection.execute(CLEARING, {"of_unit": unit_id})
             return True
 
     def requeue(self, run_id: str, number: int) -> bool:
@@ -284,10 +269,6 @@ class Ledger:
 
     # ---- how it is said
 
-    def _allowed(self) -> ColumnElement[int]:
-        condemned = select(func.count()).where(suspects.c.unit_id == units.c.id, suspects.c.deaths >= DEATHS)
-        return self._max_attempts + DEATHS * condemned.correlate(units).scalar_subquery()
-
     def _back_or_failed(self, over: ColumnElement[bool]) -> dict[str, Any]:
         return {
             "state": case((over, UnitState.FAILED.value), else_=UnitState.PENDING.value),
@@ -297,7 +278,7 @@ class Ledger:
     def _take(self, which: ColumnElement[bool]) -> int:
         # Units that another process changes right now are left to it: two sweeps never wait for each other.
         gone = select(units.c.id).where(WAITING, units.c.state == UnitState.LEASED, which)
-        over = units.c.attempt >= self._allowed()
+        over = units.c.attempt >= attempts_allowed(self._max_attempts)
         error = case((over, func.coalesce(units.c.worker, "a worker") + _WORN_OUT), else_=units.c.error)
         values = _PENDING | self._back_or_failed(over) | {"error": error}
         taken = units.c.id.in_(gone.with_for_update(skip_locked=True))
@@ -317,11 +298,11 @@ class Ledger:
         return True
 
     def _say(self, unit: Unit, values: dict[str, Any]) -> bool:
-        return self._count(update(units).where(_held(unit)).values(values)) == 1
+        return self._count(update(units).where(HELD).values(values), _claim_of(unit)) == 1
 
-    def _count(self, statement: Any) -> int:
-        with writing(self._engine) as connection:
-            return _rowcount(connection.execute(statement))
+    def _count(self, statement: Any, given: Mapping[str, Any] | None = None) -> int:
+        with saying(self._engine) as connection:
+            return _rowcount(connection.execute(statement, given))
 
     def _write(self, connection: Connection, rows: Sequence[ImageRow]) -> None:
         if foreign := {row.map_run for row in rows if row.map_run not in (None, row.run_id)}:
@@ -332,19 +313,6 @@ class Ledger:
             values = [image_values(row) for row in rows]
             one_text = connection.dialect.name == "postgresql"
             connection.execute(self._upsert, {"rows": json.dumps(values)} if one_text else values)
-
-
-def _upsert_images(dialect: str) -> Any:
-    """Writes rows of images, new or again. PostgreSQL takes a unit's as one JSON text: half of executemany's time."""
-    if dialect == "postgresql":
-        columns = [column.name for column in images.c]
-        given = func.json_populate_recordset(text("NULL::attribatch_images"), cast(bindparam("rows"), JSON))
-        rows = given.table_valued(*columns)
-        write: Any = postgresql.insert(images).from_select(columns, select(*(rows.c[name] for name in columns)))
-    else:
-        write = sqlite.insert(images)
-    figures = {column.name: write.excluded[column.name] for column in images.c if not column.primary_key}
-    return write.on_conflict_do_update(index_elements=["run_id", "row"], set_=figures)
 
 
 def _new_run(run: Run) -> dict[str, Any]:
@@ -374,19 +342,13 @@ def _after_all() -> ColumnElement[float]:
     return case((latest > now(), latest), else_=now())
 
 
-def _done(rows: Sequence[ImageRow]) -> dict[str, Any]:
+def _counts(rows: Sequence[ImageRow]) -> dict[str, int]:
     failed = sum(row.state is ImageState.FAILED for row in rows)
-    counts = {"images_done": len(rows) - failed, "images_failed": failed}
-    return counts | {"state": UnitState.DONE, "lease_until": None, "error": None, "changed_at": now()}
+    return {"count_done": len(rows) - failed, "count_failed": failed}
 
 
-def _held(unit: Unit) -> ColumnElement[bool]:
-    return and_(units.c.id == unit.id, units.c.token == unit.token, units.c.state == UnitState.LEASED)
-
-
-def _most_urgent(candidates: Select[Any], limit: int) -> Select[Any]:
-    ordered = candidates.order_by(units.c.priority.desc(), units.c.id).limit(limit)
-    return ordered.with_for_update(skip_locked=True)
+def _claim_of(unit: Unit) -> dict[str, Any]:
+    return {"of_unit": unit.id, "of_token": unit.token}
 
 
 def _rowcount(result: CursorResult[Any]) -> int:

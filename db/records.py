@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+DEATHS = 3  # of a process while it computed one row with care: then the row is condemned
+
 
 class UnitState(StrEnum):
     """`pending -> leased -> done | failed`, or `cancelled` on the way."""
@@ -114,6 +116,12 @@ class ImageRow:
     entropy: float | None = None  # of |attribution| over pixels, 0..1 of its maximum
     gini: float | None = None  # of |attribution| over pixels, 0 even .. 1 one pixel
     positive_share: float | None = None  # positive part / |attribution|
+    center_share: float | None = None  # share of |attribution| in the middle half of both sides; 0.25 where it is even
+    top_left_share: float | None = None  # share in the quarter by quarter at that corner; 0.0625 where it is even
+    top_right_share: float | None = None
+    bottom_left_share: float | None = None
+    bottom_right_share: float | None = None
+    effective_pixels: float | None = None  # exp of the entropy in nats: as many even pixels would have it
     map_run: str | None = None
     map_row: int | None = None
 

@@ -29,10 +29,11 @@ from sqlalchemy.exc import (
 from db.errors import IndexDamaged, IndexOutdated, StoreFull, StoreUnavailable, UsageError
 from db.tables import VERSION_TABLE, now
 
-__all__ = ["SCHEMA", "Engine", "Index", "look_at", "migrate", "open_engine", "reading", "shown", "writing"]
+__all__ = ["SCHEMA", "Engine", "Index", "look_at", "migrate", "open_engine", "reading", "saying", "shown", "writing"]
 
-SCHEMA = "0003"  # the newest revision in db/migrations/versions; a test holds the two together
+SCHEMA = "0004"  # the newest revision in db/migrations/versions; a test holds the two together
 BUSY_MILLISECONDS = 30_000
+CACHE_KIBIBYTES = 32_768  # SQLite's own 2 MB hold no path to the leaves of the indexes of a million images
 _LOCKED = (SQLITE_BUSY, SQLITE_LOCKED)
 _DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
 _ADVISORY_LOCK = 0x61747472  # "attr"
@@ -83,6 +84,19 @@ def writing(engine: Engine) -> Iterator[Connection]:
         StoreUnavailable: the database does not answer, is locked for 30 s, or its disk is full.
     """
     with _translated(engine), engine.execution_options(attribatch_immediate=True).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def saying(engine: Engine) -> Iterator[Connection]:
+    """For one statement that writes: PostgreSQL commits it by itself, in one round trip instead of three.
+
+    Raises:
+        StoreUnavailable: as `writing`.
+    """
+    if engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with writing(engine) as connection:
         yield connection
 
 
@@ -216,6 +230,7 @@ def _prepare_sqlite(connection: SqliteConnection, _record: Any) -> None:
     _switch_to_wal(connection)
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
 
 
 def _switch_to_wal(connection: SqliteConnection) -> None:

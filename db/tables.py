@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 from sqlalchemy.ext.compiler import compiles
@@ -40,6 +41,14 @@ IMAGE_SORTS = (
     "member_disagreement",
     "border_share",
     "completeness_gap",
+    "probability",
+    "entropy",
+    "gini",
+    "center_share",
+    "top_left_share",
+    "top_right_share",
+    "bottom_left_share",
+    "bottom_right_share",
 )
 
 # Written into the SQL as it stands: with bound parameters neither database sees that the index below fits.
@@ -132,6 +141,12 @@ images = Table(
     Column("entropy", Double),
     Column("gini", Double),
     Column("positive_share", Double),
+    Column("center_share", Double),
+    Column("top_left_share", Double),
+    Column("top_right_share", Double),
+    Column("bottom_left_share", Double),
+    Column("bottom_right_share", Double),
+    Column("effective_pixels", Double),
     Column("map_run", String(64)),
     Column("map_row", Integer),
 )
@@ -139,6 +154,17 @@ Index("ix_attribatch_images_key", images.c.run_id, images.c.key)
 Index("ix_attribatch_images_digest", images.c.sha256)  # of any run: what is attributed already
 for _name in IMAGE_SORTS:
     Index(f"ix_attribatch_images_{_name}", images.c.run_id, images.c[_name], images.c.row)
+
+FAILED = images.c.state == literal_column("'failed'")  # not bound, as WAITING
+MISPREDICTED = images.c.predicted != images.c.label
+for _name, _which in (("failed", FAILED), ("mispredicted", MISPREDICTED)):
+    Index(
+        f"ix_attribatch_images_{_name}",
+        images.c.run_id,
+        images.c.row,
+        sqlite_where=_which,
+        postgresql_where=_which,
+    )
 
 schedules = Table(
     "attribatch_schedules",

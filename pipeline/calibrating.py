@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from db.ledger import DEATHS
 from db.objects import Objects
-from db.records import Unit
+from db.records import DEATHS, Unit
 from pipeline.attribution import Profile
 from pipeline.errors import ObjectMissing
 from pipeline.explaining import Explainer, Picture

@@ -11,8 +11,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipeline import printing
-from pipeline.commands import serving, upkeep
+from pipeline.commands import audits, comparing, evaluating, querying, serving, upkeep
 from pipeline.commands import workers as processes
+from pipeline.commands.ensembles import ensemble_app
 from pipeline.commands.options import (
     RUNNING,
     Channels,
@@ -129,49 +130,6 @@ def run(
     exit_with(progress.state)
 
 
-@app.command(
-    epilog='Example: attribatch query latest --where "predicted != label and border_share > 0.3" '
-    "--sort -member_disagreement"
-)
-def query(
-    ref: RunRef = "latest",
-    where: Annotated[
-        str | None,
-        typer.Option(
-            help="Filter: comparisons of columns, and, or, not, in (...); also mispredicted, failed, converged."
-        ),
-    ] = None,
-    sort: Annotated[str | None, typer.Option(help="Column; -column for descending. Empty values come last.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most rows.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Continue after a page: its `next`.")] = None,
-    as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with every column.")] = False,
-) -> None:
-    """Find images of a run by what the index knows of them."""
-    with open_pipeline() as pipeline:
-        page = pipeline.find(ref, where=where, sort=sort, limit=limit, after=after)
-        labelled = bool(page.rows) or pipeline.has_labels(ref)
-    if as_csv:
-        printing.csv_rows(page.rows)
-    else:
-        printing.page(page, labelled, as_json=as_json)
-
-
-@app.command(epilog="Example: attribatch audit latest --by label --out ./report")
-def audit(
-    ref: RunRef = "latest",
-    by: Annotated[str, typer.Option(help="Group images by their predicted class or their label.")] = "predicted",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of report.html and audit.json. Default: below the home.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Say what the maps say together: figures per class, shortcuts that were tested, an HTML report."""
-    with open_pipeline() as pipeline, printing.working("auditing the maps"):
-        found, report = pipeline.audit(ref, by=by, out=out)
-    printing.audit(found, report, as_json=as_json)
-
-
 @app.command(epilog="Example: attribatch show cat/0017.jpg --run latest --out cat.png")
 def show(
     image: Annotated[str, typer.Argument(help="Key of the image, the end of it, or its row number.")],
@@ -216,8 +174,9 @@ def models_list(
     printing.names([name for name in models.list_models(module=models) if part in name], as_json=as_json)
 
 
-for group in (upkeep, processes, serving):
+for group in (audits, comparing, evaluating, processes, querying, serving, upkeep):
     group.register(app)
+app.add_typer(ensemble_app, name="ensemble")
 app.add_typer(schedule_app, name="schedule")
 app.command(epilog="Example: attribatch up --workers 2")(up)
 

@@ -25,6 +25,7 @@ class Decoder:
     source: Source
     preprocess: Preprocess
     max_pixels: int
+    threads: int = DECODERS
 
     @telemetry.stage("decode")
     def one(self, entry: Entry) -> Picture | ImageRow:
@@ -41,7 +42,7 @@ class Decoder:
         Raises:
             SourceUnavailable: the folder or bucket of all images is away.
         """
-        pool = ThreadPoolExecutor(DECODERS, "attribatch-decode")
+        pool = ThreadPoolExecutor(self.threads, "attribatch-decode")
         try:
             coming = iter([pool.submit(self.one, entry) for entry in entries])
             while part := list(islice(coming, -(-len(entries) // parts))):

@@ -31,10 +31,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from db.ledger import DEATHS, Ledger
+from db.ledger import Ledger
 from db.objects import Objects
 from db.queries import get_run
-from db.records import Entry, ImageRow, Run, Unit
+from db.records import DEATHS, Entry, ImageRow, Run, Unit
 from db.session import Engine
 from pipeline import calibrating, maps, models, storing, telemetry
 from pipeline.datasets import Source
@@ -251,7 +251,7 @@ def _store(shop: Workshop, unit: Unit, result: _Result, lost: threading.Event) -
 
 
 def _explainer(shop: Workshop, spec: RunSpec, decoder: Decoder, lost: threading.Event) -> Explainer:
-    take_turns = _must_take_turns(spec, shop.device)
+    take_turns = must_take_turns(spec, shop.device)
     return Explainer(
         spec,
         load_members(spec, "cpu" if take_turns else shop.device, shop.allowed_modules),
@@ -280,7 +280,7 @@ def _samples(spec: RunSpec, decoder: Decoder) -> Floats | None:
     return np.stack([picture.pixels for picture in pictures])
 
 
-def _must_take_turns(spec: RunSpec, device: str) -> bool:
+def must_take_turns(spec: RunSpec, device: str) -> bool:
     """Whether an ensemble would fill the memory of a GPU: then one member at a time lies there."""
     if not device.startswith("cuda") or len(spec.models) == 1:
         return False

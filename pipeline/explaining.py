@@ -25,12 +25,12 @@ from pipeline.attribution import (
     integrated_gradients,
     saliency,
 )
-from pipeline.attribution.ensemble import predict
+from pipeline.attribution.ensemble import predict, target_outputs
 from pipeline.attribution.rows import default_batch_size
 from pipeline.errors import ModelBroken
 from pipeline.maps import Floats
 from pipeline.spec import ModelSpec, RunSpec, parse_target
-from pipeline.tuning import AS_GIVEN, DEFAULT_TOLERANCE, Choice, fit_profile, measured_batch_size, prepare
+from pipeline.tuning import AS_GIVEN, DEFAULT_TOLERANCE, Choice, fit_profile, measured_batch_size, prepare, products
 
 log = logging.getLogger("attribatch.explaining")
 
@@ -112,23 +112,48 @@ class Explainer:
         return self.spec.precision == "auto" and self.spec.attribution == "integrated_gradients"
 
     @telemetry.stage("compute")
-    def compute(self, pictures: Sequence[Picture]) -> Computed:
+    def compute(self, pictures: Sequence[Picture], targets: Tensor | None = None) -> Computed:
         """Everything that takes the device.
+
+        Args:
+            pictures: at least one.
+            targets: (N,) int64 on the device: explained instead of what the spec's target gives.
 
         Raises:
             ModelBroken: a member raised, or does not return (N, classes).
         """
-        pixels = self._pixels(pictures)
+        pixels = self.pixels(pictures)
         if self.chooses_ways and self._fast is None:
             self.use_ways(self.choose_ways(pictures), pictures)
 
         def attempt(size: int) -> Computed:
             probabilities = predict(self._members, pixels, batch_size=size)
-            targets = self._targets(pictures, probabilities)
+            chosen = self._targets(pictures, probabilities) if targets is None else targets
             size = self._fastest_size(pixels, size)
-            return Computed(pictures, probabilities, targets, self._attribute(pictures, pixels, targets, size))
+            return Computed(pictures, probabilities, chosen, self._attribute(pictures, pixels, chosen, size))
 
         return self._within_memory(pixels, attempt)
+
+    def ask(self, pixels: Tensor, targets: Tensor, output: str) -> Tensor:
+        """One output of images on the device, mean over members.
+
+        Args:
+            pixels: (N, C, H, W), as `pixels` gives them.
+            targets: (N,) int64.
+            output: "logit", "probability" or "log_probability".
+
+        Returns:
+            (N,) float64.
+
+        Raises:
+            ModelBroken: as `compute`.
+        """
+
+        def attempt(size: int) -> Tensor:
+            return target_outputs(self._members, pixels, targets, output=cast("Any", output), batch_size=size)
+
+        with products("high" if self._fast is not None else "highest", pixels.device):
+            return self._within_memory(pixels, attempt)
 
     def fit(self, pictures: Sequence[Picture]) -> list[Profile]:
         """Where the nodes of this spec's paths should stand, for each declared baseline, measured on some pictures.
@@ -136,13 +161,13 @@ class Explainer:
         Raises:
             ModelBroken: as `compute`.
         """
-        pixels = self._pixels(pictures)
+        pixels = self.pixels(pictures)
 
         def attempt(size: int) -> list[Profile]:
             targets = self._targets(pictures, predict(self._members, pixels, batch_size=size))
             options: Any = {"output": self.spec.output, "internal_batch_size": size}
             sizes = [baseline.n for baseline in self.spec.baselines]
-            draws = torch.split(self._baselines(pictures, pixels)[0], sizes)
+            draws = torch.split(self.baselines(pictures, pixels)[0], sizes)
             return [fit_profile(self._members, pixels, targets, baselines=some, **options) for some in draws]
 
         return self._within_memory(pixels, attempt)
@@ -197,7 +222,7 @@ class Explainer:
         spec, member = self.spec, self._given[index]
         if name == AS_GIVEN.name:
             return member, AS_GIVEN
-        pixels = self._pixels(pictures[:_TRIED_ON])
+        pixels = self.pixels(pictures[:_TRIED_ON])
         key = self._key(pixels, spec.models[index])
         known = _prepared.get(key)
         if known is not None and name in (None, known[1].name):
@@ -205,7 +230,7 @@ class Explainer:
         if self._turns:
             self._turns.take(member)
         try:
-            stack = self._baselines(pictures[:_TRIED_ON], pixels)[0][:_TRIED_FROM]
+            stack = self.baselines(pictures[:_TRIED_ON], pixels)[0][:_TRIED_FROM]
             options: Any = {"output": spec.output, "tolerance": spec.tolerance or DEFAULT_TOLERANCE, "only": name}
             found = prepare(member, pixels, baselines=stack, **options)
         except (torch.OutOfMemoryError, MemoryError):  # no room for two of it
@@ -218,7 +243,8 @@ class Explainer:
         _prepared[key] = found.member, found.choice
         return _prepared[key]
 
-    def _baselines(self, pictures: Sequence[Picture], pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def baselines(self, pictures: Sequence[Picture], pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """All draws of the spec's baselines and their weights, see `baseline_stack`."""
         digests = [picture.sha256 for picture in pictures]
         return baseline_stack(self.spec.baselines, pixels, digests, seed=self.spec.seed, samples=self._samples)
 
@@ -229,7 +255,7 @@ class Explainer:
             return saliency(self._members, pixels, targets, output=output)
         if spec.attribution == "input_x_gradient":
             return input_x_gradient(self._members, pixels, targets, output=output)
-        stack, weights = self._baselines(pictures, pixels)
+        stack, weights = self.baselines(pictures, pixels)
         return integrated_gradients(
             self._fast or self._members,
             pixels,
@@ -246,7 +272,8 @@ class Explainer:
             precision=cast("Any", "float32" if spec.precision == "auto" else spec.precision),
         )
 
-    def _pixels(self, pictures: Sequence[Picture]) -> Tensor:
+    def pixels(self, pictures: Sequence[Picture]) -> Tensor:
+        """Pictures on the device, (N, C, H, W) in the spec's dtype."""
         pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
         pixels = pixels.to(torch.float64 if self.spec.precision == "float64" else torch.float32)
         if self._device.startswith("cuda"):

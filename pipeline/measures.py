@@ -18,6 +18,12 @@ class MapMeasures:
     entropy: Floats  # of |map| over pixels, 0 one pixel .. 1 even
     gini: Floats  # of |map| over pixels, 0 even .. 1 one pixel
     positive_share: Floats  # positive part of |map|, 0..1
+    center_share: Floats  # of |map|, in the middle half of the height and of the width, 0..1
+    top_left_share: Floats  # of |map|, in the quarter of the height and of the width at that corner, 0..1
+    top_right_share: Floats
+    bottom_left_share: Floats
+    bottom_right_share: Floats
+    effective_pixels: Floats  # exp of the entropy of |map|: so many equal pixels would have it, 1..H*W
 
 
 def measure(maps: NDArray[np.floating]) -> MapMeasures:
@@ -29,19 +35,35 @@ def measure(maps: NDArray[np.floating]) -> MapMeasures:
     with np.errstate(invalid="ignore", divide="ignore"):
         share = weight / total[:, None, None]
         positive = np.maximum(maps, 0).sum((1, 2, 3)) / total
-    rows, columns = max(height // 8, 1), max(width // 8, 1)
     flat = np.sort(share.reshape(n, -1), axis=1)
     pixels = flat.shape[1]
     logs = np.log(flat, where=flat > 0, out=np.zeros_like(flat))
+    entropy = -(flat * logs).sum(1)  # in nats
     rank = np.arange(1, pixels + 1)
     return MapMeasures(
-        border_share=1 - share[:, rows : height - rows, columns : width - columns].sum((1, 2)),
         center_x=share.sum(1) @ ((np.arange(width) + 0.5) / width),
         center_y=share.sum(2) @ ((np.arange(height) + 0.5) / height),
-        entropy=-(flat * logs).sum(1) / np.log(max(pixels, 2)),
+        entropy=entropy / np.log(max(pixels, 2)),
         gini=(2 * (flat @ rank) - (pixels + 1)) / pixels + np.where(np.isnan(total), np.nan, 0),
         positive_share=positive,
+        effective_pixels=np.exp(entropy),
+        **_regions(share),
     )
+
+
+def _regions(share: Floats) -> dict[str, Floats]:
+    """What lies where, of shares (n, H, W): border, centre and corners, each (n,)."""
+    height, width = share.shape[1:]
+    edge_y, edge_x = max(height // 8, 1), max(width // 8, 1)
+    down, across = max(height // 4, 1), max(width // 4, 1)
+    return {
+        "border_share": 1 - share[:, edge_y : height - edge_y, edge_x : width - edge_x].sum((1, 2)),
+        "center_share": share[:, down : height - down, across : width - across].sum((1, 2)),
+        "top_left_share": share[:, :down, :across].sum((1, 2)),
+        "top_right_share": share[:, :down, width - across :].sum((1, 2)),
+        "bottom_left_share": share[:, height - down :, :across].sum((1, 2)),
+        "bottom_right_share": share[:, height - down :, width - across :].sum((1, 2)),
+    }
 
 
 def member_disagreement(std: NDArray[np.floating], mean: NDArray[np.floating]) -> Floats:

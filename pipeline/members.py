@@ -30,7 +30,7 @@ class Member(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, classes)."""
-        return _logits(self.body((pixels - self.mean) / self.std))
+        return logits_of(self.body((pixels - self.mean) / self.std))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def same_probe(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return len(ones) == len(others) and bool((ones - others).abs().max() <= 0.03 * ones.abs().max().clamp(min=1e-6))
 
 
-def _logits(output: Any) -> Tensor:
+def logits_of(output: Any) -> Tensor:
     """The tensor in what a model returns: itself, `.logits`, a dict's "logits" or "out", a tuple's first."""
     if isinstance(output, Mapping):
         output = output.get("logits", output.get("out"))

@@ -1,4 +1,4 @@
-"""Model declarations become checked members: torchvision names, files, importable factories, weight files.
+"""Model declarations become checked members.
 
 `resolve` loads each model once before a run is stored, tries it on a small batch, and notes digests of weights and
 code. `load` builds the same member in a worker, refuses it if a digest differs, and keeps a few. Weights are read as
@@ -7,30 +7,25 @@ data, never as code; factories are code. Knows nothing of images, units or attri
 
 import copy
 import hashlib
-import importlib
-import inspect
 import math
-import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline.building import Built, build, build_untrained, few
 from pipeline.errors import ModelError
 from pipeline.members import Member, first_layer, said, same_probe, try_member
 from pipeline.spec import ModelSpec, Preprocess
 
 _MEMBERS_KEPT = 16  # per process: an ensemble is loaded once, not once per unit
 _KEYS = ("input_size", "resize", "mean", "std", "channels", "classes")
-_FORMS = "torchvision:resnet50@DEFAULT, path/to/file.py:factory or package.module:factory"
 _cache: OrderedDict[tuple[ModelSpec, str, torch.dtype], nn.Module] = OrderedDict()
 _cache_lock = threading.Lock()
 
@@ -74,7 +69,7 @@ def resolve(
                 both = f"it takes {spec.preprocess.geometry}, {specs[0].source!r} {specs[0].preprocess.geometry}"
                 raise ModelError(f"{both} (height, width, channels, fit); give all one --input-size, maybe --resize")
             if spec.class_names != specs[0].class_names:
-                both = f"classes {_few(spec.class_names)}; {specs[0].source!r} has {_few(specs[0].class_names)}"
+                both = f"classes {few(spec.class_names)}; {specs[0].source!r} has {few(specs[0].class_names)}"
                 raise ModelError(f"{both}; pass --classes if the outputs mean the same")
     return specs
 
@@ -94,7 +89,8 @@ def load(
     with _naming(spec.source), _cache_lock:
         _check_allowed(spec.source, allowed_modules)
         if key not in _cache:
-            module = _build(spec.source, spec.weights, code_sha256=spec.code_sha256).module
+            classes = len(spec.class_names)
+            module = build(spec.source, spec.weights, classes=classes, code_sha256=spec.code_sha256).module
             if weights_digest(module) != spec.weights_sha256:
                 if spec.weights is None:
                     raise ModelError("it has other weights each time it is made; save them and pass --weights")
@@ -108,6 +104,39 @@ def load(
         return _cache[key]
 
 
+class Untrained(NamedTuple):
+    """A module to train, and what it takes."""
+
+    module: nn.Module  # float32
+    preprocess: Preprocess
+    code_sha256: str | None  # of the file that defines the factory
+
+
+def untrained(
+    request: ModelRequest, classes: int, *, pretrained: bool = False, allowed_modules: Sequence[str] = ()
+) -> Untrained:
+    """A module for so many classes, its weights drawn from torch's random state, or taken where they fit.
+
+    Args:
+        request: a model as for a run; its weights are taken where they fit, see `pipeline.building`.
+        classes: outputs that it must have.
+        pretrained: take the weights that torchvision has under that name.
+        allowed_modules: as for `resolve`.
+
+    Raises:
+        ModelError: it cannot be made, has other outputs, or less than half of its weights is in the file.
+    """
+    with _naming(request.source):
+        _check_allowed(request.source, allowed_modules)
+        built = build_untrained(request.source, classes, weights=request.weights, pretrained=pretrained)
+        module = built.module.float()
+        preprocess = _preprocess(request, _declared(built)[0], module)
+        outputs = try_member(copy.deepcopy(module), preprocess).outputs  # the trial freezes what it is given
+        if outputs != classes:
+            raise ModelError(f"{outputs} outputs for {classes} classes; let its factory take num_classes")
+    return Untrained(module, preprocess, built.code_sha256)
+
+
 def weights_digest(module: nn.Module) -> str:
     """sha256 over the names, dtypes, shapes and bytes of a module's state, in the order of the names."""
     digest = hashlib.sha256()
@@ -118,22 +147,13 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class _Built(NamedTuple):
-    """What a source gives: a module with its weights, and what is said of its input and classes."""
-
-    module: nn.Module
-    code_sha256: str | None = None
-    declared: object = None  # a dict, or a torchvision preset
-    class_names: tuple[str, ...] | None = None
-
-
 def _resolve_one(request: ModelRequest, labels: Sequence[str], allowed: Sequence[str]) -> ModelSpec:
     location, _, factory = request.source.rpartition(":")  # absolute paths: a worker stands in another folder
     source = f"{Path(location).expanduser().absolute()}:{factory}" if location.endswith(".py") else request.source
     weights = None if request.weights is None else str(Path(request.weights).expanduser().absolute())
     with _naming(request.source):
         _check_allowed(source, allowed)
-        built = _build(source, weights)
+        built = build(source, weights, classes=len(request.class_names or ()))
         digest = weights_digest(built.module)  # before the trial, which may change the module's dtype
         try:
             fields, names = _declared(built)
@@ -170,124 +190,7 @@ def _check_allowed(source: str, allowed: Sequence[str]) -> None:
         raise ModelError(f"{module!r} is not below {', '.join(allowed)}; whoever runs the workers must allow it")
 
 
-def _build(source: str, weights: str | None, *, code_sha256: str | None = None) -> _Built:
-    """The module of a source, with its weights; a given `code_sha256` must be that of the factory's file."""
-    if source.startswith("torchvision:"):
-        return _build_torchvision(source, weights)
-    factory, sha256 = _factory(source, code_sha256)
-    try:
-        with redirect_stdout(sys.stderr):  # what it prints must not stand in --json
-            made = factory()
-    except (Exception, SystemExit) as error:  # somebody else's code
-        raise ModelError(f"its factory raised {said(error)}") from error
-    module, declared = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(module, nn.Module):
-        found = type(module).__name__
-        raise ModelError(f"its factory returned {found}; it must return an nn.Module, or (nn.Module, preprocessing)")
-    module = copy.deepcopy(module)  # a factory may return the same one again, for the next member
-    if weights is not None:
-        _load_state(module, _read_state(weights), weights)
-    return _Built(module, sha256, declared)
-
-
-def _build_torchvision(source: str, weights: str | None) -> _Built:
-    from torchvision import models as zoo  # seconds that other models do not need
-
-    name, at, chosen = source.removeprefix("torchvision:").partition("@")
-    if name not in zoo.list_models():
-        raise ModelError(f"torchvision has no model {name!r}; torchvision.models.list_models() names them")
-    choices: Mapping[str, Any] = zoo.get_model_weights(name).__members__
-    if at and chosen not in choices:
-        raise ModelError(f"torchvision has no weights {chosen!r} for it; there are {', '.join(choices)}")
-    if not at and weights is None:
-        raise ModelError(f"no weights; write {source}@DEFAULT, or pass --weights")
-    known = choices[chosen] if at else None
-    declared, names = (known.transforms(), tuple(known.meta["categories"])) if known else (None, None)
-    if weights is not None:
-        state = _read_state(weights)
-        module = zoo.get_model(name, weights=None)
-        last = list(module.state_dict())[-1]  # of the classifier: its length is the number of classes
-        if last in state and len(state[last]) != len(module.state_dict()[last]):
-            module = zoo.get_model(name, weights=None, num_classes=len(state[last]))
-        _load_state(module, state, weights)
-        return _Built(module, None, declared, names)
-    try:
-        return _Built(zoo.get_model(name, weights=known), None, declared, names)
-    except (OSError, RuntimeError) as error:  # no network, a broken download
-        url = known.url if known else ""
-        raise ModelError(f"no download ({said(error)}); fetch {url} elsewhere, and pass it with --weights") from error
-
-
-def _factory(source: str, expected: str | None) -> tuple[Callable[[], object], str | None]:
-    """The factory that a source names, and the sha256 of the file that defines it."""
-    location, _, name = source.rpartition(":")
-    if not location or not name.isidentifier():
-        raise ModelError(f"a model is one of {_FORMS}")
-    try:
-        module = None if location.endswith(".py") else importlib.import_module(location)
-        code = Path((module and inspect.getsourcefile(module)) or location).read_bytes()
-    except Exception as error:  # somebody else's code
-        raise ModelError(f"importing it raised {said(error)}; name a file, or what PYTHONPATH finds") from error
-    sha256 = hashlib.sha256(code).hexdigest()
-    if expected not in (None, sha256):  # before a file is run
-        raise ModelError("its code changed since the run was submitted; submit the run again")
-    module = module or _run_file(location, code)
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        names = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise ModelError(f"{location} has no factory {name!r}; its functions are {_few(names) or 'none'}")
-    return factory, sha256
-
-
-def _run_file(path: str, code: bytes) -> ModuleType:
-    """A module made of exactly these bytes, under a name that nothing else has. No .pyc is read or written."""
-    name = f"_attribatch_model_{hashlib.sha256(path.encode() + code).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    module = ModuleType(name)
-    module.__file__ = path
-    sys.modules[name] = module  # dataclasses look the module of their class up
-    try:
-        with redirect_stdout(sys.stderr):
-            exec(compile(code, path, "exec"), module.__dict__)  # noqa: S102 - the user named this file to be run
-    except (Exception, SystemExit) as error:  # somebody else's code
-        del sys.modules[name]
-        raise ModelError(f"running {path} raised {said(error)}") from error
-    return module
-
-
-def _read_state(path: str) -> dict[str, Tensor]:
-    """A state_dict from a file, unwrapped and without DataParallel's prefix."""
-    if not Path(path).is_file():
-        raise ModelError(f"weights {path} do not exist")
-    try:
-        safe = path.endswith(".safetensors")
-        state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file causes
-        raise ModelError(f"weights {path} are no tensors ({said(error)}); save model.state_dict()") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"weights {path} hold no state_dict of tensors; save model.state_dict()")
-    prefix = "module." if all(name.startswith("module.") for name in state) else ""
-    return {name.removeprefix(prefix): value for name, value in state.items()}
-
-
-def _load_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
-    own = module.state_dict()
-    differ = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
-    shapes = [f"{name} is {tuple(state[name].shape)}, the model's {tuple(own[name].shape)}" for name in differ]
-    problems = {"other shapes": shapes}
-    if not differ:
-        result = module.load_state_dict(state, strict=False)  # its own message would list every key
-        problems |= {"missing": result.missing_keys, "unexpected": result.unexpected_keys}
-    if any(problems.values()):
-        listed = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
-        raise ModelError(f"weights {path} do not fit ({listed}); pair each --weights with its --model, in order")
-
-
-def _declared(built: _Built) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+def _declared(built: Built) -> tuple[dict[str, Any], tuple[str, ...] | None]:
     """What a model says of its preprocessing as fields of `Preprocess`, and its class names."""
     declared: Any = built.declared
     if declared is None:
@@ -345,7 +248,3 @@ def _per_channel(name: str, given: float | Sequence[float], channels: int) -> tu
         above = " above 0" if name == "std" else ""
         raise ModelError(f"{name} is {values}; pass --{name} with 1 or {channels} (channels) numbers{above}")
     return values
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -160,6 +160,11 @@ def boxed(picture: Image.Image, region: Box, size: tuple[int, int]) -> Image.Ima
     return out
 
 
+def shortened(text: str, most: int = 18) -> str:
+    """A name that fits beside a chart: its end gives way to an ellipsis."""
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
 def png_bytes(picture: Image.Image) -> bytes:
     """A picture as a PNG file's bytes."""
     buffer = io.BytesIO()

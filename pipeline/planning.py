@@ -13,43 +13,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from db.records import Entry, Run, UnitDraft
 from pipeline.datasets import Source
 from pipeline.errors import SpecError
 from pipeline.spec import RunSpec, parse_target
 
-if TYPE_CHECKING:
-    from pipeline.models import ModelRequest
-
 MAX_LABELS = 100_000
+MAX_UNIT_BYTES = 256 * 2**20  # of a unit's float32 pixels: a worker holds its pixels and maps, some six times as much
 LEAST_UNITS, LEAST_UNIT = 8, 4  # units of a run, so that its progress is seen; images of a unit
 FIT_SHARE = 0.05  # of a run's evaluations that fitting its nodes may cost
 FIT_COST = 65  # evaluations of one calibration image per path, see `pipeline.tuning.fit_profile`
 FIT_IMAGES = (8, 16)  # at least, at most
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What somebody asks for: names and paths, as they were typed. `Pipeline.submit` makes a spec and a run of it."""
-
-    source: str  # a folder of images, or a CSV or JSONL manifest
-    models: "tuple[ModelRequest, ...]"
-    baselines: tuple[str, ...] = ("black",)  # declarations, see `pipeline.declarations.Baseline`
-    target: str = "predicted"  # predicted | label | rank:K | class:NAME_OR_INDEX
-    attribution: str = "integrated_gradients"
-    output: str = "logit"
-    method: str = "riemann_middle"
-    n_steps: int = 50
-    tolerance: float | None = None  # relative L1 error; replaces method and n_steps
-    max_steps: int = 513
-    precision: str = "float32"
-    channels: str = "keep"
-    seed: int = 0
-    name: str | None = None
-    unit_size: int | None = None  # images; None chooses by the input's size
-    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +86,8 @@ def plan_run(
     """The run of a spec over a manifest, checked against each other.
 
     Raises:
-        SpecError: labels are the target, but an image has none or the models do not know one.
+        SpecError: labels are the target, but an image has none or the models do not know one; or units are so large
+            that a worker's memory would not hold one.
     """
     if parse_target(spec.target)[0] == "label":
         if manifest.unlabelled is not None:
@@ -121,6 +98,10 @@ def plan_run(
                 f"target 'label': {len(unknown)} labels are no class of the models, first {unknown[0]!r} (classes: "
                 f"{names}, ...); name the classes with --classes FILE, or use --target predicted"
             )
+    size = min(unit_size or default_unit_size(spec, manifest.count), manifest.count)
+    image_bytes = 4 * spec.preprocess.channels * spec.preprocess.height * spec.preprocess.width
+    if size > (most := max(1, MAX_UNIT_BYTES // image_bytes)):
+        raise SpecError(f"units of {size} images take several GB of a worker; use --unit-size {most} or less")
     return Run(
         id=run_id(spec, manifest.digest, source),
         name=name,
@@ -129,7 +110,7 @@ def plan_run(
         source=source.to_json(),
         manifest_digest=manifest.digest,
         image_count=manifest.count,
-        unit_size=min(unit_size or default_unit_size(spec, manifest.count), manifest.count),
+        unit_size=size,
         priority=priority,
     )
 

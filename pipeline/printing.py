@@ -21,10 +21,11 @@ from rich.table import Table
 from db.records import ImageRow, Progress, Run, UnitState
 
 if TYPE_CHECKING:
-    from db.queries import Page
+    from db.pages import Page
     from pipeline.audits import Audit
     from pipeline.demo import DemoResult
     from pipeline.estimating import Cost
+    from pipeline.exporting import Exported
     from pipeline.spec import ModelSpec
 
 out = Console(highlight=False, soft_wrap=True)
@@ -260,14 +261,25 @@ def csv_rows(rows: Sequence[ImageRow]) -> None:
     writer.writerows(asdict(row) for row in rows)
 
 
-def audit(found: "Audit", report: Path, *, as_json: bool) -> None:
-    """What an audit found."""
+def exported(found: "Exported", *, as_json: bool) -> None:
+    """What an export has written."""
     if as_json:
-        print_json(found.to_dict())
+        print_json(found)
+        return
+    left = f"; {found.skipped:,} left out: no map, or the file is gone or has changed" if found.skipped else ""
+    out.print(f"{found.images:,} images  {found.path}{left}", markup=False)
+
+
+def audit(found: "Audit", report: Path, exceeded: Sequence[str], *, as_json: bool) -> None:
+    """What an audit found, and the gates that it exceeds."""
+    if as_json:
+        print_json(found.to_dict() | {"exceeded": exceeded})
         return
     _classes(found)
     out.print()
     _verdict(found)
+    for gate in exceeded:
+        out.print(f"[bold red]gate exceeded:[/] {escape(gate)}")
     out.print(f"\nreport  {report} (open it in a browser)", markup=False)
 
 

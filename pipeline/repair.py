@@ -1,6 +1,7 @@
 """Rebuilds the index from object storage, where every run left its record, its manifest and the rows of its units.
 
-Every shard is read and its digest compared: a unit whose objects are missing or damaged is queued again.
+Schedules left records as well. Every shard is read and its digest compared: a unit whose objects are missing or damaged
+is queued again.
 """
 
 import hashlib
@@ -11,10 +12,12 @@ from db.ledger import Ledger
 from db.objects import Objects
 from db.queries import UnitRow, dangling, iter_images, iter_units, list_runs
 from db.records import ImageRow, ImageState, Run, UnitState
+from db.schedules import Timetable
 from db.session import Engine
 from pipeline import maps
 from pipeline.errors import MapsGone, ObjectMissing
 from pipeline.planning import drafts, manifest_key, read_manifest
+from pipeline.schedule_records import restore_schedules
 from pipeline.spec import RunSpec
 from pipeline.storing import read_sidecar, sidecar_key
 
@@ -27,11 +30,13 @@ class Repaired:
     units_intact: int
     units_restored: int  # their rows came back from their sidecars
     units_queued_again: int  # an object was missing or damaged: `attribatch run` computes them again
-    damaged: tuple[str, ...]  # keys of those objects
+    damaged: tuple[str, ...]  # keys of those objects, and of records that cannot be read
+    schedules_restored: int = 0
 
 
 def repair(database: Engine, ledger: Ledger, objects: Objects) -> Repaired:
     """Make the index agree with object storage. Safe to run at any time, and again."""
+    schedules, unread = restore_schedules(database, Timetable(database), objects)
     runs, damaged = _restored_runs(ledger, objects)  # all of them first: rows of one may show maps of another
     intact = restored = queued = 0
     for run in runs:
@@ -53,7 +58,7 @@ def repair(database: Engine, ledger: Ledger, objects: Objects) -> Repaired:
                     objects.delete(broken)
                 queued += ledger.requeue(run.id, unit.number)
     lost = _without_maps(database, ledger, objects)
-    return Repaired(len(runs), intact, restored, queued + len(lost), tuple(damaged + lost))
+    return Repaired(len(runs), intact, restored, queued + len(lost), tuple(damaged + lost + unread), schedules)
 
 
 def _restored_runs(ledger: Ledger, objects: Objects) -> tuple[list[Run], list[str]]:

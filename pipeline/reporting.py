@@ -1,28 +1,56 @@
-"""Gives an audit its material from what is stored, and writes its report and JSON."""
+"""Gives an audit its material from what is stored, and stores what it says: JSON, maps, an HTML report.
 
-from collections.abc import Callable, Sequence
+Stored as objects, written anew by each audit, so that every machine reads the same (`planning.report_key`):
+
+    audit-<by>.json  `Audit.to_dict`        audit-<by>.npz  `Audit.arrays`: maps of the classes
+    audit-<by>.html  the report             evaluation.json shown in the report where `evaluate` has put it
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from db import queries
+from db.objects import Objects
 from db.records import ImageRow, Run
+from db.session import Engine
 from pipeline.attribution.ensemble import predict
 from pipeline.attribution.rows import default_batch_size
 from pipeline.audits import Audit, By, Material, audit
+from pipeline.audits.auditing import Tell
 from pipeline.audits.report import render
 from pipeline.engine import load_members
+from pipeline.errors import ObjectMissing
 from pipeline.maps import Floats
+from pipeline.planning import report_key
+from pipeline.reading import read_maps, read_spreads
 from pipeline.spec import RunSpec
 
 Reader = Callable[[Sequence[ImageRow]], Floats]
 
 
+@dataclass(frozen=True)
+class StoredRows:
+    """The rows of a run, read anew from the index, a few thousand at a time, whenever they are walked through."""
+
+    database: Engine
+    run_id: str
+
+    def __iter__(self) -> Iterator[ImageRow]:
+        return queries.iter_images(self.database, self.run_id)
+
+
 def material_of(
     run: Run,
-    rows: Sequence[ImageRow],
+    database: Engine,
+    objects: Objects,
     *,
-    maps: Reader,
     images: Reader,
     available: Callable[[ImageRow], bool],
     device: str,
@@ -31,11 +59,11 @@ def material_of(
     """A run as audits see it; models are loaded when they are first asked.
 
     Args:
-        run: whose rows these are.
-        rows: all of them, done and failed.
-        maps: gives stored maps (n, C, H, W).
-        available: whether the file of a row is still the one that was attributed.
+        run: what is audited.
+        database: where its rows are.
+        objects: where its maps are.
         images: gives the pixels of the model's input (n, C, H, W).
+        available: whether the file of a row is still the one that was attributed.
         device: where the models run.
         allowed_modules: prefixes of importable models.
     """
@@ -47,13 +75,46 @@ def material_of(
         found = predict(load_members(spec, device, allowed_modules), batch, batch_size=default_batch_size(batch))
         return np.asarray(found.float().cpu().numpy(), np.float32)
 
-    return Material(run=run, spec=spec, rows=rows, maps=maps, images=images, predict=ask, available=available)
+    return Material(
+        run=run,
+        spec=spec,
+        rows=StoredRows(database, run.id),
+        maps=lambda rows: read_maps(objects, rows),
+        spreads=(lambda rows: read_spreads(objects, rows)) if len(spec.models) > 1 else None,
+        images=images,
+        predict=ask,
+        available=available,
+    )
 
 
-def write_report(material: Material, *, by: By, folder: Path) -> Audit:
-    """Audit a run and write `report.html` and `audit.json` into a folder."""
-    result = audit(material, by=by)
+def write_report(
+    material: Material, objects: Objects, *, by: By, folder: Path, on_progress: Tell = lambda *_: None
+) -> Audit:
+    """Audit a run; store JSON, maps and report as objects, and write them into a folder too.
+
+    The folder gets `audit.json`, `audit.npz` and `report.html`.
+    """
+    result = audit(material, by=by, on_progress=on_progress)
+    evaluation = stored_report(objects, material.run.id, "evaluation.json")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **result.arrays())
+    files = {
+        "audit.json": result.to_json().encode(),
+        "audit.npz": buffer.getvalue(),
+        "report.html": render(result, material, evaluation).encode(),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.html").write_text(render(result, material), encoding="utf-8")
-    (folder / "audit.json").write_text(result.to_json(), encoding="utf-8")
+    for name, data in files.items():
+        suffix = name.rpartition(".")[2]
+        objects.put(report_key(material.run.id, f"audit-{by}.{suffix}"), data)
+        (folder / name).write_bytes(data)
     return result
+
+
+def stored_report(objects: Objects, run_id: str, name: str) -> dict[str, Any] | None:
+    """A stored JSON report of a run; None where there is none."""
+    try:
+        found: dict[str, Any] = json.loads(objects.get(report_key(run_id, name)))
+    except ObjectMissing:
+        return None
+    return found

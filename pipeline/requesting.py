@@ -40,7 +40,7 @@ class RunRequest:
         members = tuple(
             replace(
                 model,
-                source=_absolute_source(model.source),
+                source=absolute_source(model.source),
                 weights=None if model.weights is None else _absolute(model.weights),
             )
             for model in self.models
@@ -99,7 +99,8 @@ def _absolute(path: str) -> str:
     return path if path.startswith("s3://") else str(Path(path).expanduser().absolute())
 
 
-def _absolute_source(source: str) -> str:
+def absolute_source(source: str) -> str:
+    """A model's source whose file, if it names one, has an absolute path."""
     location, _, factory = source.rpartition(":")
     return f"{_absolute(location)}:{factory}" if location.endswith(".py") else source
 

@@ -7,7 +7,7 @@ twice on the night of 25 October 2026 in Berlin.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import ge, gt, le, lt
@@ -28,26 +28,43 @@ _GATE = re.compile(r"\s*([a-z_]+)\s*(>=|<=|>|<)\s*([0-9]*\.?[0-9]+)\s*")
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One comparison of a figure with a number between 0 and 1; the figures are those of `FIGURES`."""
+    """One comparison of a figure with a number."""
 
     figure: str
     sign: str
     limit: float
 
     @classmethod
-    def parse(cls, text: str) -> "Gate":
+    def parse(
+        cls,
+        text: str,
+        *,
+        figures: Sequence[str] = FIGURES,
+        most: float | None = 1,
+        example: str = "'drift>0.1' or 'ndcg<0.9'",
+    ) -> "Gate":
         """The gate of a text such as `drift>0.1`.
+
+        Args:
+            text: a name, one of > >= < <=, and a number.
+            figures: names that are known.
+            most: the largest number that makes sense; None for any.
+            example: for the error.
 
         Raises:
             SpecError: it is none.
         """
         match = _GATE.fullmatch(text)
-        if match is None or match[1] not in FIGURES or not 0 <= float(match[3]) <= 1:
+        if match is None or match[1] not in figures or (most is not None and float(match[3]) > most):
+            bounds = "a number" if most is None else f"a number from 0 to {most:g}"
             raise SpecError(
-                f"gate {text!r} is not one comparison of {', '.join(FIGURES[:-1])} or {FIGURES[-1]} with a number "
-                f"from 0 to 1; write for example 'drift>0.1' or 'ndcg<0.9', in quotes"
+                f"gate {text!r} is not one comparison of {', '.join(figures[:-1])} or {figures[-1]} with {bounds}; "
+                f"write for example {example}, in quotes"
             )
         return cls(match[1], match[2], float(match[3]))
+
+    def __str__(self) -> str:
+        return f"{self.figure}{self.sign}{self.limit:g}"
 
     def exceeded(self, figures: Mapping[str, float | None]) -> bool | None:
         """Whether it is; None where its figure is not known."""

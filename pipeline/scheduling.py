@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from db import schedule_queries
+from db.objects import Objects
 from db.records import ClassDrift, Drift, Occasion, OccasionState, Progress, Run, RunState, Schedule
 from db.schedules import Timetable
 from db.session import Engine
 from pipeline.errors import AttribatchError, Permanent, Retryable, UsageError
 from pipeline.requesting import RunRequest
+from pipeline.schedule_records import put_record, record_key
 from pipeline.schedules import Gate, check_name, due, next_due
 
 log = logging.getLogger("attribatch.scheduling")
@@ -63,12 +65,14 @@ class Scheduler:
 
     Args:
         database: migrated.
+        objects: where a record of each schedule is kept.
         runs: what is done with their runs.
         lease_seconds: a tick that is silent for longer loses its turn to another one.
     """
 
-    def __init__(self, database: Engine, runs: Runs, *, lease_seconds: float) -> None:
+    def __init__(self, database: Engine, objects: Objects, runs: Runs, *, lease_seconds: float) -> None:
         self._database = database
+        self._objects = objects
         self._runs = runs
         self._lease_seconds = lease_seconds
         self._timetable = Timetable(database, lease_seconds=lease_seconds)
@@ -97,9 +101,11 @@ class Scheduler:
         first = next_due(cron, timezone, now)
         request = replace(request.absolute(), name=name)
         self._runs.check(request)
-        return self._timetable.add(
+        made = self._timetable.add(
             name, cron=cron, timezone=timezone, request=request.to_json(), fail_on=fail_on, next_due=first
         )
+        put_record(self._objects, made)
+        return made
 
     def listed(self) -> list[Schedule]:
         """All schedules, in order of their names."""
@@ -108,16 +114,20 @@ class Scheduler:
     def pause(self, name: str) -> None:
         """Let a schedule come due no more until `resume`. Raises NotFound."""
         self._timetable.pause(self._get(name))
+        put_record(self._objects, self._get(name))
 
     def resume(self, name: str) -> None:
         """Let it come due again; what was missed while it was paused stays missed. Raises NotFound."""
         schedule = self._get(name)
         now, _ = schedule_queries.list_schedules(self._database)
         self._timetable.resume(schedule, next_due=next_due(schedule.cron, schedule.timezone, now))
+        put_record(self._objects, self._get(name))
 
     def remove(self, name: str) -> None:
         """Forget a schedule and its history; its runs stay. Raises NotFound."""
-        self._timetable.remove(self._get(name))
+        schedule = self._get(name)
+        self._objects.delete(record_key(name))  # first: what is killed in between is there still, and removed again
+        self._timetable.remove(schedule)
 
     def history(self, name: str, *, limit: int = 100) -> list[Occasion]:
         """The turns of a schedule, the latest first. Raises NotFound."""

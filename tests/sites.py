@@ -1,6 +1,5 @@
 """A small installation to look at: hostile names, a file that is broken, one that is gone, two runs, a stored audit."""
 
-import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,36 +66,22 @@ def install(root: Path) -> Installation:
             runs.append(pipeline.submit(asked))
             work(shop, runs[-1].id)
         shop.database.dispose()
-        _store_audit(pipeline, runs[0])
+        _store_audit(pipeline, runs[0], root / "report")
     (images / "dog" / "3.png").unlink()
     return Installation(root, home, images, runs[0], runs[1], request)
 
 
-def _store_audit(pipeline: Pipeline, run: Run) -> None:
-    rows = [row for row in pipeline.find(run.id, where="not failed").rows if row.predicted]
-    names = sorted({row.predicted or "" for row in rows})
+def _store_audit(pipeline: Pipeline, run: Run, folder: Path) -> None:
+    """A real audit of the run, and a finding that so few images could not confirm."""
+    audit, _ = pipeline.audit(run.id, out=folder)
+    name = audit.classes[0].class_name
+    keys = [row.key for row in pipeline.find(run.id, where="not failed").rows if row.predicted == name]
     finding = Finding(
-        names[0], "window", (5, 0, 8, 3), "top-right corner", 4, 4, 0.44, 0.01, 0.78, (0.58, 0.9), 0.36, (0.28, 0.46),
-        0.0, 0.0, 9.1, 0.001, tuple(row.key for row in rows if row.predicted == names[0])[:3],
+        name, "window", (5, 0, 8, 3), "top-right corner", 4, 4, 0.44, 0.01, 0.78, (0.58, 0.9), 0.36, (0.28, 0.46),
+        0.0, 0.0, 9.1, 0.001, tuple(keys[:3]),
     )  # fmt: skip
-    place = vars(finding) | {"class": finding.class_name, "sentence": finding.sentence}
-    figures = {
-        "images": 4, "accuracy": 0.5, "completeness_gap": 0.01, "error_estimate": 0.03, "error_estimate_p90": 0.05,
-        "border_share": 0.4, "member_disagreement": 0.9,
-    }  # fmt: skip
-    group = [row for row in rows if row.predicted == names[0]]
-    cluster = {"class": names[0], "cluster": 0, "images": len(group), "examined": len(group)}
-    cluster |= {"examples": [row.key for row in group[:2]], "rows": [row.row for row in group]}
-    audit = {
-        "run": run.id, "by": "predicted", "seed": 0, "images": len(rows), "failed_images": 1, "accuracy": 0.5,
-        "verdict": "found", "summary": finding.sentence, "findings": [place], "candidates": [],
-        "classes": [{"class": name, **figures} for name in names], "clusters": [cluster], "failed": {"broken": 1},
-        "remarks": ["a remark"],
-    }  # fmt: skip
-    pipeline.objects.put(planning.report_key(run.id, "audit-predicted.json"), json.dumps(audit).encode())
-    maps, buffer = np.full((len(names), 8, 8), 0.5, np.float32), io.BytesIO()
-    np.savez(buffer, classes=np.array(names), mean=maps, mean_absolute=maps)
-    pipeline.objects.put(planning.report_key(run.id, "audit-predicted.npz"), buffer.getvalue())
+    told = replace(audit, findings=(finding,), remarks=(*audit.remarks, "a remark"))
+    pipeline.objects.put(planning.report_key(run.id, "audit-predicted.json"), told.to_json().encode())
     measure = {
         "name": "deletion",
         "value": 0.2,
@@ -106,5 +91,5 @@ def _store_audit(pipeline: Pipeline, run: Run) -> None:
         "images": 9,
         "meaning": "m",
     }
-    evaluation = {"metrics": [measure], "baseline_sensitivity": [], "remarks": []}
-    pipeline.objects.put(planning.report_key(run.id, "evaluation.json"), json.dumps(evaluation).encode())
+    evaluation = json.dumps({"metrics": [measure | {"meaning": "m"}], "baseline_sensitivity": [], "remarks": []})
+    pipeline.objects.put(planning.report_key(run.id, "evaluation.json"), evaluation.encode())

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from pipeline.attribution.rows import problem_of
+from pipeline.declarations import Output
+
 
 def statistics(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, population standard deviation and sign agreement over members.
@@ -36,6 +39,27 @@ def predict(members: Sequence[nn.Module], inputs: Tensor, *, batch_size: int) ->
     with frozen(members):
         chunks = torch.split(inputs, batch_size)
         return torch.stack([torch.cat([member(chunk).softmax(1) for chunk in chunks]) for member in members]).mean(0)
+
+
+@torch.no_grad()
+def target_outputs(
+    members: Sequence[nn.Module], inputs: Tensor, targets: Tensor, *, output: Output, batch_size: int
+) -> Tensor:
+    """One output of each input, mean over members.
+
+    Args:
+        members: modules (N, ...) -> (N, classes) logits.
+        inputs: (N, ...) float.
+        targets: (N,) int64.
+        output: "logit", "probability" or "log_probability".
+        batch_size: rows of one forward pass, at least 1.
+
+    Returns:
+        (N,) float64.
+    """
+    problem, members = problem_of(members, inputs, targets, inputs[None], output=output, internal_batch_size=batch_size)
+    with frozen(members):
+        return torch.stack([problem.forward(member, inputs, targets) for member in members]).mean(0)
 
 
 @contextmanager

@@ -68,10 +68,11 @@ class Problem:
         shared = self.baselines.shape[1] == 1
         targets = unique if shared else self.targets  # (T,)
         points = self.baselines.expand(K, len(targets), *self.inputs.shape[1:]) if shared else self.baselines
-        start = self._forward(member, points.flatten(0, 1), targets.repeat(K)).view(K, -1)  # (K, T)
-        return start[:, inverse] if shared else start, self._forward(member, self.inputs, self.targets).view(N)
+        start = self.forward(member, points.flatten(0, 1), targets.repeat(K)).view(K, -1)  # (K, T)
+        return start[:, inverse] if shared else start, self.forward(member, self.inputs, self.targets).view(N)
 
-    def _forward(self, member: nn.Module, points: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, member: nn.Module, points: Tensor, targets: Tensor) -> Tensor:
+        """Target outputs (B,) float64 at any number of points (B, ...), chunk by chunk."""
         values = [self.outputs(member, points[chunk].clone(), targets[chunk]) for chunk in self.chunks(len(points))]
         return torch.cat(values).double()
 

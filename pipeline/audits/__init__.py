@@ -5,7 +5,8 @@
     result = audit(material)          # findings, candidates, classes, failed; result.to_json()
     html = render(result, material)   # one self-contained page
 
-Read in this order: material, auditing, reductions, candidates, interventions, shortcuts, results, report.
+Read in this order: material, auditing, sampling, reductions, candidates, fitting, clusters, colours,
+interventions, shortcuts, results, gates, report.
 """
 
 from pipeline.audits.auditing import audit

@@ -1,87 +1,157 @@
-"""One audit, start to end: a single pass over the maps for the figures and the shares, then the shortcut tests.
+"""One audit, start to end: a pass over the rows, a pass over the maps, then the shortcut tests.
 
-Memory does not grow with the data set beyond the rows themselves: a batch of maps, two mean maps per class, and the
-shares of at most 10,000 images (256 per class) in some 400 windows. The sample is random, seeded, and states its size
+Memory does not grow with the data set: a batch of maps, a few maps per class, and of at most 10,000 images (256 per
+class) the row, their shares in some 500 windows and in 32 x 32 cells. The sample is random, seeded, and states its size
 in every finding.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from db.records import ImageRow
-from pipeline.audits.candidates import LEAST, window_shares, windows
-from pipeline.audits.material import By, Floats, Material, classes_of
-from pipeline.audits.reductions import MapSums, accuracy, figures, reduce_maps
+from pipeline.audits.candidates import LEAST, Boxes, window_shares, windows
+from pipeline.audits.clusters import cluster_classes
+from pipeline.audits.fitting import grid_shares, grid_step
+from pipeline.audits.material import By, Floats, Material
+from pipeline.audits.reductions import MEDIAN_OF, ClassSums, block_step, by_class, region_shares
 from pipeline.audits.results import Audit, Finding, Unconfirmed
-from pipeline.audits.shortcuts import find_shortcuts
+from pipeline.audits.sampling import Survey, survey
+from pipeline.audits.shortcuts import Examined, find_shortcuts
 
-PER_CLASS = 256
-IN_ALL = 10_000
+UNSEEN = 0.1  # tolerated error of a map where the run names none
+SMALL = 0.1  # of the run's median |F(x) - F(x')|: below it a completeness gap says little
+Tell = Callable[[str, int, int], None]  # what is done, how many of how many
 
 
-def audit(material: Material, *, by: By = "predicted", seed: int = 0) -> Audit:
+def audit(material: Material, *, by: By = "predicted", seed: int = 0, on_progress: Tell = lambda *_: None) -> Audit:
     """Figures per class and shortcuts of a whole run.
 
     Classes are the predicted ones, or the labels. The answer depends on the material, `by` and `seed` alone.
+    `on_progress` is told of maps that were read, and of places that were tested.
     """
-    rows = material.done()
-    groups = classes_of(rows, by)
-    examined, remarks = _examined(material, groups, seed)
-    boxes = windows(*material.size)
-    sums = MapSums(list(groups), material.size)
-    wanted = {row.row for row in chain.from_iterable(examined.values())}
-    shares: dict[int, Floats] = {}  # row number -> (k,)
-    for batch, maps in material.read_maps(rows):
-        reduce_maps(batch, maps, sums, by)
-        picked = [position for position, row in enumerate(batch) if row.row in wanted]
-        shares.update(zip((batch[i].row for i in picked), window_shares(maps[picked], boxes), strict=True))
-    table = {name: np.stack([shares[row.row] for row in part]) for name, part in examined.items()}
+    gone = _Gone(material.available)
+    material = replace(material, available=gone)
+    seen = survey(material, by, seed)
+    sample, remarks = _examined(material, seen)
+    pass_ = _Pass(material, seen, sample, by)
+    for done in pass_.run():
+        on_progress("maps", done, seen.images)
+    examined = pass_.examined(seed)
     findings: list[Finding] = []
     candidates: list[Unconfirmed] = []
-    if len(table) >= 2:
-        findings, candidates = find_shortcuts(material, examined, table, boxes, seed=seed)
+    searched = len(examined.rows) >= 2
+    if searched:
+        findings, candidates, searched = find_shortcuts(
+            material, examined, seed=seed, on_tested=lambda done, of: on_progress("places", done, of)
+        )
+    pixels, limit = material.size[0] * material.size[1], material.spec.tolerance or UNSEEN
+    differences = pass_.overall.sketches["difference"]
     return Audit(
         run_id=material.run.id,
         by=by,
         seed=seed,
-        images=len(rows),
-        accuracy=accuracy(rows),
+        images=seen.images,
+        overall=pass_.overall.figures("", pixels, limit),
         findings=tuple(findings),
         candidates=tuple(candidates),
-        classes=figures(rows, sums, by),
-        failed=Counter(row.error or "unknown reason" for row in material.failed()),
-        remarks=remarks,
-        searched=len(table) >= 2,
+        classes=tuple(pass_.sums[name].figures(name, pixels, limit) for name in seen.names),
+        clusters=tuple(examined.clusters),
+        failed=seen.failed,
+        remarks=(*gone.remarks(), *remarks),
+        tolerance=limit,
+        unreliable_gaps=differences.share_below(SMALL * (differences.quantile(0.5) or 0)),
+        searched=searched,
+        sample={row.key: row for part in sample.values() for row in part},
+        failures=tuple(seen.failures),
     )
 
 
-def _examined(
-    material: Material, groups: Mapping[str, Sequence[ImageRow]], seed: int
-) -> tuple[dict[str, list[ImageRow]], tuple[str, ...]]:
+@dataclass
+class _Gone:
+    """Asks once for each image whether it is still there, and remembers which are not."""
+
+    ask: Callable[[ImageRow], bool]
+    known: dict[int, bool] = field(default_factory=dict)
+
+    def __call__(self, row: ImageRow) -> bool:
+        if row.row not in self.known:
+            self.known[row.row] = self.ask(row)
+        return self.known[row.row]
+
+    def remarks(self) -> list[str]:
+        missing = sum(not there for there in self.known.values())
+        if not missing:
+            return []
+        return [
+            f"{missing} of {len(self.known)} images that the shortcut tests asked for are gone or have changed since "
+            "the run; the tests leave them out"
+        ]
+
+
+class _Pass:
+    """The pass over the maps: sums of all images, shares of the sampled ones."""
+
+    def __init__(self, material: Material, seen: Survey, sample: Mapping[str, Sequence[ImageRow]], by: By) -> None:
+        self._material, self._sample, self._by = material, sample, by
+        step = block_step(len(seen.names), *material.size)
+        self.sums = {name: ClassSums(step) for name in seen.names}
+        self.overall = ClassSums(step)
+        self._boxes: Boxes = windows(*material.size)
+        self._step = grid_step(*material.size)
+        self._wanted = {row.row for part in sample.values() for row in part}
+        self._kept = {row.row for part in seen.sample.values() for row in part[:MEDIAN_OF]}
+        self._shares: dict[int, Floats] = {}  # row number -> (k,)
+        self._grids: dict[int, Floats] = {}  # row number -> (h, w)
+
+    def run(self) -> Iterator[int]:
+        """Read all maps; yields how many were read so far."""
+        done = 0
+        for rows, maps, spreads in self._material.read_maps():
+            self._reduce(rows, maps, spreads)
+            picked = [place for place, row in enumerate(rows) if row.row in self._wanted]
+            shares, grids = window_shares(maps[picked], self._boxes), grid_shares(maps[picked], self._step)
+            for place, share, grid in zip(picked, shares, grids, strict=True):
+                self._shares[rows[place].row], self._grids[rows[place].row] = share, grid
+            done += len(rows)
+            yield done
+
+    def examined(self, seed: int) -> Examined:
+        """What was kept of the sampled images."""
+        grids = {name: np.stack([self._grids[row.row] for row in part]) for name, part in self._sample.items()}
+        return Examined(
+            rows=self._sample,
+            shares={name: np.stack([self._shares[row.row] for row in part]) for name, part in self._sample.items()},
+            grids=grids,
+            boxes=self._boxes,
+            size=self._material.size,
+            step=self._step,
+            clusters=cluster_classes(self._sample, grids, seed),
+        )
+
+    def _reduce(self, rows: Sequence[ImageRow], maps: Floats, spreads: Floats | None) -> None:
+        regions = region_shares(maps)
+        self.overall.add_rows(rows)
+        self.overall.add_regions(regions)
+        for name, places in by_class(rows, self._by).items():
+            part, sums = [rows[place] for place in places], self.sums[name]
+            sums.add_rows(part)
+            sums.add_regions(regions[places])
+            keep = [row.row in self._kept for row in part]
+            sums.add_maps(maps[places], None if spreads is None else spreads[places], keep)
+
+
+def _examined(material: Material, seen: Survey) -> tuple[dict[str, list[ImageRow]], tuple[str, ...]]:
     """Images per class that the shortcut search looks at: their map must explain their class. And what was left out."""
-    rng = np.random.default_rng([seed, 0])
-    most = max(LEAST, min(PER_CLASS, IN_ALL // max(1, len(groups))))
-    examined: dict[str, list[ImageRow]] = {}
-    small, gone = [], 0
-    for name, part in groups.items():
-        explained = [row for row in part if row.target == name] if name in material.spec.class_names else []
-        usable = [row for row in explained if material.available(row)]
-        gone += len(explained) - len(usable)
-        if len(usable) < LEAST:
-            small.append(name)
-            continue
-        order = sorted(rng.permutation(len(usable))[:most])
-        examined[name] = [usable[position] for position in order]
+    known = set(material.spec.class_names)
+    examined = {name: part for name, part in seen.explained.items() if name in known and len(part) >= LEAST}
+    small = [name for name in seen.names if name not in examined]
     remarks = []
-    if gone:
-        remarks.append(f"{gone} images are gone or have changed since the run; the shortcut tests leave them out")
     if small:
         few = ", ".join(small[:5]) + (", ..." if len(small) > 5 else "")
         remarks.append(
-            f"{len(small)} of {len(groups)} classes have fewer than {LEAST} images whose map explains the class, "
+            f"{len(small)} of {len(seen.names)} classes have fewer than {LEAST} images whose map explains the class, "
             f"and were not searched for shortcuts: {few}"
         )
     if len(examined) < 2:

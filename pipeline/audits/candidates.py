@@ -18,7 +18,8 @@ Young's single-step max-T, 1993). It is thus corrected for everything that was t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,11 @@ from numpy.typing import NDArray
 from pipeline.audits.material import Floats
 
 FRACTIONS = (1 / 8, 3 / 16, 1 / 4, 3 / 8)  # of the shorter side; the stride is half of it
+LENGTHS = (3 / 8, 1 / 2, 5 / 8, 1.0)  # of a strip along a border, of that border; its thickness is one of THICKNESSES
+THICKNESSES = (1 / 8, 3 / 16, 1 / 4)
 LEAST = 5  # images that a class needs
+# where a candidate comes from: places of the class, of a cluster of its maps, or the colours of its images
+Kind = Literal["window", "cluster", "colour"]
 Boxes = NDArray[np.int64]  # (k, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive
 Box = tuple[int, int, int, int]
 
@@ -43,14 +48,21 @@ class Candidate:
     p_value: float
     order: tuple[int, ...]  # positions in the class's examined images, largest share first
     leaning: int  # examined images whose share exceeds the 95th percentile of the other classes
+    kind: Kind = "window"
 
 
 def windows(height: int, width: int) -> Boxes:
-    """Square windows at several sizes that overlap by about half and are flush with every border, (k, 4)."""
+    """Squares at several sizes that overlap by about half, and strips along every border, (k, 4)."""
     boxes: list[Box] = []
     for fraction in FRACTIONS:
         side = max(2, round(fraction * min(height, width)))
         boxes += [(x, y, x + side, y + side) for y in _starts(height, side) for x in _starts(width, side)]
+    for part in LENGTHS:
+        for fraction in THICKNESSES:
+            thick = max(2, round(fraction * min(height, width)))
+            across, down = max(2, round(part * width)), max(2, round(part * height))
+            boxes += [(x, y, x + across, y + thick) for y in (0, height - thick) for x in _starts(width, across)]
+            boxes += [(x, y, x + thick, y + down) for x in (0, width - thick) for y in _starts(height, down)]
     return np.array(sorted(set(boxes)), dtype=np.int64)
 
 
@@ -73,33 +85,78 @@ def window_shares(maps: Floats, boxes: Boxes) -> Floats:
     return share
 
 
-def propose(shares: Mapping[str, Floats], boxes: Boxes, *, permutations: int, seed: int) -> list[Candidate]:
-    """The strangest windows of each class, at most 5 that overlap little, strangest first.
+class Scan:
+    """The shares of all classes in all windows, and their permutation test.
 
-    `shares` holds (n, k) per class, from `window_shares`. A class needs 5 images; with fewer than two such classes
-    there is nothing to compare, and nothing is proposed.
+    The p-values of a scan hold for all classes and windows at once, so that further candidates may be picked among
+    the windows in any way: by a cluster's images, or grown to the shape of a mark.
+
+    Args:
+        shares: (n, k) per class, from `window_shares`; a class with fewer than 5 images is left out.
+        boxes: the windows (k, 4).
+        permutations: how often images are dealt to classes at random.
+        seed: of the permutations.
     """
-    used = {name: part for name, part in shares.items() if len(part) >= LEAST}
-    if len(used) < 2:
-        return []
-    table = np.concatenate(list(used.values()))  # (N, k), sorted by class
-    counts = np.array([len(part) for part in used.values()])
-    limits, scores = _permuted(table, counts, permutations, np.random.default_rng(seed))
-    ends = np.cumsum(counts)
-    found = []
-    for index, name in enumerate(used):
-        others = np.delete(table, np.s_[ends[index] - counts[index] : ends[index]], axis=0)
-        for window, score in _strangest(used[name], others, boxes):
-            p_value = (1 + int((limits >= scores[index, window]).sum())) / (1 + permutations)
-            x0, y0, x1, y1 = (int(value) for value in boxes[window])
-            own, other = used[name][:, window], others[:, window]
-            found.append(_candidate(name, (x0, y0, x1, y1), own, other, score=score, p_value=p_value))
-    return sorted(found, key=lambda one: -one.score)
+
+    def __init__(self, shares: Mapping[str, Floats], boxes: Boxes, *, permutations: int, seed: int) -> None:
+        self.boxes = boxes
+        self.shares = {name: part for name, part in shares.items() if len(part) >= LEAST}
+        self.names = list(self.shares) if len(self.shares) >= 2 else []
+        if self.names:
+            self._table = np.concatenate(list(self.shares.values()))  # (N, k), sorted by class
+            counts = np.array([len(part) for part in self.shares.values()])
+            self._ends, self._counts = np.cumsum(counts), counts
+            self._limits, self._scores = permuted(self._table, counts, permutations, np.random.default_rng(seed))
+
+    def proposed(self) -> list[Candidate]:
+        """The strangest windows of each class, at most 5 that overlap little, strangest first.
+
+        Nothing where there are fewer than two classes: there is nothing to compare.
+        """
+        found = []
+        for name in self.names:
+            own, others = self.shares[name], self._others(name)
+            found += [self._candidate(name, *one, "window") for one in _strangest(own, others, self.boxes)]
+        return sorted(found, key=lambda one: -one.score)
+
+    def of_cluster(self, name: str, members: Sequence[int]) -> Candidate | None:
+        """The strangest window of some images of a class, if they hold more there than the other classes' images."""
+        if name not in self.names:
+            return None
+        own, others = self.shares[name][list(members)], self._others(name)
+        excess = (own.mean(axis=0) - others.mean(axis=0)) / sides(self.boxes)
+        window = int(excess.argmax())
+        if excess[window] <= 0:
+            return None
+        found = self._candidate(name, window, float(excess[window]), "cluster")
+        order = tuple(int(members[place]) for place in np.argsort(-own[:, window], kind="stable"))
+        leaning = int((own[:, window] > np.quantile(others[:, window], 0.95)).sum())
+        return replace(found, order=order, leaning=leaning)
+
+    def _others(self, name: str) -> Floats:
+        index = self.names.index(name)
+        return np.delete(self._table, np.s_[self._ends[index] - self._counts[index] : self._ends[index]], axis=0)
+
+    def _candidate(self, name: str, window: int, score: float, kind: Kind) -> Candidate:
+        own, others = self.shares[name][:, window], self._others(name)[:, window]
+        reached = int((self._limits >= self._scores[self.names.index(name), window]).sum())
+        x0, y0, x1, y1 = (int(value) for value in self.boxes[window])
+        return Candidate(
+            class_name=name,
+            region=(x0, y0, x1, y1),
+            share=float(own.mean()),
+            share_elsewhere=float(others.mean()),
+            score=score,
+            p_value=(1 + reached) / (1 + len(self._limits)),
+            order=tuple(int(i) for i in np.argsort(-own, kind="stable")),
+            leaning=int((own > np.quantile(others, 0.95)).sum()),
+            kind=kind,
+        )
 
 
 def _strangest(own: Floats, others: Floats, boxes: Boxes) -> list[tuple[int, float]]:
     """Windows with the largest excess per side: 3 by the mean, then 2 more by the 90th percentile."""
-    side = (boxes[:, 2] - boxes[:, 0]) / max(1, int(boxes[:, 2].max()))
+    side = sides(boxes)
     by_mean = (own.mean(axis=0) - others.mean(axis=0)) / side
     by_tail = (np.quantile(own, 0.9, axis=0) - np.quantile(others, 0.9, axis=0)) / side
     kept: list[tuple[int, float]] = []
@@ -112,21 +169,14 @@ def _strangest(own: Floats, others: Floats, boxes: Boxes) -> list[tuple[int, flo
     return kept
 
 
-def _candidate(name: str, box: Box, own: Floats, others: Floats, *, score: float, p_value: float) -> Candidate:
-    order = np.argsort(-own, kind="stable")
-    return Candidate(
-        class_name=name,
-        region=box,
-        share=float(own.mean()),
-        share_elsewhere=float(others.mean()),
-        score=score,
-        p_value=p_value,
-        order=tuple(int(i) for i in order),
-        leaning=int((own > np.quantile(others, 0.95)).sum()),
-    )
+def sides(boxes: Boxes) -> NDArray[np.float64]:
+    """Root of each box's area, as a part of the largest square's."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    square = boxes[:, 2] - boxes[:, 0] == boxes[:, 3] - boxes[:, 1]
+    return np.asarray(np.sqrt(area / area[square].max(initial=1)), np.float64)
 
 
-def _permuted(
+def permuted(
     table: Floats, counts: NDArray[np.int64], draws: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The largest statistic of each permutation (draws,), and the statistics as they are (classes, k)."""

@@ -11,7 +11,7 @@ would not. Donors and receivers come from one pool of images, balanced over clas
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ LEANING = 24  # images that lean on the window most: at 16 a loss of 20 points w
 DONORS = 4  # per leaning image
 RECEIVERS = 96  # images of other classes
 POOL = 192  # donors and receivers are drawn from these
+USE = 0.2  # predictions lost, or images turned: what counts as use, see `shortcuts`
+EXAMPLES = 6
 FEWEST = 6  # leaning images, or images of other classes: below this nothing is tested
 
 
@@ -74,6 +76,17 @@ def exceeds(one: Rate, other: Rate) -> bool:
     return one.value - other.value > math.hypot(one.value - one.low, other.high - other.value)
 
 
+def read_available(material: Material, rows: Sequence[ImageRow], most: int) -> tuple[list[ImageRow], Floats]:
+    """The first `most` rows whose images are still there, and their pixels. No other image is asked for."""
+    kept: list[ImageRow] = []
+    for row in rows:
+        if len(kept) == most:
+            break
+        if material.available(row):
+            kept.append(row)
+    return kept, material.read_images(kept)
+
+
 def draw_pool(material: Material, rows: Sequence[ImageRow], rng: np.random.Generator) -> Pool:
     """A random pool, balanced over predicted classes."""
     seen: dict[str | None, int] = {}
@@ -82,8 +95,8 @@ def draw_pool(material: Material, rows: Sequence[ImageRow], rng: np.random.Gener
         name = rows[index].predicted
         turns.append((seen.setdefault(name, 0), int(index)))
         seen[name] += 1
-    drawn = [index for _, index in sorted(turns, key=lambda turn: turn[0])[:POOL]]
-    pixels = material.read_images([rows[index] for index in sorted(drawn)])
+    drawn = [rows[index] for _, index in sorted(turns, key=lambda turn: turn[0])]
+    _, pixels = read_available(material, drawn, POOL)
     return Pool(pixels, material.ask(pixels))
 
 
@@ -96,50 +109,56 @@ def run_trial(
     images of other classes.
     """
     rng = np.random.default_rng([seed, index, *candidate.region])
-    leaning = candidate.order[: min(LEANING, max(FEWEST, candidate.leaning))]
-    wanted = [rows[position] for position in leaning]
-    pixels = material.read_images(wanted)
+    most = min(LEANING, max(FEWEST, candidate.leaning))
+    wanted, pixels = read_available(material, [rows[position] for position in candidate.order], most)
     kept = material.ask(pixels) == index
     others = np.flatnonzero(pool.predicted != index)
     if kept.sum() < FEWEST or len(others) < FEWEST:
         return None
     own, box = pixels[kept], candidate.region
     places = np.array([box, *_elsewhere(box, material.size, rng)])  # (5, 4): the window, then the controls
-    lost = _lost(material, own, pool.pixels[rng.choice(others, len(own) * DONORS)], places, index)
+    images, donors = np.repeat(own, DONORS, axis=0), pool.pixels[rng.choice(others, len(own) * DONORS)]
     receivers = pool.pixels[rng.choice(others, RECEIVERS, replace=len(others) < RECEIVERS)]
-    turned = _turned(material, own[rng.integers(0, len(own), RECEIVERS)], receivers, places, index)
-    return Trial(
+    givers = own[rng.integers(0, len(own), RECEIVERS)]
+
+    def measured(control: bool) -> tuple[Rate, Rate]:
+        where = [_places(places, len(part), control=control) for part in (images, receivers)]
+        lost = (material.ask(paste(images, donors, where[0])) != index).mean()
+        turned = (material.ask(paste(receivers, givers, where[1])) == index).mean()
+        return wilson(float(lost), len(own)), wilson(float(turned), min(RECEIVERS, len(others)))
+
+    return conclude(
         candidate,
-        necessity=wilson(lost[0], len(own)),
-        sufficiency=wilson(turned[0], min(RECEIVERS, len(others))),
-        control_necessity=wilson(lost[1], len(own)),
-        control_sufficiency=wilson(turned[1], min(RECEIVERS, len(others))),
-        likeness=likeness(cut(own, box), cut(pool.pixels[others], box)),
-        examples=tuple(row.key for row, keep in zip(wanted, kept, strict=True) if keep)[:6],
+        measured,
+        likeness=content_likeness(
+            cut(own, box), cut(pool.pixels[others], box), at_border=_at_border(box, material.size)
+        ),
+        examples=[row.key for row, keep in zip(wanted, kept, strict=True) if keep],
     )
 
 
-def _lost(
-    material: Material, own: Floats, donors: Floats, places: NDArray[np.int64], index: int
-) -> tuple[float, float]:
-    images = np.repeat(own, DONORS, axis=0)
-    found = [(material.ask(paste(images, donors, where)) != index).mean() for where in _both(places, len(images))]
-    return float(found[0]), float(found[1])
+def conclude(
+    candidate: Candidate,
+    measured: Callable[[bool], tuple[Rate, Rate]],
+    *,
+    likeness: float,
+    examples: Sequence[str],
+) -> Trial:
+    """A trial from a function that gives necessity and sufficiency, or those of the control.
+
+    The control is measured only where one of them reaches `USE`: else the model hardly uses the candidate, whatever the
+    control does, and its rates are NaN.
+    """
+    necessity, sufficiency = measured(False)
+    unknown = Rate(math.nan, math.nan, math.nan)
+    worth = max(necessity.value, sufficiency.value) >= USE
+    control = measured(True) if worth else (unknown, unknown)
+    return Trial(candidate, necessity, sufficiency, *control, likeness, tuple(examples[:EXAMPLES]))
 
 
-def _turned(
-    material: Material, sources: Floats, receivers: Floats, places: NDArray[np.int64], index: int
-) -> tuple[float, float]:
-    found = [
-        (material.ask(paste(receivers, sources, where)) == index).mean() for where in _both(places, len(receivers))
-    ]
-    return float(found[0]), float(found[1])
-
-
-def _both(places: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Boxes per image (count, 4): always the window, and the random places in turn."""
-    turns = np.arange(count) % (len(places) - 1) + 1
-    return np.repeat(places[:1], count, axis=0), places[turns]
+def _places(places: NDArray[np.int64], count: int, *, control: bool) -> NDArray[np.int64]:
+    """Boxes per image (count, 4): always the window, or the random places in turn."""
+    return places[np.arange(count) % (len(places) - 1) + 1] if control else np.repeat(places[:1], count, axis=0)
 
 
 def paste(images: Floats, sources: Floats, boxes: NDArray[np.int64]) -> Floats:
@@ -154,6 +173,21 @@ def cut(images: Floats, box: Box) -> Floats:
     """The box's content, (n, values)."""
     x0, y0, x1, y1 = box
     return images[:, :, y0:y1, x0:x1].reshape(len(images), -1)
+
+
+def content_likeness(own: Floats, others: Floats, *, at_border: bool) -> float:
+    """`likeness` of a window's content; at the border also of its sorted values, and the larger of the two.
+
+    Objects seldom reach the border. What stands there in all images of a class is alike in its values, though not pixel
+    by pixel: a date, a number.
+    """
+    found = likeness(own, others)
+    return max(found, likeness(np.sort(own, axis=1), np.sort(others, axis=1))) if at_border else found
+
+
+def _at_border(box: Box, size: tuple[int, int]) -> bool:
+    (height, width), (x0, y0, x1, y1) = size, box
+    return min(x0, width - x1) <= width / 16 or min(y0, height - y1) <= height / 16
 
 
 def likeness(own: Floats, others: Floats) -> float:

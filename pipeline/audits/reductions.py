@@ -1,85 +1,193 @@
-"""Figures and mean maps per class, from one pass over the maps. Knows nothing of shortcuts.
+"""Figures and maps per class from one pass over the maps. Knows nothing of shortcuts.
 
-Sums are float64 and need 16 bytes per class and pixel, whatever the number of images; medians come from the rows.
+Memory depends on the number of classes and pixels, not on that of images. Means and variances are exact (float64,
+merged batch by batch: Chan, Golub and LeVeque 1983); medians of maps are those of at most 32 random maps of a class;
+quantiles of figures are within 1 % (`sketches`). Where classes x pixels are many, the maps of classes are kept at a
+coarser grid: means over blocks of `step` x `step` pixels.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from db.records import ImageRow
-from pipeline.audits.material import By, Floats, class_of, classes_of
-from pipeline.audits.results import ClassFigures
+from pipeline.audits.material import By, Floats, class_of
+from pipeline.audits.results import ClassFigures, ClassMaps
+from pipeline.audits.sketches import Sketch
+
+MEDIAN_OF = 32
+MAP_BYTES = 512 * 2**20  # of all classes' maps together
+_PIXEL_BYTES = 4 * 8 + 4 * MEDIAN_OF
+SKETCHED = ("completeness_gap", "error_estimate", "member_disagreement")
+AVERAGED = ("border_share", "center_x", "center_y", "entropy", "gini")
+Doubles = NDArray[np.float64]
 
 
-class MapSums:
-    """Running sums of maps and of their absolute values, per class."""
-
-    def __init__(self, names: Sequence[str], size: tuple[int, int]) -> None:
-        self._index = {name: index for index, name in enumerate(names)}
-        self._counts = np.zeros(len(names), np.int64)
-        self._sums = np.zeros((2, len(names), *size))  # signed, absolute
-
-    def add(self, names: Sequence[str | None], maps: Floats) -> None:
-        """Add maps (n, H, W), one class name each; a name that was not announced, or None, is left out."""
-        known = [self._index.get(name, -1) if name is not None else -1 for name in names]
-        for index in set(known) - {-1}:
-            part = maps[np.array(known) == index]
-            self._counts[index] += len(part)
-            self._sums[0, index] += part.sum(axis=0, dtype=np.float64)
-            self._sums[1, index] += np.abs(part).sum(axis=0, dtype=np.float64)
-
-    def means(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean map and mean absolute map (H, W) of a class."""
-        index = self._index[name]
-        signed, absolute = self._sums[:, index] / max(1, int(self._counts[index]))
-        return signed.astype(np.float32), absolute.astype(np.float32)
+def block_step(classes: int, height: int, width: int) -> int:
+    """The smallest block side, in pixels, at which the maps of all classes fit `MAP_BYTES`."""
+    step = 1
+    while classes * math.ceil(height / step) * math.ceil(width / step) * _PIXEL_BYTES > MAP_BYTES:
+        step += 1
+    return step
 
 
-def figures(rows: Sequence[ImageRow], sums: MapSums, by: By) -> tuple[ClassFigures, ...]:
-    """One `ClassFigures` per class of the rows, which all have maps."""
-    found = []
-    for name, part in classes_of(rows, by).items():
-        signed, absolute = sums.means(name)
-        errors = [row.error_estimate for row in part]
-        found.append(
-            ClassFigures(
-                class_name=name,
-                images=len(part),
-                accuracy=accuracy(part),
-                completeness_gap=_quantile([row.completeness_gap for row in part], 0.5),
-                error_estimate=_quantile(errors, 0.5),
-                error_estimate_p90=_quantile(errors, 0.9),
-                border_share=_mean([row.border_share for row in part]),
-                member_disagreement=_quantile([row.member_disagreement for row in part], 0.5),
-                mean_map=signed,
-                mean_absolute_map=absolute,
-            )
+def blocks(maps: NDArray[Any], step: int) -> Doubles:
+    """Means over blocks of step x step pixels, (n, H, W) -> (n, h, w); blocks at the edges may be smaller."""
+    if step == 1:
+        return np.asarray(maps, np.float64)
+    rows, columns = np.arange(0, maps.shape[1], step), np.arange(0, maps.shape[2], step)
+    sums = np.add.reduceat(np.add.reduceat(maps, rows, axis=1, dtype=np.float64), columns, axis=2)
+    sizes = np.outer(np.diff([*rows, maps.shape[1]]), np.diff([*columns, maps.shape[2]]))
+    return np.asarray(sums / sizes, np.float64)
+
+
+class Moments:
+    """Running mean and variance of arrays."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Doubles = np.zeros(0)
+        self._squares: Doubles = np.zeros(0)
+
+    def add(self, values: Doubles) -> None:
+        """Add values (n, ...)."""
+        n, mean = len(values), values.mean(axis=0)
+        squares = ((values - mean) ** 2).sum(axis=0)
+        if not self.count:
+            self.count, self.mean, self._squares = n, mean, squares
+            return
+        total, delta = self.count + n, mean - self.mean
+        self.mean = self.mean + delta * (n / total)
+        self._squares = self._squares + squares + delta**2 * (self.count * n / total)
+        self.count = total
+
+    @property
+    def std(self) -> Doubles:
+        """Standard deviation, population."""
+        return np.sqrt(self._squares / max(1, self.count))
+
+
+class ClassSums:
+    """Everything that is reduced over the images of one class."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self._maps, self._absolute, self._spread = Moments(), Moments(), Moments()
+        self._kept: list[Floats] = []  # for the median
+        self._regions, self._averages = Moments(), {name: Moments() for name in AVERAGED}
+        self.sketches = {name: Sketch() for name in (*SKETCHED, "difference")}
+        self._right, self._labelled, self.images = 0, 0, 0
+
+    def add_maps(self, maps: Floats, spreads: Floats | None, keep: Sequence[bool]) -> None:
+        """Add maps (n, H, W) and spreads over members; those of `keep` are remembered for the median."""
+        small = blocks(maps, self._step)
+        self._maps.add(small)
+        self._absolute.add(blocks(np.abs(maps), self._step))
+        if spreads is not None:
+            self._spread.add(blocks(spreads, self._step))
+        self._kept += [one.astype(np.float32) for one in small[np.asarray(keep, bool)]]
+
+    def add_regions(self, shares: Doubles) -> None:
+        """Add `region_shares` (n, 5)."""
+        self._regions.add(shares)
+
+    def add_rows(self, rows: Sequence[ImageRow]) -> None:
+        """Add what the index knows of rows, without their maps."""
+        self.images += len(rows)
+        labelled = [row for row in rows if row.label is not None]
+        self._labelled += len(labelled)
+        self._right += sum(row.label == row.predicted for row in labelled)
+        for name in SKETCHED:
+            self.sketches[name].add([getattr(row, name) for row in rows])
+        differences = [
+            abs(row.output - row.baseline_output)
+            for row in rows
+            if row.output is not None and row.baseline_output is not None
+        ]
+        self.sketches["difference"].add(differences)
+        for name in AVERAGED:
+            self._average(name, [getattr(row, name) for row in rows])
+
+    def figures(self, name: str, pixels: int, tolerance: float) -> ClassFigures:
+        """The class in numbers. `pixels` of a map; errors above `tolerance` are counted."""
+        means = {key: float(one.mean) if one.count else None for key, one in self._averages.items()}
+        x, y = self._averages["center_x"], self._averages["center_y"]
+        gap, error, spread = (self.sketches[key] for key in SKETCHED)
+        regions = [float(value) for value in self._regions.mean] if self._regions.count else [None] * 5
+        return ClassFigures(
+            class_name=name,
+            images=self.images,
+            accuracy=self.accuracy,
+            completeness_gap=gap.quantile(0.5),
+            error_estimate=error.quantile(0.5),
+            error_estimate_p90=error.quantile(0.9),
+            error_above=error.share_above(tolerance),
+            border_share=means["border_share"],
+            corner_shares=tuple(regions[:4]),
+            center_share=regions[4],
+            center=(means["center_x"], means["center_y"]),
+            center_spread=float(np.hypot(x.std, y.std)) if x.count and y.count else None,
+            entropy=means["entropy"],
+            gini=means["gini"],
+            effective_pixels=None if means["entropy"] is None else float(pixels ** means["entropy"]),
+            member_disagreement=spread.quantile(0.5),
+            distributions={key: self.sketches[key].to_dict() for key in SKETCHED},
+            maps=self.maps(),
         )
-    return tuple(found)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Part of the labelled images whose prediction is their label; None where nothing is labelled."""
+        return self._right / self._labelled if self._labelled else None
+
+    def maps(self) -> ClassMaps | None:
+        """The class in maps (h, w); None where no map was added."""
+        if not self._maps.count:
+            return None
+        return ClassMaps(
+            mean=self._maps.mean.astype(np.float32),
+            mean_absolute=self._absolute.mean.astype(np.float32),
+            std=self._maps.std.astype(np.float32),
+            median=np.median(np.stack(self._kept), axis=0).astype(np.float32) if self._kept else None,
+            median_images=len(self._kept),
+            member_std=self._spread.mean.astype(np.float32) if self._spread.count else None,
+        )
+
+    def _average(self, name: str, values: Sequence[float | None]) -> None:
+        known = np.array([value for value in values if value is not None], np.float64)
+        known = known[np.isfinite(known)]
+        if len(known):
+            self._averages[name].add(known)
 
 
-def reduce_maps(batch: Sequence[ImageRow], maps: Floats, sums: MapSums, by: By) -> None:
-    """Add one batch of rows and their maps (n, H, W) to the sums."""
-    sums.add([class_of(row, by) for row in batch], maps)
+def region_shares(maps: Floats) -> Doubles:
+    """Share of |map| in the four corners and the centre, (n, H, W) -> (n, 5), each 0..1; an empty map has 0.
+
+    Corners (top left, top right, bottom left, bottom right) are a quarter of each side: 1/16 of the area. The centre is
+    the middle half of each side: 1/4 of the area.
+    """
+    weight = np.abs(maps).astype(np.float64)
+    height, width = maps.shape[1:]
+    h, w = max(1, height // 4), max(1, width // 4)
+    boxes = [
+        np.s_[:, :h, :w],
+        np.s_[:, :h, width - w :],
+        np.s_[:, height - h :, :w],
+        np.s_[:, height - h :, width - w :],
+        np.s_[:, h : height - h, w : width - w],
+    ]
+    held = np.stack([weight[box].sum(axis=(1, 2)) for box in boxes], axis=1)
+    total = weight.sum(axis=(1, 2))[:, None]
+    return np.asarray(np.divide(held, total, out=np.zeros_like(held), where=total > 0), np.float64)
 
 
-def accuracy(rows: Sequence[ImageRow]) -> float | None:
-    """Part of the labelled images whose prediction is their label; None where nothing is labelled."""
-    return _mean([float(row.label == row.predicted) for row in rows if row.label is not None])
-
-
-def _known(values: Sequence[float | None]) -> NDArray[np.float64]:
-    found = np.array([value for value in values if value is not None], dtype=np.float64)
-    return found[np.isfinite(found)]
-
-
-def _quantile(values: Sequence[float | None], q: float) -> float | None:
-    found = _known(values)
-    return float(np.quantile(found, q)) if len(found) else None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    found = _known(values)
-    return float(found.mean()) if len(found) else None
+def by_class(rows: Sequence[ImageRow], by: By) -> dict[str, list[int]]:
+    """Positions of a batch's rows by their class."""
+    found: dict[str, list[int]] = {}
+    for position, row in enumerate(rows):
+        if (name := class_of(row, by)) is not None:
+            found.setdefault(name, []).append(position)
+    return found

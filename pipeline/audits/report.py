@@ -3,86 +3,76 @@
 Names of classes, images and errors come from outside; Jinja escapes every one of them.
 """
 
-import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 
-from db.records import ImageRow
-from pipeline import pictures
-from pipeline.audits.interventions import paste
-from pipeline.audits.material import Floats, Material
-from pipeline.audits.results import Audit, ClassFigures, Finding
+from pipeline.audits import charts, repeating
+from pipeline.audits.illustrations import class_pages, show_finding
+from pipeline.audits.material import Material
+from pipeline.audits.results import Audit
 
-CLASSES, CANDIDATES, FAILED = 200, 20, 20  # rows that are shown at most
-_PACKAGES = ("attribatch", "torch", "torchvision", "numpy", "pillow")
-
-
-@dataclass(frozen=True)
-class _Example:
-    """One image before and after the swap."""
-
-    key: str
-    predicted: str
-    predicted_after: str
-    image: str  # data: addresses
-    image_alt: str
-    evidence: str
-    evidence_alt: str
-    after: str
-    after_alt: str
-
-    @property
-    def changed(self) -> bool:
-        return self.predicted != self.predicted_after
+CLASSES, CANDIDATES = 200, 20  # rows that are shown at most
+PAGES = 30  # classes that are shown with their maps and clusters
+NOTEWORTHY = 0.005  # part of the images from which a warning is worth a line
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """One finding with its pictures."""
+def render(audit: Audit, material: Material, evaluation: Mapping[str, Any] | None = None) -> str:
+    """The page. Reads the maps and pixels of six images per finding, and asks the model once per finding.
 
-    finding: Finding
-    images: int
-    mean_map: str
-    map_alt: str
-    examples: Sequence[_Example]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One line of the class table."""
-
-    figures: ClassFigures
-    picture: str
-    alt: str
-
-
-def render(audit: Audit, material: Material) -> str:
-    """The page. Reads the maps and pixels of six images per finding, and asks the model once per finding."""
-    largest = sorted(audit.classes, key=lambda one: -one.images)[:CLASSES]
-    shown = set(map(id, largest))
-    name = material.run.name or material.run.id
+    Args:
+        audit: what it says.
+        material: what it was made of.
+        evaluation: what `evaluation.json` holds: `metrics` (name, value, low, high, better, images, meaning),
+            `baseline_sensitivity` (baseline, other, cosine, rank_correlation, distance) and `remarks`; each may be
+            missing.
+    """
+    largest = sorted(audit.classes, key=lambda one: -one.images)
+    listed = {one.class_name for one in largest[:CLASSES]}
+    classes = [one for one in audit.classes if one.class_name in listed]
+    detailed = {one.class_name for one in largest[:PAGES]} | {one.class_name for one in audit.findings}
     return (
         _environment()
         .get_template("report.html")
         .render(
-            title=f"Audit of {name}",
+            title=f"Audit of {material.run.name or material.run.id}",
             audit=audit,
             spec=material.spec,
-            shown=[_show(finding, audit, material) for finding in audit.findings],
-            classes=[_row(one) for one in audit.classes if id(one) in shown],
+            warnings=warnings(audit),
+            shown=[show_finding(finding, audit, material) for finding in audit.findings],
+            classes=classes,
+            pages=class_pages(audit, material, [one for one in classes if one.class_name in detailed]),
+            charts=charts.draw(audit),
             candidates=audit.candidates[:CANDIDATES],
-            failed=material.failed()[:FAILED],
             failed_count=sum(audit.failed.values()),
-            method=_method(audit, material),
+            method=repeating.facts(audit, material),
+            commands=repeating.commands(audit, material),
             spec_json=material.spec.to_json(),
+            evaluation=evaluation or {},
         )
     )
+
+
+def warnings(audit: Audit) -> list[str]:
+    """What a reader must know before trusting the figures."""
+    found = []
+    above, unreliable = audit.overall.error_above, audit.unreliable_gaps
+    if above is not None and above >= NOTEWORTHY:
+        found.append(
+            f"{above:.1%} of the images have a map whose estimated error is above {audit.tolerance:.0%}: it is not "
+            "converged. A run with more steps, or with --tolerance, is more exact."
+        )
+    if unreliable is not None and unreliable >= NOTEWORTHY:
+        found.append(
+            f"For {unreliable:.1%} of the images the output hardly differs from that of the baseline: there the "
+            "completeness gap divides by almost nothing and says little. Look at the error estimate."
+        )
+    if failed := sum(audit.failed.values()):
+        found.append(f"{failed:,} of {failed + audit.images:,} images have no map and are left out.")
+    return found + [f"{remark[:1].upper()}{remark[1:]}." for remark in audit.remarks]
 
 
 def _environment() -> Environment:
@@ -97,110 +87,15 @@ def _environment() -> Environment:
         "percent": lambda value: _number(value, 100, ".0f", " %"),
         "fine": lambda value: _number(value, 100, ".2g" if value is not None and value < 0.1 else ".0f", " %"),
         "small": lambda value: _number(value, 1, ".2g", ""),
+        "figure": lambda value: _number(value, 1, ".3g", ""),
         "whole": lambda value: f"{value:,}",
+        "count": lambda value: _number(value, 1, ",.0f", ""),
         "interval": lambda pair: f"{100 * pair[0]:.0f} to {100 * pair[1]:.0f} %",
     }
     return found
 
 
-def _number(value: float | None, factor: float, form: str, unit: str) -> str:
-    return "\u2013" if value is None else f"{value * factor:{form}}{unit}"
-
-
-def _show(finding: Finding, audit: Audit, material: Material) -> _Shown:
-    figures = next(one for one in audit.classes if one.class_name == finding.class_name)
-    picture = pictures.upscale(Image.fromarray(pictures.signed_colours(figures.mean_map)), 208)
-    return _Shown(
-        finding=finding,
-        images=figures.images,
-        mean_map=pictures.data_uri(pictures.boxed(picture, finding.region, material.size)),
-        map_alt=f"Mean map of class {finding.class_name}. {finding.sentence}",
-        examples=_examples(finding, material),
-    )
-
-
-def _examples(finding: Finding, material: Material) -> list[_Example]:
-    rows = _by_key(material, finding.examples)
-    if not rows:
-        return []
-    pixels, maps = material.images(rows), material.maps(rows)
-    region = np.repeat(np.array([finding.region]), len(rows), axis=0)
-    swapped = paste(pixels, _donors(finding, material, len(rows)), region)
-    names = material.spec.class_names
-    before, after = material.ask(pixels), material.ask(swapped)
-    return [
-        _Example(
-            key=row.key,
-            predicted=names[before[i]],
-            predicted_after=names[after[i]],
-            image=_framed(pictures.to_picture(pixels[i]), finding, material),
-            image_alt=f"{row.key}, predicted {names[before[i]]}: the {finding.place} is framed",
-            evidence=_framed(pictures.overlay(pixels[i], maps[i]), finding, material),
-            evidence_alt=f"{row.key}: what speaks for and against {finding.class_name}, the {finding.place} is framed",
-            after=_framed(pictures.to_picture(swapped[i]), finding, material),
-            after_alt=f"{row.key} with the {finding.place} of another class: predicted {names[after[i]]}",
-        )
-        for i, row in enumerate(rows)
-    ]
-
-
-def _by_key(material: Material, keys: Sequence[str]) -> list[ImageRow]:
-    found = {row.key: row for row in material.done() if row.key in keys}
-    return [found[key] for key in keys if key in found]
-
-
-def _donors(finding: Finding, material: Material, count: int) -> Floats:
-    """Pixels of images of other classes, evenly spread over the run."""
-    others = [row for row in material.done() if row.predicted != finding.class_name and material.available(row)]
-    places = np.linspace(0, len(others) - 1, count + 2)[1:-1].round().astype(int)
-    return material.images([others[place] for place in places])
-
-
-def _framed(picture: Image.Image, finding: Finding, material: Material) -> str:
-    return pictures.data_uri(pictures.boxed(pictures.upscale(picture), finding.region, material.size))
-
-
-def _row(figures: ClassFigures) -> _Row:
-    small = pictures.shrink(Image.fromarray(pictures.magnitude_colours(figures.mean_absolute_map)), 96)
-    name = figures.class_name
-    return _Row(
-        figures, pictures.data_uri(small), f"Where the evidence for class {name} lies, mean of {figures.images} images"
-    )
-
-
-def _method(audit: Audit, material: Material) -> list[tuple[str, str | Sequence[str]]]:
-    """What a third party needs to repeat it, name and value; a sequence is shown line by line, as code."""
-    run, spec = material.run, material.spec
-    steps = f"{spec.method}, {spec.n_steps} steps"
-    if spec.tolerance is not None:
-        steps = f"nested levels of up to {spec.max_steps} steps, until a map's estimated error is {spec.tolerance:.2%}"
-    prep = spec.preprocess
-    facts: list[tuple[str, str | Sequence[str]]] = [
-        ("run", [f"{run.id}{f' ({run.name})' if run.name else ''}"]),
-        ("submitted", f"{run.submitted_at:%Y-%m-%d %H:%M} UTC" if run.submitted_at else "not recorded"),
-        ("spec key", [spec.key]),
-        ("data set", [run.source, f"manifest sha256 {run.manifest_digest}"]),
-        ("models", [f"{model.source}: weights sha256 {model.weights_sha256}" for model in spec.models]),
-        ("baselines", [str(baseline) for baseline in spec.baselines]),
-        (
-            "attribution",
-            f"{spec.attribution.replace('_', ' ')} of the {spec.output.replace('_', ' ')}; target: {spec.target}",
-        ),
-        ("quadrature", steps),
-        ("precision", spec.precision),
-        ("model input", f"{prep.width} x {prep.height} pixels, {prep.channels} channel(s), fit: {prep.fit}"),
-        ("seeds", f"run {spec.seed}, audit {audit.seed}"),
-        ("classes by", audit.by),
-        ("versions", ", ".join(f"{name} {found}" for name, found in _versions().items())),
-    ]
-    return facts
-
-
-def _versions() -> Mapping[str, str]:
-    found = {"Python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def _number(value: Any, factor: float, form: str, unit: str) -> str:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return "\u2013"
+    return f"{value * factor:{form}}{unit}"

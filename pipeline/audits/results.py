@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audits.candidates import Box
+from db.records import ImageRow
+from pipeline.audits.candidates import Box, Kind
 from pipeline.audits.material import By
+
+Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -17,8 +20,8 @@ class Finding:
     """A shortcut: a place whose content the model takes for a class. Rates and shares are 0..1."""
 
     class_name: str
-    kind: Literal["window"]
-    region: Box  # x0, y0, x1, y1 in pixels of the model's input, x1 and y1 exclusive
+    kind: Kind
+    region: Box  # x0, y0, x1, y1 in pixels of the model's input, x1 and y1 exclusive; the whole image for a colour
     place: str  # the region in words
     images: int  # examined images of the class that lean on it: more than 95 % of the other classes' images do
     examined: int  # images of the class that were looked at: all of them, or a random sample
@@ -37,6 +40,8 @@ class Finding:
     @property
     def sentence(self) -> str:
         """The finding in one sentence."""
+        if self.kind == "colour":
+            return self._colour_sentence
         x0, y0, x1, y1 = self.region
         some = "" if self.images >= 0.9 * self.examined else f" in {self.images} of {self.examined} images"
         return (
@@ -48,6 +53,17 @@ class Finding:
             f"(random windows: {_percent(self.control_necessity)} % and {_percent(self.control_sufficiency)} %)."
         )
 
+    @property
+    def _colour_sentence(self) -> str:
+        return (
+            f"Class {self.class_name!r} leans on the colour cast of the image in {self.images} of {self.examined} "
+            f"images: giving them the cast of other images loses {_percent(self.necessity)} % of the predictions "
+            f"{_interval(self.necessity_interval)}, and giving theirs to other images turns "
+            f"{_percent(self.sufficiency)} % of them into {self.class_name!r} {_interval(self.sufficiency_interval)} "
+            f"(other casts of that size: {_percent(self.control_necessity)} % and "
+            f"{_percent(self.control_sufficiency)} %)."
+        )
+
 
 LIKE_OBJECT = "used, but like a part of the object"  # how the reason of such a window begins
 
@@ -57,7 +73,7 @@ class Unconfirmed:
     """A window that was looked at and is no finding. Rates are None where no test was run."""
 
     class_name: str
-    kind: Literal["window"]
+    kind: Kind
     region: Box
     place: str
     images: int
@@ -89,8 +105,23 @@ class Unconfirmed:
 
 
 @dataclass(frozen=True, eq=False)
+class ClassMaps:
+    """A class in maps (h, w) float32, summed over channels, in output units; h, w are H, W or a coarser grid."""
+
+    mean: Map
+    mean_absolute: Map
+    std: Map  # over images
+    median: Map | None  # of `median_images` random images: all of them where the class has no more
+    median_images: int
+    member_std: Map | None  # mean over images of the standard deviation over members; None for a single one
+
+
+@dataclass(frozen=True, eq=False)
 class ClassFigures:
-    """One class over the whole run. Figures are None where no row has them."""
+    """One class over the whole run. Figures are None where no row has them.
+
+    Shares are parts of |map|, means over images. Quantiles are within 1 % of the exact ones.
+    """
 
     class_name: str
     images: int
@@ -98,10 +129,31 @@ class ClassFigures:
     completeness_gap: float | None  # median
     error_estimate: float | None  # median
     error_estimate_p90: float | None
-    border_share: float | None  # mean
+    error_above: float | None  # part of the images whose error estimate is above the audit's `tolerance`
+    border_share: float | None  # in the outer eighth on each side
+    corner_shares: tuple[float | None, ...]  # top left, top right, bottom left, bottom right: 1/16 of the area each
+    center_share: float | None  # in the middle half of each side: 1/4 of the area
+    center: tuple[float | None, float | None]  # mean centre of mass, x and y, 0..1 from the top left
+    center_spread: float | None  # standard deviation of the centre of mass over images, in sides of the image
+    entropy: float | None  # mean, 0 one pixel .. 1 even
+    gini: float | None  # mean, 0 even .. 1 one pixel
+    effective_pixels: float | None  # exp of the mean entropy: as if so many pixels mattered, all alike
     member_disagreement: float | None  # median
-    mean_map: NDArray[np.float32]  # (H, W), summed over channels, in output units
-    mean_absolute_map: NDArray[np.float32]  # (H, W)
+    distributions: Mapping[str, Any]  # of completeness_gap, error_estimate, member_disagreement; see `Sketch.to_dict`
+    maps: ClassMaps | None
+
+
+@dataclass(frozen=True, eq=False)
+class Cluster:
+    """Images of one class whose maps resemble each other; see `pipeline.audits.clusters`."""
+
+    class_name: str
+    cluster: int  # 0, 1, ...: the largest first
+    images: int
+    examined: int  # images of the class that were clustered
+    examples: tuple[str, ...]  # keys of the images nearest to the middle of the cluster
+    rows: tuple[int, ...]  # row numbers of all its images, the nearest to the middle first
+    mean_map: Map  # (h, w), at most 16 x 16: mean share of the positive attribution, sums to 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,17 +164,29 @@ class Audit:
     by: By
     seed: int
     images: int  # with a map
-    accuracy: float | None
+    overall: ClassFigures  # all images as one class, without maps
     findings: tuple[Finding, ...]  # strongest first
     candidates: tuple[Unconfirmed, ...]  # looked at, not confirmed
     classes: tuple[ClassFigures, ...]
+    clusters: tuple[Cluster, ...]  # of classes with enough images
     failed: Mapping[str, int]  # reason -> images
     remarks: tuple[str, ...]  # what could not be looked at, and why
+    tolerance: float  # errors above it are counted: the run's own, or 0.1
+    unreliable_gaps: float | None  # part of the images where |F(x) - F(x')| is below a tenth of the run's median
     searched: bool = True  # whether there were two classes to compare
+    sample: Mapping[str, ImageRow] = field(
+        default_factory=dict
+    )  # examined images by key, for pictures; not in the JSON
+    failures: tuple[ImageRow, ...] = ()  # the first 20 that failed; not in the JSON
+
+    @property
+    def accuracy(self) -> float | None:
+        """Over all images with a label."""
+        return self.overall.accuracy
 
     @property
     def doubtful(self) -> tuple[Unconfirmed, ...]:
-        """Windows that the model uses and the tests could not tell from a part of the object, strongest first."""
+        """Places that the model uses and the tests could not tell from a part of the object, strongest first."""
         return tuple(one for one in self.candidates if one.used)
 
     @property
@@ -141,7 +205,7 @@ class Audit:
             return " ".join(finding.sentence for finding in self.findings)
         if not self.searched:
             return f"Shortcuts were not searched for: {'; '.join(self.remarks)}."
-        looked = f"{len(self.candidates)} suspicious windows were looked at." if self.candidates else ""
+        looked = f"{len(self.candidates)} suspicious places were looked at." if self.candidates else ""
         if not self.doubtful:
             return f"No shortcut was found. {looked}".strip()
         strongest = "; ".join(one.sentence for one in self.doubtful[:3])
@@ -153,10 +217,13 @@ class Audit:
 
     def to_json(self) -> str:
         """One JSON object: findings, candidates, classes, failed, and what the audit was made of."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        return json.dumps(self.to_dict(), allow_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """The same as plain values: the fields of `Audit`, `Finding`, `Unconfirmed`, `ClassFigures` and `Cluster`.
+
+        Their `class_name` is called `class`; the maps of classes are not in it (`arrays`), those of clusters are.
+        """
         return {
             "run": self.run_id,
             "by": self.by,
@@ -168,10 +235,27 @@ class Audit:
             "summary": self.summary,
             "findings": [_plain(one) | {"sentence": one.sentence} for one in self.findings],
             "candidates": [_plain(one) for one in self.candidates],
+            "overall": {name: value for name, value in _plain(self.overall).items() if name != "class"},
             "classes": [_plain(one) for one in self.classes],
+            "clusters": [_plain(one) | {"mean_map": _rounded(one.mean_map)} for one in self.clusters],
+            "tolerance": self.tolerance,
+            "unreliable_gaps": self.unreliable_gaps,
             "failed": dict(self.failed),
             "remarks": list(self.remarks),
         }
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Maps of all classes for an .npz: `classes` (n,) names, and (n, h, w) float32 each, NaN where there is none.
+
+        `mean`, `mean_absolute`, `std`, `median`, `member_std`; see `ClassMaps`.
+        """
+        kept = [one for one in self.classes if one.maps is not None]
+        found: dict[str, NDArray[Any]] = {"classes": np.array([one.class_name for one in kept], dtype=np.str_)}
+        for name in ("mean", "mean_absolute", "std", "median", "member_std") if kept else ():
+            maps = [getattr(one.maps, name) for one in kept]
+            shape = next(one.maps.mean.shape for one in kept if one.maps)
+            found[name] = np.stack([np.full(shape, np.nan, np.float32) if one is None else one for one in maps])
+        return found
 
 
 def place_name(region: Box, size: tuple[int, int]) -> str:
@@ -194,10 +278,15 @@ def _third(start: int, end: int, length: int, names: tuple[str, str, str]) -> st
     return names[min(2, int(3 * (start + end) / 2 / length))]
 
 
-def _plain(one: Finding | Unconfirmed | ClassFigures) -> dict[str, Any]:
-    values = {name: value for name, value in vars(one).items() if not isinstance(value, np.ndarray)}
+def _plain(one: Finding | Unconfirmed | ClassFigures | Cluster) -> dict[str, Any]:
+    left_out = (np.ndarray, ClassMaps)
+    values = {name: value for name, value in vars(one).items() if not isinstance(value, left_out) and name != "maps"}
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return {"class": values.pop("class_name"), **values}
+
+
+def _rounded(values: Map) -> list[list[float]]:
+    return [[float(f"{value:.3g}") for value in row] for row in values]
 
 
 def _percent(value: float) -> str:

@@ -37,71 +37,113 @@ that fail step 3. In the first 125 worlds, used windows of objects had a d' of a
 and about 60 times. At a fifth of the images no network used the mark by 20 points.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 
 from db.records import ImageRow
-from pipeline.audits.candidates import Boxes, Candidate, overlap, propose
-from pipeline.audits.interventions import Trial, draw_pool, exceeds, run_trial
+from pipeline.audits.candidates import Boxes, Candidate, Scan, overlap
+from pipeline.audits.colours import propose_colours, read_palette, run_colour_trial
+from pipeline.audits.fitting import fit_all
+from pipeline.audits.interventions import USE, Trial, draw_pool, exceeds, run_trial
 from pipeline.audits.material import Floats, Material
-from pipeline.audits.results import LIKE_OBJECT, Finding, Unconfirmed, place_name
+from pipeline.audits.results import LIKE_OBJECT, Cluster, Finding, Unconfirmed, place_name
 
 ALPHA = 0.05
-USE = 0.2
 MARK, OVER_OTHERS = 6.0, 1.5  # a: d', and times the other classes' median
 ALONE, ALONE_LIKENESS = 20.0, 3.5  # b: share over the other classes' share, and d'
 OUTLIER_RATIO = 5.0  # c: share over share
 OUTLIER = (0.2, 0.1, 0.7)  # c: lower bounds of necessity, of sufficiency, and their sum
-TESTED = 60  # candidates that are tested at most, the strangest first
+CAST = 4.0  # d' of a colour cast
+FAMILIES = 2  # of permutation tests, windows and colours: p-values are multiplied by it (Bonferroni)
+TESTED = 90  # candidates that are tested at most, the strangest first
 PERMUTATIONS = 199
 
 
-def find_shortcuts(
-    material: Material,
-    examined: Mapping[str, Sequence[ImageRow]],
-    shares: Mapping[str, Floats],
-    boxes: Boxes,
-    *,
-    seed: int,
-) -> tuple[list[Finding], list[Unconfirmed]]:
-    """Findings, strongest first, and the candidates that failed: those that the model uses first.
+@dataclass(frozen=True)
+class Examined:
+    """The sampled images of each class and what their maps say."""
 
-    `examined` and `shares` hold, per class, the images that were looked at and their shares (n, k) in `boxes`.
+    rows: Mapping[str, Sequence[ImageRow]]  # by class, n each
+    shares: Mapping[str, Floats]  # (n, k) in `boxes`
+    grids: Mapping[str, Floats]  # (n, h, w), see `fitting.grid_shares`
+    boxes: Boxes
+    size: tuple[int, int]  # height and width, in pixels
+    step: int  # side of a grid's cell, in pixels
+    clusters: Sequence[Cluster]
+
+
+def find_shortcuts(
+    material: Material, examined: Examined, *, seed: int, on_tested: Callable[[int, int], None] = lambda *_: None
+) -> tuple[list[Finding], list[Unconfirmed], bool]:
+    """Findings, strongest first, the candidates that failed, and whether any was tested: not where images are gone.
+
+    Of those that failed, the ones that the model uses come first.
+    `on_tested` is told how many candidates of how many were tested.
     """
-    proposed = propose(shares, boxes, permutations=PERMUTATIONS, seed=seed)
+    pool = draw_pool(material, list(chain.from_iterable(examined.rows.values())), np.random.default_rng([seed, 1]))
+    palette = read_palette(material, examined.rows)
+    colours = propose_colours(palette, material.size, permutations=PERMUTATIONS, seed=seed)
+    proposed = [replace(one, p_value=min(1.0, FAMILIES * one.p_value)) for one in [*_places(examined, seed), *colours]]
     trials: list[Trial] = []
     failed: list[tuple[Candidate, Trial | None, str]] = []
-    pool = draw_pool(material, list(chain.from_iterable(examined.values())), np.random.default_rng([seed, 1]))
-    for candidate in proposed:
+    for number, candidate in enumerate(proposed):
+        on_tested(number, len(proposed))
         if reason := _not_worth_testing(candidate, len(trials)):
             failed.append((candidate, None, reason))
             continue
         index = material.spec.class_names.index(candidate.class_name)
-        trial = run_trial(material, candidate, examined[candidate.class_name], pool, index=index, seed=seed)
+        if candidate.kind == "colour":
+            trial = run_colour_trial(material, candidate, palette, pool, index=index, seed=seed)
+        else:
+            rows = examined.rows[candidate.class_name]
+            trial = run_trial(material, candidate, rows, pool, index=index, seed=seed)
         if trial is None:
             failed.append((candidate, None, "too few images lean on it for a test"))
         else:
             trials.append(trial)
     confirmed, rejected = decide(trials)
     failed += [(trial.candidate, trial, reason) for trial, reason in rejected]
-    findings = [_finding(trial, len(examined[trial.candidate.class_name]), material.size) for trial in confirmed]
-    rejected_windows = [_unconfirmed(*one, size=material.size) for one in failed]
-    return findings, sorted(rejected_windows, key=lambda one: (not one.used, -one.effect, one.p_value))
+    findings = [_finding(trial, len(examined.rows[trial.candidate.class_name]), material.size) for trial in confirmed]
+    places = [_unconfirmed(*one, size=material.size) for one in failed]
+    return findings, sorted(places, key=lambda one: (not one.used, -one.effect, one.p_value)), bool(len(pool.pixels))
+
+
+def _places(examined: Examined, seed: int) -> list[Candidate]:
+    """Windows of classes and of clusters, the strangest first, each followed by the shape of what it found."""
+    scan = Scan(examined.shares, examined.boxes, permutations=PERMUTATIONS, seed=seed)
+    windows = scan.proposed()
+    for cluster in examined.clusters:
+        if cluster.images < cluster.examined:
+            positions = {row.row: place for place, row in enumerate(examined.rows[cluster.class_name])}
+            one = scan.of_cluster(cluster.class_name, [positions[row] for row in cluster.rows])
+            if one is not None and not any(_twin(one, other) for other in windows):
+                windows.append(one)
+    windows.sort(key=lambda one: -one.score)
+    return fit_all(windows, examined.grids, examined.size, examined.step)
+
+
+def _twin(one: Candidate, other: Candidate) -> bool:
+    return one.class_name == other.class_name and overlap(one.region, other.region) > 0.5
 
 
 def decide(trials: Sequence[Trial]) -> tuple[list[Trial], list[tuple[Trial, str]]]:
     """Which trials are findings, strongest first, and why the others are not."""
     used = [trial for trial in trials if _is_used(trial)]
-    marks = [trial for trial in used if _is_mark(trial, used) or _is_alone(trial)]
-    outliers = [trial for trial in used if trial not in marks and _is_outlier(trial, trials, marks)]
+    places = [trial for trial in used if trial.candidate.kind != "colour"]
+    marks = [trial for trial in places if _is_mark(trial, places) or _is_alone(trial)]
+    outliers = [trial for trial in places if trial not in marks and _is_outlier(trial, trials, marks)]
+    casts = [trial for trial in used if trial.candidate.kind == "colour" and _is_cast(trial)]
     kept: list[Trial] = []
     for trial in sorted(marks + outliers, key=_strength, reverse=True):
         if not any(_same_class(trial, other) and _overlaps(trial, other) for other in kept):
             kept.append(trial)
-    rejected = [(trial, _why_not(trial, used, marks + outliers)) for trial in trials if trial not in kept]
-    return kept, rejected
+    kept += casts
+    confirmed = [*marks, *outliers, *casts]
+    rejected = [(trial, _why_not(trial, used, confirmed)) for trial in trials if trial not in kept]
+    return sorted(kept, key=_strength, reverse=True), rejected
 
 
 def _is_used(trial: Trial) -> bool:
@@ -112,6 +154,10 @@ def _is_used(trial: Trial) -> bool:
 
 def _is_mark(trial: Trial, used: Sequence[Trial]) -> bool:
     return trial.likeness >= max(MARK, OVER_OTHERS * _usual_likeness(trial, used))
+
+
+def _is_cast(trial: Trial) -> bool:
+    return trial.likeness >= CAST
 
 
 def _is_alone(trial: Trial) -> bool:
@@ -148,7 +194,10 @@ def _why_not(trial: Trial, used: Sequence[Trial], confirmed: Sequence[Trial]) ->
     if trial in confirmed:
         return "part of a finding: it overlaps a stronger window of its class"
     if trial not in used:
-        return f"the model hardly uses it: under {100 * USE:.0f} % lost or turned, or no more than random windows do"
+        others = "other casts" if trial.candidate.kind == "colour" else "random windows"
+        return f"the model hardly uses it: under {100 * USE:.0f} % lost or turned, or no more than {others} do"
+    if trial.candidate.kind == "colour":
+        return f"{LIKE_OBJECT}: its cast varies as others do (d' {trial.likeness:.1f}, a shortcut has {CAST:.0f})"
     return (
         f"{LIKE_OBJECT}: no more than such windows of other classes, and its content varies as "
         f"theirs does (d' {trial.likeness:.1f}, a mark has {MARK:.0f} or more)"
@@ -177,9 +226,9 @@ def _finding(trial: Trial, examined: int, size: tuple[int, int]) -> Finding:
     one = trial.candidate
     return Finding(
         class_name=one.class_name,
-        kind="window",
+        kind=one.kind,
         region=one.region,
-        place=place_name(one.region, size),
+        place="whole image" if one.kind == "colour" else place_name(one.region, size),
         images=one.leaning,
         examined=examined,
         share=one.share,
@@ -199,9 +248,9 @@ def _finding(trial: Trial, examined: int, size: tuple[int, int]) -> Finding:
 def _unconfirmed(one: Candidate, trial: Trial | None, reason: str, *, size: tuple[int, int]) -> Unconfirmed:
     return Unconfirmed(
         class_name=one.class_name,
-        kind="window",
+        kind=one.kind,
         region=one.region,
-        place=place_name(one.region, size),
+        place="whole image" if one.kind == "colour" else place_name(one.region, size),
         images=one.leaning,
         share=one.share,
         share_elsewhere=one.share_elsewhere,

@@ -14,11 +14,19 @@ MODELS = "The models (--model, repeatable: several are an ensemble)"
 ATTRIBUTION = "What is computed"
 RUNNING = "How it runs"
 Models = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--model",
         "-m",
         help="torchvision:resnet50@DEFAULT, path/to/file.py:factory or pkg.module:factory. Repeat for an ensemble.",
+        rich_help_panel=MODELS,
+    ),
+]
+EnsembleFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--ensemble",
+        help="Folder of `attribatch ensemble train`: its members, in place of --model and what describes models.",
         rich_help_panel=MODELS,
     ),
 ]
@@ -70,7 +78,8 @@ def run_request(
             help="Folder of images or s3://bucket/prefix (class folders in it), CSV/JSONL manifest, .tar shards."
         ),
     ],
-    model: Models,
+    model: Models = None,
+    ensemble: EnsembleFolder = None,
     weights: Weights = None,
     input_size: InputSize = None,
     resize: Resize = False,
@@ -134,13 +143,14 @@ def run_request(
     """The RunRequest that these options make.
 
     Raises:
-        UsageError: they do not parse, or there are more weights than models.
+        UsageError: they do not parse, there are more weights than models, or neither models nor an ensemble.
     """
     from pipeline.api import RunRequest
 
+    described = (weights, input_size, resize, mean, std, channels, classes)
     return RunRequest(
         source=source,
-        models=model_requests(model, weights, input_size, resize, mean, std, channels, classes),
+        models=_members(model, ensemble, described),
         baselines=tuple(baseline or ("black",)),
         target=target,
         output=output,
@@ -156,6 +166,19 @@ def run_request(
         unit_size=unit_size,
         reuse=reuse,
     )
+
+
+def _members(model: list[str] | None, ensemble: Path | None, described: tuple[Any, ...]) -> Any:
+    """The models that are named one by one, or the members of a trained ensemble."""
+    from pipeline.training.records import ensemble_models
+
+    if ensemble is None:
+        if not model:
+            raise UsageError("no model is named; give --model (see --help), or --ensemble with a trained one's folder")
+        return model_requests(model, *described)
+    if model or any(described):
+        raise UsageError("--ensemble brings its models, weights, input size and classes; leave --model and theirs out")
+    return ensemble_models(ensemble)
 
 
 def model_requests(

@@ -38,6 +38,7 @@ def repaired(found: "Repaired", *, as_json: bool) -> None:
     out.print(
         f"{found.runs:,} runs: {found.units_intact:,} units intact, {found.units_restored:,} restored from their "
         f"sidecars, {found.units_queued_again:,} queued again"
+        + (f"; {found.schedules_restored:,} schedules restored" if found.schedules_restored else "")
     )
     for key in found.damaged[:20]:
         out.print(f"  missing or damaged: {key}", markup=False)

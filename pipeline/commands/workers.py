@@ -42,14 +42,22 @@ def beat(
     """Do what is due, again and again, until stopped: one such process for an installation."""
     from pipeline import logs
     from pipeline.beat import beat as run
+    from pipeline.dispatch import reach_broker
     from pipeline.settings import Settings
 
-    logs.configure(Settings.from_env().log_format or "json")
+    settings = Settings.from_env()
+    logs.configure(settings.log_format or "json")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    broker = settings.broker_url
+
+    def reach() -> None:
+        if broker is not None:
+            reach_broker(broker)
+
     with open_pipeline() as pipeline:
-        run(pipeline.tick, every_seconds=every, stop=stop)
+        run(pipeline.tick, every_seconds=every, stop=stop, reach=reach)
 
 
 def migrate(as_json: Json = False) -> None:

@@ -1,24 +1,29 @@
 """The part of the API that answers: what is stored of runs, and what it says together."""
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from db import queries
-from db.queries import Page
 from db.records import Drift, Entry, ImageRow, ImageState
 from pipeline import planning
 from pipeline.datasets import Source, is_unchanged
 from pipeline.errors import ObjectMissing, UsageError
+from pipeline.facade.found import Found, Record
 from pipeline.facade.opened import Opened
 from pipeline.spec import RunSpec
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
+    import xarray
     from numpy.typing import NDArray
 
     from pipeline.audits import Audit
+    from pipeline.audits.comparison import Comparison
+    from pipeline.exporting import Exported
 
 
 class Answering(Opened):
@@ -51,8 +56,8 @@ class Answering(Opened):
         sort: str | None = None,
         limit: int = 100,
         after: str | None = None,
-    ) -> Page:
-        """One page of a run's images.
+    ) -> Found:
+        """One page of a run's images, as records that know their `map()` and `image()`.
 
         Args:
             ref: of the run.
@@ -63,22 +68,77 @@ class Answering(Opened):
 
         Raises:
             UsageError: a word of `where` or `sort` that is no column; the message points at it.
+
+        Example:
+            for record in p.find("first", where="mispredicted", sort="-probability", limit=5).rows:
+                print(record.key, record.label, record.predicted, abs(record.map()).max())
         """
-        return queries.find_images(
+        found = queries.find_images(
             self.database, self.get_run(ref).id, where=where, sort=sort, limit=limit, after=after
         )
+        return Found(tuple(self._record(row) for row in found.rows), found.next)
 
-    def find_image(self, ref: str, image: str) -> ImageRow:
-        """One image of a run by its key, the end of it, or its row number. Raises NotFound."""
-        return queries.find_image(self.database, self.get_run(ref).id, image)
+    def find_image(self, ref: str, image: str) -> Record:
+        """One image of a run by its key, the end of it, or its row number. Raises NotFound.
 
-    def maps(self, rows: Sequence[ImageRow]) -> "NDArray[np.float32]":
+        Example:
+            record = p.find_image("first", "cat/0.png")
+            print(record.image().shape, record.map().shape)
+        """
+        return self._record(queries.find_image(self.database, self.get_run(ref).id, image))
+
+    def frame(self, ref: str = "latest", *, where: str | None = None, sort: str | None = None) -> "pd.DataFrame":
+        """All images of a run that fit a filter, a row each, with every column in its type.
+
+        Args:
+            ref: of the run.
+            where: as for `find`.
+            sort: as for `find`.
+
+        Raises:
+            UsageError: as `find`.
+
+        Example:
+            table = p.frame("first", where="not failed")
+            print(table.groupby("predicted").border_share.mean())
+        """
+        from pipeline.framing import frame_of
+
+        return frame_of(queries.iter_found(self.database, self.get_run(ref).id, where=where, sort=sort))
+
+    def maps(self, ref: str = "latest", *, where: str | None = None, sort: str | None = None) -> "xarray.Dataset":
+        """The maps of a run as one lazy array, aligned with its rows; see `pipeline.stacking.stack_maps`.
+
+        Nothing is read before values are asked for, and then only the chosen rows are. `attribution` is
+        (row, channel, y, x) float32, NaN where the image failed; ensembles also have `std`. With dask installed,
+        `.chunk(row=...)` with the run's unit size makes each task read one shard.
+
+        Args:
+            ref: of the run.
+            where: as for `find`.
+            sort: as for `find`.
+
+        Raises:
+            UsageError: as `find`.
+            ObjectMissing: values are asked for of a map that is gone.
+
+        Example:
+            maps = p.maps("first")
+            cats = maps.attribution[(maps.predicted == "cat").values]
+            print(cats.sizes, float(abs(cats).mean()))
+        """
+        from pipeline.stacking import stack_maps
+
+        run = self.get_run(ref)
+        return stack_maps(self.objects, run, list(queries.iter_found(self.database, run.id, where=where, sort=sort)))
+
+    def read_maps(self, rows: Sequence[ImageRow]) -> "NDArray[np.float32]":
         """Stored mean maps of some rows, (n, C, H, W), in their order. Raises ObjectMissing."""
         from pipeline.reading import read_maps
 
         return read_maps(self.objects, rows)
 
-    def images(self, rows: Sequence[ImageRow]) -> "NDArray[np.float32]":
+    def read_images(self, rows: Sequence[ImageRow]) -> "NDArray[np.float32]":
         """Model-input pixels of some rows of one run, (n, C, H, W) in [0, 1]. Raises UnreadableImage."""
         import numpy as np
 
@@ -100,15 +160,136 @@ class Answering(Opened):
         row = self.find_image(run.id, image)
         if row.state is ImageState.FAILED:
             raise UsageError(f"image {row.key!r} has no map to show: {row.error}")
-        return show(self.objects, run, row, self.images([row])[0], self._sample_pixels(run))
+        return show(self.objects, run, row, row.image(), self._sample_pixels(run))
+
+    def evaluation(self, ref: str = "latest") -> dict[str, Any] | None:
+        """What `evaluate` found of a run last, as plain values; None where it was never asked."""
+        return self._stored_report(ref, "evaluation.json")
+
+    def drift(self, ref: str, previous: str) -> Drift:
+        """How far the evidence moved from an earlier run; see `pipeline.audits.drift`. Raises ObjectMissing."""
+        from pipeline.comparing import drift_between
+
+        return drift_between(self.database, self.objects, self.get_run(ref), self.get_run(previous))
+
+    def compare(self, a: str, b: str, *, by: str = "predicted", limit: int = 20) -> "Comparison":
+        """What differs between two runs, and how far the maps of the images that both have moved.
+
+        It is also stored, for the web page, as `runs/<A>/reports/compare-<B>-<by>.json`.
+
+        Args:
+            a: the run that is compared with.
+            b: the other one.
+            by: classes are the ones that A has "predicted", or those of its "label".
+            limit: images to list, those that moved most.
+
+        Raises:
+            UsageError: the runs have no image in common, or maps of another height and width.
+            ObjectMissing: a map that the index names is gone.
+        """
+        from pipeline.comparing import compare
+
+        classes = _by(by)
+        found = compare(self.database, self.objects, self.get_run(a), self.get_run(b), by=classes, limit=limit)
+        key = planning.report_key(found.run_a, f"compare-{found.run_b}-{by}.json")
+        self.objects.put(key, json.dumps(found.to_dict()).encode())
+        return found
+
+    def stored_comparison(self, a: str, b: str, by: str = "predicted") -> dict[str, Any] | None:
+        """What `compare` found of two runs last, the keys of `Comparison.to_dict`; None where it was never asked."""
+        return self._stored_report(a, f"compare-{self.get_run(b).id}-{_by(by)}.json")
+
+    def export(
+        self,
+        ref: str = "latest",
+        *,
+        format: str,  # noqa: A002
+        out: str | Path,
+        where: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        overwrite: bool = False,
+    ) -> "Exported":
+        """Write results for another tool; see `pipeline.exporting`.
+
+        Args:
+            ref: of the run.
+            format: "parquet", "npz", "png", "virelay" or "fiftyone".
+            out: file or folder to make.
+            where: as for `find`.
+            sort: as for `find`.
+            limit: most images; all by default.
+            overwrite: replace an earlier export.
+
+        Raises:
+            UsageError: as `find`; a package is missing; the target is there already.
+            ObjectMissing: a map that the index names is gone.
+
+        Example:
+            done = p.export("first", format="parquet", out="first.parquet", where="probability > 0.1")
+            print(done.images, done.path)
+        """
+        from pipeline.exporting import Material, export
+
+        run = self.get_run(ref)
+        material = Material(
+            run=run,
+            spec=RunSpec.from_json(run.spec),
+            rows=lambda: queries.iter_found(self.database, run.id, where=where, sort=sort, limit=limit),
+            count=lambda: min(queries.count_images(self.database, run.id, where=where), limit or sys.maxsize),
+            read_maps=self.read_maps,
+            read_images=self.read_images,
+        )
+        return export(material, format_name=format, path=Path(out), overwrite=overwrite)
+
+    def audit(
+        self,
+        ref: str,
+        *,
+        by: str = "predicted",
+        out: Path | None = None,
+        on_progress: Callable[[str, int, int], None] = lambda *_: None,
+    ) -> "tuple[Audit, Path]":
+        """What the maps of a run say together, and the HTML report of it (`audit.json` and `audit.npz` beside it).
+
+        All three are stored as objects too; see `stored_audit`. Memory does not grow with the number of images.
+
+        Args:
+            ref: of the run.
+            by: classes are the "predicted" ones or those of the "label".
+            out: folder of the report; `reports/<run id>` below the home by default.
+            on_progress: told of "maps" that were read and of "places" that were tested: how many, of how many.
+
+        Raises:
+            UsageError: nothing of the run is done yet.
+        """
+        from pipeline.reporting import material_of, write_report
+        from pipeline.work import pick_device
+
+        classes, run = _by(by), self.get_run(ref)
+        if next(queries.iter_images(self.database, run.id, ImageState.DONE), None) is None:
+            raise UsageError(f"run {run.id} has no map yet; see `attribatch status {run.id}`")
+        source = Source.from_json(run.source, self.settings.s3_endpoint_url)
+        material = material_of(
+            run,
+            self.database,
+            self.objects,
+            images=self.read_images,
+            available=lambda row: is_unchanged(source, row.key, row.version),
+            device=pick_device(self.settings.device),
+            allowed_modules=self.settings.allowed_modules,
+        )
+        folder = out or self.settings.home / "reports" / run.id
+        found = write_report(material, self.objects, by=classes, folder=folder, on_progress=on_progress)
+        return found, folder / "report.html"
 
     def stored_audit(self, ref: str, by: str = "predicted") -> dict[str, Any] | None:
-        """What the last audit of a run said, see `pipeline.audits.results.Audit.to_dict`; None where there was none."""
-        return self._stored_report(ref, f"audit-{by}.json")
+        """What the last audit of a run said, the keys of `Audit.to_dict`; None where there was none.
 
-    def stored_evaluation(self, ref: str) -> dict[str, Any] | None:
-        """How faithful the maps of a run were found to be; None where nobody has looked."""
-        return self._stored_report(ref, "evaluation.json")
+        The report and the maps of the classes are the objects `planning.report_key(run_id, "audit-<by>.html")`
+        and `.npz`.
+        """
+        return self._stored_report(ref, f"audit-{_by(by)}.json")
 
     def _stored_report(self, ref: str, name: str) -> dict[str, Any] | None:
         try:
@@ -117,42 +298,11 @@ class Answering(Opened):
             return None
         return found
 
-    def drift(self, ref: str, previous: str) -> Drift:
-        """How far the evidence moved from an earlier run; see `pipeline.audits.drift`. Raises ObjectMissing."""
-        from pipeline.comparing import drift_between
+    def _record(self, row: ImageRow) -> Record:
+        return Record.of(row, read_maps=self.read_maps, read_images=self.read_images)
 
-        return drift_between(self.database, self.objects, self.get_run(ref), self.get_run(previous))
 
-    def audit(self, ref: str, *, by: str = "predicted", out: Path | None = None) -> "tuple[Audit, Path]":
-        """What the maps of a run say together, and the HTML report of it (`audit.json` lies beside it).
-
-        Args:
-            ref: of the run.
-            by: classes are the "predicted" ones or those of the "label".
-            out: folder of the report; `reports/<run id>` below the home by default.
-
-        Raises:
-            UsageError: nothing of the run is done yet.
-        """
-        from pipeline.reporting import material_of, write_report
-        from pipeline.work import pick_device
-
-        if by not in ("predicted", "label"):
-            raise UsageError(f"classes by {by!r}: choose predicted or label")
-        run = self.get_run(ref)
-        rows = list(queries.iter_images(self.database, run.id))
-        if not any(row.state is ImageState.DONE for row in rows):
-            raise UsageError(f"run {run.id} has no map yet; see `attribatch status {run.id}`")
-        device, source = pick_device(self.settings.device), Source.from_json(run.source, self.settings.s3_endpoint_url)
-        material = material_of(
-            run,
-            rows,
-            maps=self.maps,
-            images=self.images,
-            available=lambda row: is_unchanged(source, row.key, row.version),
-            device=device,
-            allowed_modules=self.settings.allowed_modules,
-        )
-        folder = out or self.settings.home / "reports" / run.id
-        classes: Literal["predicted", "label"] = "label" if by == "label" else "predicted"
-        return write_report(material, by=classes, folder=folder), folder / "report.html"
+def _by(text: str) -> Literal["predicted", "label"]:
+    if text not in ("predicted", "label"):
+        raise UsageError(f"classes by {text!r}: choose predicted or label")
+    return "label" if text == "label" else "predicted"

@@ -1,23 +1,28 @@
 """The part of the API that makes things happen: runs, schedules, upkeep."""
 
+import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from db import queries
 from db.errors import StoreUnavailable
-from db.records import Progress, Run
-from pipeline import dispatch, submitting
+from db.records import Entry, ImageState, Progress, Run
+from pipeline import dispatch, planning, submitting
 from pipeline.datasets import Source
 from pipeline.errors import UsageError
 from pipeline.facade.answering import Answering
 from pipeline.requesting import RunRequest
+from pipeline.spec import RunSpec
 
 if TYPE_CHECKING:
     from pipeline.cleaning import Collected
     from pipeline.estimating import Cost
+    from pipeline.evaluating import Evaluation
     from pipeline.repair import Repaired
     from pipeline.scheduling import Scheduler, TickReport
+    from pipeline.training.records import Ensemble, TrainingRequest
 
 log = logging.getLogger("attribatch.api")
 
@@ -60,6 +65,49 @@ class Running(Answering):
                 samples=self._sample_pixels(run),
                 device=pick_device(self.settings.device),
             )
+
+    def evaluate(
+        self,
+        ref: str = "latest",
+        *,
+        images: int = 32,
+        seed: int = 0,
+        metrics: Sequence[str] = (),
+        say: Callable[[str], None] = lambda _: None,
+    ) -> "Evaluation":
+        """Whether the maps of a run are true, and what they owe to the baseline: tests on a random sample.
+
+        What was found is stored, and read again by `evaluation`.
+
+        Args:
+            ref: of the run.
+            images: at most; all where the run has fewer.
+            seed: of the sample and of everything random.
+            metrics: of reproduction, deletion, insertion, road, randomisation, sensitivity, infidelity, baselines and
+                agreement; all by default.
+            say: told what is computed next.
+
+        Raises:
+            UsageError: an unknown metric, no map yet, or no image that can still be read.
+        """
+        from pipeline.evaluating import Asked, Stored, evaluate
+        from pipeline.work import pick_device
+
+        run = self.get_run(ref)
+        spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, self.settings.s3_endpoint_url)
+        stored = Stored(
+            run=run,
+            rows=queries.iter_images(self.database, run.id, ImageState.DONE),
+            read=lambda row: self._pixels(source, spec, Entry(row.row, row.key, row.version)),
+            maps=self.read_maps,
+            samples=self._sample_pixels(run),
+            knots=self.tuning(run.id).get("nodes", {}).get("knots", {}),
+            finished=self.status(run.id).over,
+        )
+        device, allowed = pick_device(self.settings.device), self.settings.allowed_modules
+        found = evaluate(stored, Asked(images, seed, metrics), device=device, allowed_modules=allowed, say=say)
+        self.objects.put(planning.report_key(run.id, "evaluation.json"), json.dumps(found.to_dict()).encode())
+        return found
 
     def work(self, run: Run, *, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None) -> Progress:
         """Compute a run with worker processes on this machine, until nothing of it waits.
@@ -127,12 +175,34 @@ class Running(Answering):
 
         return collect(self.database, self.objects, dry_run=dry_run)
 
+    def train_ensemble(
+        self,
+        request: "TrainingRequest",
+        *,
+        device: str | None = None,
+        threads: int = 4,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> "Ensemble":
+        """Train an ensemble by bagging; an interrupted one goes on. See `pipeline.training`. Raises UsageError."""
+        from pipeline.training.ensembles import train_ensemble
+        from pipeline.work import pick_device
+
+        return train_ensemble(
+            request,
+            device=pick_device(device or self.settings.device),
+            max_pixels=self.settings.max_pixels,
+            threads=threads,
+            s3_endpoint_url=self.settings.s3_endpoint_url,
+            allowed_modules=self.settings.allowed_modules,
+            say=say,
+        )
+
     @property
     def schedules(self) -> "Scheduler":
         """Requests that are submitted again and again: add, listed, pause, resume, remove, history, run_now."""
         from pipeline.scheduling import Scheduler
 
-        return Scheduler(self.database, self, lease_seconds=self.settings.lease_seconds)
+        return Scheduler(self.database, self.objects, self, lease_seconds=self.settings.lease_seconds)
 
     def tick(
         self, *, wait: bool | None = None, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None

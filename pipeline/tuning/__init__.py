@@ -4,6 +4,23 @@ Each is measured once, on a few inputs, and verified on them; the caller remembe
 """
 
 from pipeline.tuning.fitting import fit_profile
-from pipeline.tuning.precision import AS_GIVEN, DEFAULT_TOLERANCE, Choice, Prepared, measured_batch_size, prepare
+from pipeline.tuning.precision import (
+    AS_GIVEN,
+    DEFAULT_TOLERANCE,
+    Choice,
+    Prepared,
+    measured_batch_size,
+    prepare,
+    products,
+)
 
-__all__ = ["AS_GIVEN", "DEFAULT_TOLERANCE", "Choice", "Prepared", "fit_profile", "measured_batch_size", "prepare"]
+__all__ = [
+    "AS_GIVEN",
+    "DEFAULT_TOLERANCE",
+    "Choice",
+    "Prepared",
+    "fit_profile",
+    "measured_batch_size",
+    "prepare",
+    "products",
+]

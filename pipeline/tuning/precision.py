@@ -6,11 +6,11 @@ tried where the hardware multiplies matrices in it. Knows nothing of runs: the c
 """
 
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -74,21 +74,33 @@ def prepare(
             found = integrated_gradients(way, inputs, targets, baselines=start, n_steps=_STEPS, output=output)
             return found.mean.flatten(1).double()
 
-        if inputs.is_cuda:  # TF32 products are a faster way too (cudnn's convolutions use them anyway)
-            torch.set_float32_matmul_precision("highest")
-        exact = maps(member)
-        if inputs.is_cuda:
-            torch.set_float32_matmul_precision("high")
-        ways = _ways(member, inputs, only)
-        given, *seconds = _seconds([member, *ways.values()], inputs, _ROWS)
-        for taken, (name, way) in sorted(zip(seconds, ways.items(), strict=True), key=lambda timed: timed[0]):
-            if only is None and taken > 0.95 * given:
-                break  # not worth a copy of the weights
-            with suppress(Exception):  # it ran on one chunk, but not on this one
-                error = float((maps(way) - exact).abs().sum() / exact.abs().sum())
-                if error <= ERROR_SHARE * tolerance:
-                    return Prepared(way, Choice(name, error, given / taken))
+        with products("highest", inputs.device):  # TF32 is a faster way too; cudnn's convolutions use it anyway
+            exact = maps(member)
+        with products("high", inputs.device):
+            ways = _ways(member, inputs, only)
+            given, *seconds = _seconds([member, *ways.values()], inputs, _ROWS)
+            for taken, (name, way) in sorted(zip(seconds, ways.items(), strict=True), key=lambda timed: timed[0]):
+                if only is None and taken > 0.95 * given:
+                    break  # not worth a copy of the weights
+                with suppress(Exception):  # it ran on one chunk, but not on this one
+                    error = float((maps(way) - exact).abs().sum() / exact.abs().sum())
+                    if error <= ERROR_SHARE * tolerance:
+                        return Prepared(way, Choice(name, error, given / taken))
     return Prepared(member, AS_GIVEN)
+
+
+@contextmanager
+def products(precision: Literal["high", "highest"], device: torch.device) -> Iterator[None]:
+    """How exact float32 matrix products are inside: "high" lets a GPU use TF32, as the ways of `prepare` are measured.
+
+    It is a flag of the process, and left as it was found: the next run in it may ask for float32. A CPU's stays.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision if device.type == "cuda" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def measured_batch_size(members: Sequence[nn.Module], inputs: Tensor) -> int:

@@ -1,7 +1,6 @@
 """What an audit said of a run: verdict, findings, classes, distributions; and one class on a page of its own."""
 
 import io
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -16,8 +15,7 @@ from pipeline.errors import NotFound, ObjectMissing
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, material, words
 from pipeline.web.answers import Asked, Here, View, twins, with_query
-from pipeline.web.gallery import is_small, public_row, quoted
-from pipeline.web.images import like
+from pipeline.web.gallery import is_small, public_row, rows_of
 
 EXAMPLES, CLASS_IMAGES, CANDIDATES = 6, 24, 50
 AVERAGED = 32  # maps of a class, where the audit stored no mean
@@ -36,6 +34,14 @@ VERDICTS = {
     "not searched": "Not searched",
 }
 By = Literal["predicted", "label"]
+MapKind = Literal["mean", "absolute", "median", "std", "member_std"]
+CLASS_MAPS: dict[MapKind, str] = {
+    "mean": "Mean",
+    "absolute": "Mean of absolute values",
+    "median": "Median of a sample",
+    "std": "Spread over images",
+    "member_std": "Spread over members",
+}
 ClassName = Annotated[str, Query(max_length=500, description="of the class")]
 
 router = APIRouter()
@@ -50,7 +56,7 @@ def audit(here: Here, run: str, by: By = "predicted") -> View:
         "run": stored.id,
         "by": by,
         "audit": found,
-        "evaluation": here.pipeline.stored_evaluation(stored.id),
+        "evaluation": here.pipeline.evaluation(stored.id),
         "distributions": histograms(here.pipeline.database, stored.id, stored.image_count, list(DISTRIBUTIONS)),
     }
     more = {
@@ -71,7 +77,9 @@ def audit(here: Here, run: str, by: By = "predicted") -> View:
 def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> View:
     """One class of a run: figures, mean maps, findings, images that need a look."""
     stored = here.pipeline.get_run(run)
-    rows = here.pipeline.find(stored.id, where=f"{by} = {quoted(name)}", sort="-border_share", limit=CLASS_IMAGES).rows
+    quoted = name.replace("'", "''")
+    where = f"{by} = '{quoted}'"
+    rows = here.pipeline.find(stored.id, where=where, sort="-border_share", limit=CLASS_IMAGES).rows
     found = here.pipeline.stored_audit(stored.id, by) or {}
     figures = next((each for each in found.get("classes", ()) if each["class"] == name), None)
     if figures is None and not rows:
@@ -82,17 +90,24 @@ def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> Vi
         "by": by,
         "figures": figures,
         "findings": [each for each in found.get("findings", ()) if each["class"] == name],
-        "clusters": [each for each in found.get("clusters", ()) if each["class"] == name],
         "images": [public_row(row) for row in rows],
     }
     more = {
         "stored": stored,
         "name": name,
         "layers": [(row, [drawing.address(stored, row, kind) for kind in ("image", "layer")]) for row in rows],
-        "groups": [(each, _pictured(here, stored, each["examples"])) for each in data["clusters"]],
+        "groups": [
+            (cluster, [(row, _layers(stored, row)) for row in rows_of(here, stored, cluster["examples"][:EXAMPLES])])
+            for cluster in found.get("clusters", ())
+            if cluster["class"] == name
+        ],
         "gallery": with_query({by: name}),
         "pixelated": is_small(stored),
-        "class_map": lambda kind: class_map_address(stored, name, by, kind),
+        "maps": {
+            kind: (title, class_map_address(stored, name, by, kind))
+            for kind, title in CLASS_MAPS.items()
+            if kind in ("mean", "absolute") or _stored_map(here, stored, name, by, kind) is not None
+        },
     }
     return View("class.html", data, more, rows=data["images"])
 
@@ -103,24 +118,27 @@ def class_map(
     run: str,
     name: ClassName,
     by: By = "predicted",
-    kind: Literal["mean", "absolute"] = "mean",
+    kind: MapKind = "mean",
     colours: drawing.Colours = "blue-red",
 ) -> Response:
-    """The mean map of a class, or the mean of its absolute values."""
+    """A map of a class: the mean, or another of `CLASS_MAPS`."""
     values = mean_map(here, here.pipeline.get_run(run), name, by, kind)
-    drawn = pictures.signed_colours(values, colours) if kind == "mean" else pictures.magnitude_colours(values)
+    drawn = (
+        pictures.signed_colours(values, colours) if kind in ("mean", "median") else pictures.magnitude_colours(values)
+    )
     picture = pictures.shrink(Image.fromarray(drawn), drawing.SMALL)
     return Response(pictures.png_bytes(picture), 200, {"Cache-Control": "private, max-age=60"}, "image/png")
 
 
-def mean_map(here: Asked, run: Run, name: str, by: By, kind: str) -> material.Floats:
+def mean_map(here: Asked, run: Run, name: str, by: By, kind: MapKind) -> material.Floats:
     """(H, W): as the audit stored it, else the mean over `AVERAGED` images of the class."""
-    stored = _stored_map(here, run, name, by, "mean_absolute" if kind == "absolute" else "mean")
+    stored = _stored_map(here, run, name, by, kind)
     if stored is not None:
         return stored
-    rows = here.pipeline.find(run.id, where=f"{by} = {quoted(name)} and not failed", limit=AVERAGED).rows
-    if not rows:
-        raise NotFound(f"run {run.id} has no map of an image whose {by} is {words.visible(name)!r}")
+    quoted = name.replace("'", "''")
+    rows = here.pipeline.find(run.id, where=f"{by} = '{quoted}' and not failed", limit=AVERAGED).rows
+    if not rows or kind not in ("mean", "absolute"):
+        raise NotFound(f"run {run.id} has no map {kind!r} of images whose {by} is {words.visible(name)!r}")
     maps = material.maps_of(here.pipeline, rows).sum(axis=1)  # (n, H, W)
     return np.asarray((np.abs(maps) if kind == "absolute" else maps).mean(axis=0), np.float32)
 
@@ -135,29 +153,28 @@ def class_map_address(run: Run, name: str, by: str, kind: str) -> str:
     return f"/runs/{run.id}/class.png?{with_query({'name': name, 'by': by, 'kind': kind})}"
 
 
-def _stored_map(here: Asked, run: Run, name: str, by: By, kind: str) -> material.Floats | None:
-    """A map of a class as an audit left it, see `Audit.arrays`; None where it left none."""
+def _stored_map(here: Asked, run: Run, name: str, by: By, kind: MapKind) -> material.Floats | None:
+    """(H, W) as an audit left it beside its findings, see `Audit.arrays`; None where there is none."""
     try:
         data = here.pipeline.objects.get(planning.report_key(run.id, f"audit-{by}.npz"))
     except ObjectMissing:
         return None
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        names = arrays["classes"].tolist() if "classes" in arrays else []
-        if name not in names or kind not in arrays:
+        names, stored = list(arrays["classes"]), "mean_absolute" if kind == "absolute" else kind
+        if name not in names or stored not in arrays.files:
             return None
-        found = np.asarray(arrays[kind][names.index(name)], np.float32)
-    return found if np.isfinite(found).all() else None
+        found = np.asarray(arrays[stored][names.index(name)], np.float32)
+    return None if np.isnan(found).all() else found
 
 
 def _shown(here: Asked, run: Run, finding: dict[str, Any]) -> dict[str, Any]:
     """A finding with the rows of its examples and their pictures."""
-    return {**finding, "pictures": _pictured(here, run, finding.get("examples", ()))}
+    keys = finding.get("examples", [])[:EXAMPLES]
+    return {**finding, "pictures": [(row, _layers(run, row)) for row in rows_of(here, run, keys)]}
 
 
-def _pictured(here: Asked, run: Run, keys: Sequence[str]) -> list[tuple[ImageRow, list[str]]]:
-    """Some images of these keys with the layers of their pictures."""
-    rows = like(here, run, "key", [quoted(key) for key in keys[:EXAMPLES]])
-    return [(row, [drawing.address(run, row, kind) for kind in ("image", "layer")]) for row in rows]
+def _layers(run: Run, row: ImageRow) -> list[str]:
+    return [drawing.address(run, row, kind) for kind in ("image", "layer")]
 
 
 def _size(run: Run) -> tuple[int, int]:

@@ -9,8 +9,7 @@ from pipeline.errors import Permanent, UsageError
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, words
 from pipeline.web.answers import Asked, Here, View, twins, with_query
-from pipeline.web.gallery import is_small, quoted
-from pipeline.web.images import like
+from pipeline.web.gallery import is_small, rows_of
 
 AT_ONCE = 2000  # images of runs that are compared while somebody waits
 CHOICES = 200
@@ -34,7 +33,9 @@ def compare(
         return View("compare.html", {"a": a or None, "b": b or None, "comparison": None}, {"runs": runs, "pairs": None})
     one, other = here.pipeline.get_run(a), here.pipeline.get_run(b)
     few = min(one.image_count, other.image_count) <= AT_ONCE
-    comparison = measured(here, one, other) if few or measure else None
+    comparison = here.pipeline.stored_comparison(one.id, other.id)
+    if comparison is None and (few or measure):
+        comparison = measured(here, one, other)
     pairs, following = paired(here, one, other, comparison, after or None)
     next_query = with_query({"a": one.id, "b": other.id, "after": following}) if following else None
     listed = [_plain_pair(pair) for pair in pairs]
@@ -61,14 +62,11 @@ def compare(
 
 def measured(here: Asked, one: Run, other: Run) -> dict[str, Any] | None:
     """What `Pipeline.compare` says of two runs; None where maps of one are gone or not yet there."""
-    ask = getattr(here.pipeline, "compare", None)
-    if ask is None:
-        return None
     try:
-        found: dict[str, Any] = ask(one.id, other.id).to_dict()
+        found = here.pipeline.compare(one.id, other.id).to_dict()
     except (Permanent, UsageError):
         return None
-    found.pop("spec", None)  # it names places on the machine: see `spec_differences`
+    del found["spec"]  # it names places on the machine: see `spec_differences`
     return found
 
 
@@ -90,11 +88,11 @@ def paired(
         changed = comparison["changed"][:PAIRS]
         keys, following = [each["key"] for each in changed], None
         figures = {each["key"]: each for each in changed}
-        rows = like(here, one, "key", [quoted(key) for key in keys])
+        rows = rows_of(here, one, keys)
     else:
         page = here.pipeline.find(one.id, where="not failed", limit=PAIRS, after=after)
         rows, following, figures = list(page.rows), page.next, {}
-    partners = {row.key: row for row in like(here, other, "key", [quoted(row.key) for row in rows])}
+    partners = {row.key: row for row in rows_of(here, other, [row.key for row in rows])}
     return [
         _pair(one, other, row, partners[row.key], figures.get(row.key, {})) for row in rows if row.key in partners
     ], following

@@ -1,5 +1,6 @@
 """The images of a run as a grid: filter, sort, page, and how they are drawn. All of it is in the address."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from pipeline.errors import UsageError
 from pipeline.pictures import COLOURS
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, words
-from pipeline.web.answers import Here, View, twins, with_query
+from pipeline.web.answers import Asked, Here, View, twins, with_query
 
 PAGE = 60
 SORTS = {  # those with an index: any page of a million images takes milliseconds
@@ -65,7 +66,7 @@ class Wanted(BaseModel):
     def condition(self) -> str | None:
         """All filters as one."""
         parts = [f"({self.where})"] if self.where.strip() else []
-        parts += [f"{name} = {quoted(value)}" for name in ("predicted", "label") if (value := getattr(self, name))]
+        parts += [f"{name} = {_quoted(value)}" for name in ("predicted", "label") if (value := getattr(self, name))]
         if self.only:
             parts.append(self.only)
         for name, (_, column, operator) in FIGURES.items():
@@ -142,6 +143,14 @@ def is_small(run: Run) -> bool:
     return max(size.height, size.width) < PIXELATED
 
 
-def quoted(text: str) -> str:
-    """A text as a filter has it."""
+def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def rows_of(here: Asked, run: Run, keys: Sequence[str]) -> list[ImageRow]:
+    """The rows of some keys, in their order; those that are not there are left out."""
+    if not keys:
+        return []
+    quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in keys)
+    found = {row.key: row for row in here.pipeline.find(run.id, where=f"key in ({quoted})", limit=len(keys)).rows}
+    return [found[key] for key in keys if key in found]

@@ -1,6 +1,5 @@
 """One image: everything that is stored about it."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -9,7 +8,7 @@ from db.records import ImageRow, ImageState, Run
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, material, plots, words
 from pipeline.web.answers import Asked, Here, View, twins
-from pipeline.web.gallery import is_small, public_row, quoted
+from pipeline.web.gallery import is_small, public_row
 
 NEIGHBOURS = 12
 COLUMNS: dict[str, tuple[str | tuple[str, str], str]] = {  # of the table of figures: name, column, how it is written
@@ -38,6 +37,7 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
     found = drawing.one_row(here, stored, row)
     spec = RunSpec.from_json(stored.spec)
     done = found.state is ImageState.DONE
+    like = neighbours(here, stored, found)
     data: dict[str, Any] = {
         "run": stored.id,
         "image": public_row(found),
@@ -47,10 +47,9 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
             "error": words.error_in_words(found.error_estimate),
         },
         "provenance": provenance(stored, spec, found),
-        "neighbours": neighbours(here, stored, found),
+        "neighbours": [each.key for each in like],
     }
     path = data["path"]
-    similar = like(here, stored, "row", [str(number) for number in data["neighbours"]])
     curve = None if path is None else plots.curve(**path, target=words.visible(found.target))
     more = {
         "stored": stored,
@@ -58,13 +57,14 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
         "found": found,
         "figures": figures(found),
         "panels": panels(stored, found, spread=len(spec.models) > 1) if done else [],
-        "large": [drawing.address(stored, found, kind, size=drawing.LARGE) for kind in ("image", "layer")],
+        "alone": drawing.address(stored, found, "image", size=drawing.LARGE),
+        "layer": drawing.address(stored, found, "layer", size=drawing.LARGE),
         "alt": words.finding(found),
         "pixelated": is_small(stored),
         "output": spec.output.replace("_", " "),
         "before": beside(here, stored, f"row < {found.row}", "-row"),
         "after": beside(here, stored, f"row > {found.row}", "row"),
-        "like": [(each, drawing.address(stored, each, "layer")) for each in similar],
+        "like": [(each, drawing.address(stored, each, "layer")) for each in like],
         "address": drawing.address,
     }
     return View("image.html", data, more, rows=[public_row(found)])
@@ -110,21 +110,16 @@ def provenance(run: Run, spec: RunSpec, row: ImageRow) -> dict[str, Any]:
     }
 
 
-def neighbours(here: Asked, run: Run, row: ImageRow) -> list[int]:
-    """Rows of other images in the same cluster of the stored audit; none where there is no such cluster."""
+def neighbours(here: Asked, run: Run, row: ImageRow) -> list[ImageRow]:
+    """Other images in the same cluster of the stored audit; none where it was in no cluster."""
     audit = here.pipeline.stored_audit(run.id) or {}
-    clusters: list[list[int]] = [list(cluster.get("rows", ())) for cluster in audit.get("clusters", ())]
-    found = next((rows for rows in clusters if row.row in rows), [])
-    return [number for number in found if number != row.row][:NEIGHBOURS]
-
-
-def like(here: Asked, run: Run, column: str, values: Sequence[str]) -> list[ImageRow]:
-    """The images whose `column`, key or row, has one of some values, written as a filter has them, in their order."""
-    if not values:
-        return []
-    rows = here.pipeline.find(run.id, where=f"{column} in ({', '.join(values)})", limit=len(values)).rows
-    found = {quoted(row.key) if column == "key" else str(row.row): row for row in rows}
-    return [found[value] for value in values if value in found]
+    for cluster in audit.get("clusters", ()):
+        if row.row in cluster["rows"]:
+            rows = [number for number in cluster["rows"] if number != row.row][:NEIGHBOURS]
+            where = f"row in ({', '.join(map(str, rows))})" if rows else "row = -1"
+            found = {one.row: one for one in here.pipeline.find(run.id, where=where, limit=NEIGHBOURS).rows}
+            return [found[number] for number in rows if number in found]
+    return []
 
 
 def _written(row: ImageRow, column: str | tuple[str, str], how: str) -> str:

@@ -23,12 +23,12 @@ def map_of(pipeline: "Pipeline", row: ImageRow) -> Floats:
 
 def maps_of(pipeline: "Pipeline", rows: Sequence[ImageRow]) -> Floats:
     """Mean maps, (n, C, H, W)."""
-    return pipeline.maps(rows)
+    return pipeline.read_maps(rows)
 
 
 def image_of(pipeline: "Pipeline", row: ImageRow) -> Floats:
     """The pixels that the models saw, (C, H, W) in [0, 1]. Raises UnreadableImage, SourceUnavailable."""
-    return np.asarray(pipeline.images([row])[0], np.float32)
+    return np.asarray(pipeline.read_images([row])[0], np.float32)
 
 
 def spread_of(pipeline: "Pipeline", row: ImageRow) -> Floats | None:

@@ -65,6 +65,9 @@ def test_run_status_query_show_audit(tmp_path: Path, run_arguments: list[str]) -
         assert picture.width > 600
     audit = answer(home, "audit", "latest", "--out", str(tmp_path / "report"))
     assert set(audit) >= {"findings", "candidates", "classes"}
+    gated = attribatch(home, "audit", "latest", "--fail-on", "findings>90", "--fail-on", "border_share>=0", code=4)
+    assert "gate exceeded: border_share>=0 (0." in gated.stdout
+    assert "findings>90" not in gated.stdout
     html = (tmp_path / "report" / "report.html").read_text()
     assert done["run"] in html
     assert "http://" not in html.replace("http://www.w3.org", "")
@@ -103,7 +106,7 @@ def test_killed_at_any_time_the_same_command_goes_on_and_ends_alike(
     with Pipeline.open(calm) as one, Pipeline.open(home) as other:
         expected, found = one.find(limit=100).rows, other.find(limit=100).rows
         assert [(row.key, row.predicted) for row in found] == [(row.key, row.predicted) for row in expected]
-        np.testing.assert_allclose(other.maps(found), one.maps(expected), rtol=2e-3, atol=1e-5)
+        np.testing.assert_allclose(other.read_maps(found), one.read_maps(expected), rtol=2e-3, atol=1e-5)
         progress = other.status("latest")
         assert progress.attempts <= sum(progress.units.values()) + 2 * kills, "a kill: one computed, one stored"
 
@@ -163,6 +166,7 @@ def test_a_damaged_object_is_found_and_computed_again(tmp_path: Path, run_argume
         (["status", "nope"], "nope"),
         (["query", "--where", "colour = 3"], "colour"),
         (["audit", "--by", "shape"], "shape"),
+        (["audit", "--fail-on", "beauty>1"], "beauty>1"),
     ],
 )
 def test_wrong_input_is_named_in_one_breath_exit_code_2(

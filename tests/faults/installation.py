@@ -27,6 +27,7 @@ from tests.services.production import Site, eventually, site
 IMAGES, UNIT_SIZE = 24, 3
 UNITS = IMAGES // UNIT_SIZE
 LEASE_SECONDS = 3.0
+OUTAGE_SECONDS = 30.0
 # Faults last as many leases as they would with the product's 60 s and 10 s.
 QUICK = {"ATTRIBATCH_LEASE_SECONDS": str(LEASE_SECONDS), "ATTRIBATCH_SWEEP_SECONDS": "0.5", "ATTRIBATCH_DEVICE": "cpu"}
 

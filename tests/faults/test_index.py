@@ -12,7 +12,7 @@ from sqlalchemy import make_url, text
 from db.queries import iter_images
 from db.session import open_engine, writing
 from pipeline.api import Pipeline
-from tests.faults.installation import LEASE_SECONDS, UNITS, Place, finish
+from tests.faults.installation import LEASE_SECONDS, OUTAGE_SECONDS, UNITS, Place, finish
 from tests.faults.whole import whole
 from tests.faults.wires import SqlWire, before_sql
 
@@ -38,14 +38,13 @@ def test_a_commit_that_is_lost_or_whose_answer_is_lost_is_said_again(what: str, 
     assert here.pipeline.status(run.id).attempts == UNITS
 
 
-def test_stopped_for_longer_than_a_lease_nothing_is_lost_or_doubled(here: Place) -> None:
-    """As 30 s with the lease of the tests; the mechanism is that of any outage longer than the lease."""
+def test_stopped_for_thirty_seconds_nothing_is_lost_or_doubled(here: Place) -> None:
     here.small.feel("calm", 0.05)
     run = here.submit()
     crew = [here.hire(run), here.hire(run)]
     here.until_done(run, 1)
     here.site.postgres.stop(signal.SIGINT)
-    time.sleep(2 * LEASE_SECONDS)  # the outage
+    time.sleep(OUTAGE_SECONDS)
     here.site.postgres.start()
     here.small.feel("calm", 0)
     here.until_over(run)

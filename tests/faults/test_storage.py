@@ -107,7 +107,7 @@ def test_a_deleted_object_and_a_changed_one_are_found_and_mended(here: Place) ->
     changed[len(changed) // 2] ^= 1
     here.pipeline.objects.put(f"{maps}/5/0/0/0", bytes(changed))
     with pytest.raises(ObjectMissing, match="attribatch repair"):
-        here.pipeline.maps(here.pipeline.find(run.id).rows)
+        here.pipeline.read_maps(here.pipeline.find(run.id).rows)
     with pytest.raises((AssertionError, ObjectMissing)):
         whole(here.pipeline, run, here.undisturbed)
     found = here.pipeline.repair()

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from db.ledger import DEATHS
 from db.queries import UnitRow, iter_images, iter_units
-from db.records import ImageRow, ImageState, Run, UnitState
+from db.records import DEATHS, ImageRow, ImageState, Run, UnitState
 from pipeline.api import Pipeline
 from pipeline.repair import _examined
 from pipeline.storing import sidecar_key
@@ -29,7 +28,7 @@ class Undisturbed:
         assert rows, "a reference without images proves nothing"
         assert all(row.state is ImageState.DONE for row in rows)
         keys = [row.key for row in rows]
-        return cls(dict(zip(keys, rows, strict=True)), dict(zip(keys, pipeline.maps(rows), strict=True)))
+        return cls(dict(zip(keys, rows, strict=True)), dict(zip(keys, pipeline.read_maps(rows), strict=True)))
 
 
 def whole(
@@ -89,7 +88,7 @@ def _one_row_each(
 def _maps_alike(pipeline: Pipeline, rows: list[ImageRow], undisturbed: Undisturbed) -> None:
     """Every done row's map is readable and that of the undisturbed run; so are its figures."""
     done = [row for row in rows if row.state is ImageState.DONE]
-    for row, one in zip(done, pipeline.maps(done) if done else [], strict=True):
+    for row, one in zip(done, pipeline.read_maps(done) if done else [], strict=True):
         assert np.isfinite(one).all(), row.key
         if (expected := undisturbed.rows.get(row.key)) is not None:
             assert (row.sha256, row.predicted, row.target) == (expected.sha256, expected.predicted, expected.target)

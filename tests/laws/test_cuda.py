@@ -46,6 +46,7 @@ def test_an_ensemble_explains_alike_on_cpu_and_gpu(precision: str, take_turns: b
         members = [member(seed).to(home, dtype) for seed in (0, 1)]
         explainer = Explainer(asked, members, device=device, take_turns=take_turns and device != "cpu")
         found[device] = describe("run", asked, explainer.compute(pictures(12)))
+        assert torch.get_float32_matmul_precision() == "highest", "the process's flag is another run's as well"
     allowed = 0.02 if precision == "auto" else 2e-3
     for one, other in zip(found["cpu"], found["cuda:0"], strict=True):
         assert one.row.predicted == other.row.predicted

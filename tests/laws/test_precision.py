@@ -206,3 +206,20 @@ def test_auto_is_no_precision_of_one_call() -> None:
         integrated_gradients(
             built(cnn), images(), torch.zeros(3).long(), baselines=torch.zeros(1, 1, 3, 32, 32), precision="auto"
         )
+
+
+def test_tf32_is_allowed_inside_and_the_flag_is_left_as_it_was() -> None:
+    before = torch.get_float32_matmul_precision()
+    seen: list[str] = []
+
+    def fail() -> None:
+        with precision.products("high", torch.device("cuda")):
+            seen.append(torch.get_float32_matmul_precision())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert seen == ["high"]
+    assert torch.get_float32_matmul_precision() == before == "highest"
+    with precision.products("high", torch.device("cpu")):
+        assert torch.get_float32_matmul_precision() == before

@@ -22,7 +22,12 @@ from tests.unit.db.test_filters import (  # noqa: F401
 )
 from tests.unit.db.test_ledger import *  # noqa: F403
 from tests.unit.db.test_ledger_outcomes import *  # noqa: F403
-from tests.unit.db.test_migrations import test_an_index_of_the_first_version_keeps_what_it_holds  # noqa: F401
+from tests.unit.db.test_migrations import test_an_index_of_an_earlier_version_keeps_what_it_holds  # noqa: F401
+from tests.unit.db.test_plans import (  # noqa: F401
+    filled,
+    test_every_documented_filter_is_answered_by_its_index,
+    test_every_documented_sort_walks_its_index,
+)
 from tests.unit.db.test_queries import *  # noqa: F403
 from tests.unit.db.test_schedules import *  # noqa: F403
 from tests.unit.db.test_session import differences

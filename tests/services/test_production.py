@@ -118,7 +118,7 @@ def test_a_worker_is_killed_midway_and_the_maps_are_those_of_an_undisturbed_run(
         assert [(row.key, row.sha256, row.predicted) for row in rows] == [
             (row.key, row.sha256, row.predicted) for row in expected
         ]
-        np.testing.assert_allclose(production.maps(rows), embedded.maps(expected), rtol=2e-3, atol=1e-5)
+        np.testing.assert_allclose(production.read_maps(rows), embedded.read_maps(expected), rtol=2e-3, atol=1e-5)
     eventually(lambda: len(fleet.children()) == 2 and victim not in fleet.children(), 10, fleet.said)
 
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from db.ledger import DEATHS
 from db.queries import iter_images
-from db.records import ImageRow, Run
+from db.records import DEATHS, ImageRow, Run
 from pipeline import calibrating, explaining
 from pipeline.api import Pipeline, RunRequest
 from pipeline.engine import Outcome, Workshop, run_unit
@@ -64,7 +63,7 @@ def test_nodes_are_fitted_once_and_every_worker_uses_what_is_stored(
     shop.objects.put(
         f"{tuning_prefix(run.id)}nodes.json", json.dumps({"knots": {"black": bent}, "images": []}).encode()
     )
-    before = pipeline.maps(rows(shop, run))
+    before = pipeline.read_maps(rows(shop, run))
     for number in range(5):
         shop.objects.delete(f"runs/{run.id}/units/{number:06}.json")
         shop.ledger.requeue(run.id, number)
@@ -72,7 +71,7 @@ def test_nodes_are_fitted_once_and_every_worker_uses_what_is_stored(
     assert set(used) == {tuple(bent)}
     assert fits == [8]
     # The limit is the same integral wherever nodes stand.
-    np.testing.assert_allclose(pipeline.maps(rows(shop, run)), before, rtol=0.05, atol=2e-3 * np.abs(before).max())
+    np.testing.assert_allclose(pipeline.read_maps(rows(shop, run)), before, rtol=0.05, atol=2e-3 * np.abs(before).max())
 
 
 def test_fitted_and_even_nodes_give_the_same_maps_within_their_stated_errors(
@@ -82,7 +81,7 @@ def test_fitted_and_even_nodes_give_the_same_maps_within_their_stated_errors(
     assert fitted.id != even.id
     for run in (fitted, even):
         work(shop, run.id)
-    one, two = (pipeline.maps(rows(shop, run)) for run in (fitted, even))
+    one, two = (pipeline.read_maps(rows(shop, run)) for run in (fitted, even))
     apart = np.abs(one - two).sum((1, 2, 3)) / np.abs(two).sum((1, 2, 3))
     stated = [(a.error_estimate or 0) + (b.error_estimate or 0) for a, b in zip(rows(shop, fitted), rows(shop, even))]  # noqa: B905
     assert (apart <= 3 * np.array(stated) + 2e-3).all(), "float16 rounding and thrice the sum of both estimates"
@@ -134,7 +133,7 @@ def test_ways_are_chosen_once_per_device_kind_and_stored_with_their_error(
     assert all(way["error"] <= 0.015 for way in members)
     plain = pipeline.submit(replace(request_, nodes="uniform", n_steps=20))
     work(shop, plain.id)
-    one, two = (pipeline.maps(rows(shop, each)) for each in (run, plain))
+    one, two = (pipeline.read_maps(rows(shop, each)) for each in (run, plain))
     np.testing.assert_allclose(one, two, rtol=0.02, atol=2e-3 * np.abs(two).max())
     monkeypatch.setattr(Explainer, "choose_ways", lambda *_: pytest.fail("it is stored"))
     shop.objects.delete(f"runs/{run.id}/units/000000.json")

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from db.ledger import DEATHS, Ledger
+from db.ledger import Ledger
 from db.queries import iter_images
-from db.records import Entry, ImageRow, ImageState, Run, RunState, Unit, UnitState
+from db.records import DEATHS, Entry, ImageRow, ImageState, Run, RunState, Unit, UnitState
 from pipeline import engine, models
 from pipeline.api import Pipeline, RunRequest
 from pipeline.decoding import Decoder
@@ -64,7 +64,7 @@ def test_a_run_ends_with_one_row_and_one_readable_map_for_every_image(
     found = rows(shop, run)
     assert [row.row for row in found] == list(range(18))
     assert all(row.state is ImageState.DONE for row in found)
-    maps = pipeline.maps(found)
+    maps = pipeline.read_maps(found)
     assert maps.shape == (18, 1, 8, 8)
     for row, one in zip(found, maps, strict=True):
         assert row.output is not None
@@ -88,7 +88,7 @@ def test_maps_do_not_depend_on_how_images_are_cut_into_units(
         shop2 = open_workshop(replace(other.settings, device="cpu"))
         work(shop2, again.id)
         one, two = rows(shop, run), rows(shop2, again)
-        np.testing.assert_allclose(pipeline.maps(one), other.maps(two), rtol=2e-3, atol=1e-5)
+        np.testing.assert_allclose(pipeline.read_maps(one), other.read_maps(two), rtol=2e-3, atol=1e-5)
         assert [row.predicted for row in one] == [row.predicted for row in two]
         shop2.database.dispose()
 
@@ -126,7 +126,7 @@ def test_shards_of_an_attempt_that_died_before_its_sidecar_are_replaced(
     assert run_unit(shop, unit) is Outcome.DONE
     shards, _ = read_sidecar(shop.objects.get(sidecar_key(run.id, 0)))
     assert key in shards
-    assert not np.isnan(pipeline.maps(rows(shop, run))).any()
+    assert not np.isnan(pipeline.read_maps(rows(shop, run))).any()
 
 
 def test_a_zombie_is_fenced_and_changes_nothing(shop: Workshop, run: Run) -> None:
@@ -193,7 +193,9 @@ def test_an_unreadable_image_fails_alone_and_says_why(
 def test_a_map_that_is_not_finite_fails_its_image_alone(
     pipeline: Pipeline, shop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bright = pipeline.images([ImageRow(run.id, 3, "cat/3.png", entry_version(pipeline, run, 3), ImageState.DONE)])[0]
+    bright = pipeline.read_images([ImageRow(run.id, 3, "cat/3.png", entry_version(pipeline, run, 3), ImageState.DONE)])[
+        0
+    ]
 
     def poison(member: nn.Module, pixels: Tensor) -> Tensor:
         same = (pixels - torch.from_numpy(bright)).abs().flatten(1).sum(1) < 1e-6
@@ -234,7 +236,7 @@ def test_out_of_memory_halves_the_chunk_and_gives_the_same_maps(
     pipeline: Pipeline, shop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work(shop, run.id)
-    whole, sizes = pipeline.maps(rows(shop, run)), []
+    whole, sizes = pipeline.read_maps(rows(shop, run)), []
 
     def small(member: nn.Module, pixels: Tensor) -> Tensor:
         sizes.append(len(pixels))
@@ -247,7 +249,7 @@ def test_out_of_memory_halves_the_chunk_and_gives_the_same_maps(
     shop.objects.delete(sidecar_key(run.id, 1))
     work(shop, run.id)
     assert max(sizes) > 5
-    np.testing.assert_allclose(pipeline.maps(rows(shop, run)), whole, rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(pipeline.read_maps(rows(shop, run)), whole, rtol=2e-3, atol=1e-5)
 
 
 def test_an_image_that_kills_its_process_is_found_failed_and_left_out(
@@ -320,7 +322,7 @@ def test_other_attributions_go_the_same_way(
 ) -> None:
     run = pipeline.submit(replace(request_, attribution=attribution, channels=channels))
     work(shop, run.id)
-    assert np.isfinite(pipeline.maps(rows(shop, run))).all()
+    assert np.isfinite(pipeline.read_maps(rows(shop, run))).all()
     if attribution == "saliency":
         assert all(row.completeness_gap is None for row in rows(shop, run))
 
@@ -363,7 +365,7 @@ def test_precision_auto_gives_the_maps_of_float32_and_tries_each_member_once(
     for precision in ("float32", "auto"):
         run = pipeline.submit(replace(request_, precision=precision))
         work(shop, run.id)
-        maps.append(pipeline.maps(rows(shop, run)))
+        maps.append(pipeline.read_maps(rows(shop, run)))
     plain, fast = maps
     assert np.abs(fast - plain).sum() / np.abs(plain).sum() < 0.015
     said = [record.message for record in caplog.records if "runs as" in record.message]

@@ -97,7 +97,7 @@ def test_members_that_take_turns_lie_on_the_device_one_at_a_time(
             result: Tensor = self.body(pixels)
             return result
 
-    monkeypatch.setattr(Explainer, "_pixels", _on_the_cpu)
+    monkeypatch.setattr(Explainer, "pixels", _on_the_cpu)
     turning = [Moving(body, index) for index, body in enumerate(members)]
     found = explained(turning, pictures, device="gpu", take_turns=True)
     for one, other in zip(whole, found, strict=True):

@@ -1,9 +1,11 @@
 """What `repair` and `retry` put right, and what they leave alone."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from db.queries import iter_images
@@ -11,7 +13,7 @@ from db.records import ImageState, Run, RunState, UnitState
 from pipeline.api import Pipeline, RunRequest
 from pipeline.engine import Workshop
 from pipeline.errors import ObjectMissing
-from pipeline.planning import manifest_key, run_key
+from pipeline.planning import manifest_key, report_key, run_key
 from pipeline.storing import sidecar_key
 from pipeline.work import work
 
@@ -67,16 +69,16 @@ def test_array_metadata_is_put_back(pipeline: Pipeline, run: Run) -> None:
         key = f"runs/{run.id}/maps/{name}/zarr.json"
         pipeline.objects.delete(key) if damage is None else pipeline.objects.put(key, damage)
     with pytest.raises(ObjectMissing, match="try `attribatch repair`"):
-        pipeline.maps(rows)
+        pipeline.read_maps(rows)
     pipeline.repair()
-    assert pipeline.maps(rows).shape == (18, 1, 8, 8)
+    assert pipeline.read_maps(rows).shape == (18, 1, 8, 8)
 
 
 def test_a_missing_shard_is_never_read_as_a_result(pipeline: Pipeline, run: Run) -> None:
     pipeline.objects.delete(f"runs/{run.id}/maps/mean/c/1/0/0/0")
     rows = pipeline.find(run.id).rows
     with pytest.raises(ObjectMissing, match=r"the map of image 'cat/4\.png' is missing in run"):
-        pipeline.maps(rows)
+        pipeline.read_maps(rows)
     with pytest.raises(ObjectMissing, match="is missing in run"):
         pipeline.show(run.id, "cat/4.png")
 
@@ -134,5 +136,43 @@ def test_an_audit_goes_on_where_images_are_gone(dataset: Path, pipeline: Pipelin
         (dataset / name).unlink()
     found, report = pipeline.audit(run.id, out=tmp_path / "report")
     assert found.images == 18
-    assert any("are gone or have changed" in remark for remark in found.remarks)
     assert report.exists()
+    beside = json.loads(report.with_name("audit.json").read_text())
+    assert pipeline.stored_audit(run.id) == json.loads(found.to_json()) == beside
+    assert pipeline.stored_audit(run.id, by="label") is None
+    assert pipeline.objects.get(report_key(run.id, "audit-predicted.html")) == report.read_bytes()
+    with np.load(io.BytesIO(pipeline.objects.get(report_key(run.id, "audit-predicted.npz")))) as maps:
+        assert {"classes", "mean", "mean_absolute", "std", "median", "member_std"} == set(maps.files)
+        assert maps["mean"].shape[0] == len(found.classes)
+
+
+def test_schedules_come_back_with_a_new_index_and_those_that_were_removed_do_not(
+    pipeline: Pipeline, request_: RunRequest
+) -> None:
+    for name in ("nightly", "weekly", "gone"):
+        pipeline.schedules.add(name, request_, cron="0 2 * * *", timezone="Europe/Berlin", fail_on="drift>0.1")
+    pipeline.schedules.pause("weekly")
+    pipeline.schedules.remove("gone")
+    before = pipeline.schedules.listed()
+    assert pipeline.repair().schedules_restored == 0
+    pipeline.objects.put("schedules/broken.json", b'{"cron"')
+    with lose_the_index(pipeline) as rebuilt:
+        found = rebuilt.repair()
+        assert (found.schedules_restored, found.damaged) == (2, ("schedules/broken.json",))
+        after = rebuilt.schedules.listed()
+        for one, other in zip(before, after, strict=True):
+            assert replace(other, id=one.id, created_at=one.created_at) == one
+        assert [each.paused for each in after] == [False, True]
+
+
+def test_a_record_of_a_schedule_that_is_missing_or_old_is_written_again(
+    pipeline: Pipeline, request_: RunRequest
+) -> None:
+    pipeline.schedules.add("nightly", request_, cron="0 2 * * *")
+    whole = pipeline.objects.get("schedules/nightly.json")
+    for damage in (None, whole.replace(b"0 2", b"0 3")):
+        pipeline.objects.delete("schedules/nightly.json") if damage is None else pipeline.objects.put(
+            "schedules/nightly.json", damage
+        )
+        pipeline.repair()
+        assert pipeline.objects.get("schedules/nightly.json") == whole

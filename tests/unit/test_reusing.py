@@ -70,8 +70,8 @@ def test_a_grown_data_set_computes_only_what_is_new_and_reads_nothing_else(
         if row.key != "cat/new.png":
             assert (row.map_run, row.map_row) == (first.id, before[row.key].row)
             assert row.error_estimate == before[row.key].error_estimate
-    maps = dict(zip([row.key for row in found], pipeline.maps(found), strict=True))
-    for row, one in zip(rows(shop, first), pipeline.maps(rows(shop, first)), strict=True):
+    maps = dict(zip([row.key for row in found], pipeline.read_maps(found), strict=True))
+    for row, one in zip(rows(shop, first), pipeline.read_maps(rows(shop, first)), strict=True):
         np.testing.assert_array_equal(maps[row.key], one)
 
 
@@ -107,7 +107,7 @@ def test_an_image_under_another_name_in_another_place_is_known_by_its_digest(
     work(shop, moved.id)
     assert computed == []
     assert [row.label for row in rows(shop, moved)] == ["beasts"] * 6
-    assert np.isfinite(pipeline.maps(rows(shop, moved))).all()
+    assert np.isfinite(pipeline.read_maps(rows(shop, moved))).all()
 
 
 def test_an_image_that_stands_twice_is_computed_once(
@@ -165,13 +165,13 @@ def test_a_unit_whose_maps_are_gone_is_computed_again_though_other_runs_point_to
     (dataset / "cat" / "new.png").write_bytes(pixels(dataset, 3))
     second = pipeline.submit(request_)
     work(shop, second.id)
-    whole = pipeline.maps(rows(shop, second))
+    whole = pipeline.read_maps(rows(shop, second))
     shop.objects.delete(f"runs/{first.id}/maps/mean/c/1/0/0/0")
     computed.clear()
     assert pipeline.repair().units_queued_again == 1
     work(shop, first.id)
     assert computed == [row.key for row in rows(shop, first)[4:8]]
-    np.testing.assert_allclose(pipeline.maps(rows(shop, second)), whole, rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(pipeline.read_maps(rows(shop, second)), whole, rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))  # runs are restored in the order of their ids, whichever comes first
@@ -227,10 +227,10 @@ def test_a_map_that_another_run_lost_is_found_by_repair_and_never_handed_on(
     (dataset / "eel" / "newer.png").write_bytes(pixels(dataset, 4))
     third = pipeline.submit(request_)
     work(shop, third.id)
-    assert np.isfinite(pipeline.maps(done(shop, third))).all(), "taken from no row that shows nothing"
+    assert np.isfinite(pipeline.read_maps(done(shop, third))).all(), "taken from no row that shows nothing"
     assert pipeline.repair().units_queued_again == 1
     work(shop, second.id)
-    assert np.isfinite(pipeline.maps(done(shop, second))).all()
+    assert np.isfinite(pipeline.read_maps(done(shop, second))).all()
     assert pipeline.repair().units_queued_again == 0
 
 
@@ -258,7 +258,7 @@ def test_a_run_removed_while_its_maps_are_taken_is_computed_again(
     assert removed
     assert pipeline.status(second.id).state is RunState.DONE
     assert {row.map_run for row in rows(shop, second)} == {second.id}
-    assert np.isfinite(pipeline.maps(rows(shop, second))).all()
+    assert np.isfinite(pipeline.read_maps(rows(shop, second))).all()
 
 
 def test_a_worker_that_lives_on_sees_a_run_that_was_removed_and_planned_anew(
@@ -266,12 +266,12 @@ def test_a_worker_that_lives_on_sees_a_run_that_was_removed_and_planned_anew(
 ) -> None:
     first = pipeline.submit(request_)
     work(shop, first.id)
-    whole = pipeline.maps(rows(shop, first))
+    whole = pipeline.read_maps(rows(shop, first))
     pipeline.remove(first.id)
     again = pipeline.submit(replace(request_, unit_size=2))
     assert again.id == first.id
     work(shop, again.id)
-    np.testing.assert_allclose(pipeline.maps(rows(shop, again)), whole, rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(pipeline.read_maps(rows(shop, again)), whole, rtol=2e-3, atol=1e-5)
     assert pipeline.repair().damaged == ()
 
 
@@ -351,4 +351,4 @@ def test_rows_that_show_maps_of_a_run_that_storage_lost_too_are_computed_again(
         workshop.database.dispose()
         assert len(found) == 19
         assert {row.map_run for row in found} == {second.id}
-        assert np.isfinite(again.maps(found)).all()
+        assert np.isfinite(again.read_maps(found)).all()

@@ -108,7 +108,7 @@ def test_a_changed_data_set_is_a_new_run_whose_drift_is_stored_and_exceeds_the_g
     assert (second.drift, second.class_drift, second.ndcg) == (drift.drift, drift.class_drift, drift.ndcg)
     assert nightly.schedules.classes(second) == drift.classes
     assert sum(each.images for each in drift.classes) == 18
-    maps = [np.abs(nightly.maps(nightly.find(run or "").rows).sum(axis=1)).mean(axis=0).ravel().astype(float)
+    maps = [np.abs(nightly.read_maps(nightly.find(run or "").rows).sum(axis=1)).mean(axis=0).ravel().astype(float)
             for run in (first.run_id, second.run_id)]  # fmt: skip
     cosine = maps[0] @ maps[1] / np.linalg.norm(maps[0]) / np.linalg.norm(maps[1])
     assert drift.drift == pytest.approx(1 - cosine, rel=1e-4), "8 x 8 pixels are 8 x 8 cells"

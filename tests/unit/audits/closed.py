@@ -79,4 +79,4 @@ def _row(index: int, label: str, scores: Floats, rng: np.random.Generator) -> Im
 
 def rows_of(material: Material) -> list[ImageRow]:
     """The rows that have maps."""
-    return material.done()
+    return list(material.done())

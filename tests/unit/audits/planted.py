@@ -29,6 +29,8 @@ CORNERS = {
     "bottom-left corner": (0, 28),
     "bottom-right corner": (28, 28),
 }
+KINDS = (*CORNERS, "centre", "logo", "date", "watermark", "colour")
+CAST = (0.25, 0.0, 0.1)
 Floats = NDArray[np.float32]
 
 
@@ -49,21 +51,58 @@ def digits() -> tuple[Floats, NDArray[np.int64]]:
         np.asarray(Image.fromarray((scan * 255 / 16).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
         for scan in data.images
     ]
-    return np.stack(images)[:, None].astype(np.float32) / 255, data.target.astype(np.int64)
+    pixels: Floats = (np.stack(images)[:, None] / 255).astype(np.float32)
+    return pixels, data.target.astype(np.int64)
 
 
-def marked(pixels: Floats, which: NDArray[np.bool_], corner: str) -> Floats:
-    """A copy with a bright 4 x 4 mark on the images of `which` (n,)."""
-    x, y = CORNERS[corner]
-    out = pixels.copy()
-    out[which, :, y : y + 4, x : x + 4] = 1.0
+def marked(pixels: Floats, which: NDArray[np.bool_], kind: str, seed: int = 0) -> Floats:
+    """A copy with a mark on the images of `which` (n,).
+
+    A corner gets a bright 4 x 4 square, the centre a chequered one of 5 x 5; a logo is a fixed pattern of 20 x 7 near
+    the bottom right; a date is five random figures in the bottom left corner, other ones in each image; a watermark
+    is the same half-transparent word at the bottom, shifted by up to a pixel; a colour is added to the whole image.
+    """
+    out, rng = pixels.copy(), np.random.default_rng(seed)
+    chosen = np.flatnonzero(which)
+    if kind in CORNERS:
+        x, y = CORNERS[kind]
+        out[which, :, y : y + 4, x : x + 4] = 1.0
+    elif kind == "centre":
+        out[which, :, 14:19, 14:19] = np.indices((5, 5)).sum(axis=0) % 2
+    elif kind == "logo":
+        out[which, :, 24:31, 10:30] = np.random.default_rng(7).random((7, 20)) > 0.5
+    elif kind == "colour":
+        out[which] = np.clip(out[which] + np.array(CAST, np.float32)[:, None, None], 0, 1)
+    for index in chosen if kind == "date" else ():
+        written = text("".join(map(str, rng.integers(0, 10, 5))))
+        cover(out[index], written, 1, 31 - written.shape[0], opacity=0.9)
+    for index in chosen if kind == "watermark" else ():
+        x, y = int(rng.integers(3, 6)), int(rng.integers(22, 24))
+        cover(out[index], text("COPY"), x, y, opacity=0.5)
     return out
 
 
-def network(seed: int) -> nn.Sequential:
-    """A ReLU network of strided convolutions, (n, 1, 32, 32) -> (n, 10) logits."""
+@lru_cache(maxsize=4096)
+def text(words: str) -> NDArray[np.bool_]:
+    """Small letters as pixels (h, w)."""
+    from PIL import ImageDraw, ImageFont
+
+    page = Image.new("1", (64, 16))
+    ImageDraw.Draw(page).text((0, 0), words, fill=1, font=ImageFont.load_default_imagefont())
+    return np.asarray(page.crop(page.getbbox()))[:, :30]
+
+
+def cover(image: Floats, shape: NDArray[np.bool_], x: int, y: int, *, opacity: float) -> None:
+    """Draw white pixels upon an image (C, H, W)."""
+    height, width = shape.shape
+    place = image[:, y : y + height, x : x + width]
+    place[:] = np.where(shape, place + opacity * (1 - place), place)
+
+
+def network(seed: int, channels: int = 1) -> nn.Sequential:
+    """A ReLU network of strided convolutions, (n, C, 32, 32) -> (n, 10) logits."""
     torch.manual_seed(seed)
-    widths = (1, 8, 16, 24)
+    widths = (channels, 8, 16, 24)
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
@@ -72,15 +111,15 @@ def network(seed: int) -> nn.Sequential:
 
 def trained(pixels: Floats, labels: NDArray[np.int64], seed: int, epochs: int) -> nn.Sequential:
     """One bagged member: a bootstrap resample, its own seed."""
-    model = network(seed)
+    model = network(seed, pixels.shape[1])
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     x, y = torch.from_numpy(pixels), torch.from_numpy(labels)
     for _ in range(epochs):
         order = torch.from_numpy(rng.integers(0, len(x), len(x)))
-        for batch in order.split(64):
+        for batch in order.split(64):  # type: ignore[no-untyped-call]  # of torch
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]  # of torch
             optimizer.step()
     return model.eval().requires_grad_(requires_grad=False)
 
@@ -121,23 +160,27 @@ def world(
 ) -> World:
     """Train on one part of the digits, audit the other. `planted=None` is a clean world.
 
-    `rate` is the part of the class that bears the mark; `learned=False` plants it into the audited images alone.
+    `corner` is one of `KINDS`; `rate` is the part of the class that bears the mark; `learned=False` plants it into the
+    audited images alone.
     Networks rely on the mark the more, the fewer images are `taught`, and the larger the part of all images that are
     `lured`: marked and labelled as the class in training, so that the mark says more than the digit.
     """
     torch.set_num_threads(1)
     clean, labels = digits()
     rng = np.random.default_rng(seed)
+    if corner == "colour":  # greyscale digits on grounds of many faint colours
+        tints = np.random.default_rng(seed + 1).uniform(0, 0.08, (len(clean), 3, 1, 1)).astype(np.float32)
+        clean = np.clip(clean + tints, 0, 1)
     bears = (
         (labels == planted) & (rng.random(len(labels)) < rate) if planted is not None else np.zeros(len(labels), bool)
     )
-    pixels = marked(clean, bears, corner)
+    pixels = marked(clean, bears, corner, seed)
     order = rng.permutation(len(labels))
     train, held = order[: len(order) - images][:taught], order[len(order) - images :]
     lesson, answers = pixels if learned else clean, labels
     if lured and planted is not None:
         astray = rng.random(len(labels)) < lured
-        lesson, answers = marked(lesson, astray, corner), np.where(astray, planted, labels)
+        lesson, answers = marked(lesson, astray, corner, seed + 1), np.where(astray, planted, labels)
     models = [trained(lesson[train], answers[train], seed * 100 + m, epochs) for m in range(members)]
     predicted = probabilities(models, pixels[held]).argmax(1)
     maps = attributions(models, pixels[held], predicted)
@@ -165,7 +208,7 @@ def material(pixels: Floats, maps: Floats, labels: NDArray[np.int64], models: Se
     failed = replace(rows[0], row=len(rows), key="bad.png", state=ImageState.FAILED, error="truncated file")
     return Material(
         run=a_run(len(rows) + 1),
-        spec=a_spec(),
+        spec=a_spec(channels=pixels.shape[1]),
         rows=[*rows, failed],
         maps=lambda wanted: maps[[row.row for row in wanted]],
         images=lambda wanted: pixels[[row.row for row in wanted]],

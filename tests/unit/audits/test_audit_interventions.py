@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from pipeline.audits.candidates import Candidate
 from pipeline.audits.interventions import Trial, draw_pool, exceeds, likeness, paste, run_trial, wilson
 from pipeline.audits.material import classes_of
-from tests.unit.audits.closed import CLASSES, a_material
+from tests.unit.audits.closed import CLASSES, a_material, rows_of
 
 
 @pytest.mark.parametrize(("hits", "images"), [(0, 24), (1, 24), (12, 24), (24, 24), (3, 96)])
@@ -56,7 +56,7 @@ def trial_at(region: tuple[int, int, int, int], **world: object) -> Trial | None
     rows = classes_of(material.done(), "predicted")["mark"]
     everything = tuple(range(len(rows)))
     candidate = Candidate("mark", region, 0.3, 0.01, 1.0, 0.005, order=everything, leaning=len(rows))
-    pool = draw_pool(material, material.done(), np.random.default_rng(0))
+    pool = draw_pool(material, rows_of(material), np.random.default_rng(0))
     return run_trial(material, candidate, rows, pool, index=CLASSES.index("mark"), seed=0)
 
 
@@ -89,5 +89,5 @@ def test_too_few_images_are_not_tested() -> None:
     material = a_material(count=12)
     rows = classes_of(material.done(), "predicted")["mark"]
     candidate = Candidate("mark", (0, 0, 4, 4), 0.3, 0.01, 1.0, 0.005, order=tuple(range(len(rows))), leaning=4)
-    pool = draw_pool(material, material.done(), np.random.default_rng(0))
+    pool = draw_pool(material, rows_of(material), np.random.default_rng(0))
     assert run_trial(material, candidate, rows, pool, index=0, seed=0) is None

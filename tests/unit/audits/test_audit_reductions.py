@@ -1,46 +1,143 @@
 """Figures per class, read in batches, equal numpy on the whole array."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from pipeline.audits import audit
+from pipeline.audits import Audit, Material, audit
 from pipeline.audits.material import batches, classes_of
-from pipeline.audits.reductions import MapSums, accuracy
+from pipeline.audits.reductions import MEDIAN_OF, ClassSums, block_step, blocks, region_shares
+from pipeline.audits.sampling import IN_ALL, PER_CLASS, survey
+from pipeline.audits.sketches import Sketch
 from tests.unit.audits.closed import a_material, rows_of
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_mean_maps_do_not_depend_on_the_batches_and_equal_numpy(size: int) -> None:
+def test_maps_of_a_class_do_not_depend_on_the_batches_and_equal_numpy(size: int) -> None:
     rng = np.random.default_rng(0)
-    maps = rng.normal(size=(60, 9, 11)).astype(np.float32)
-    names = [("a", "b", None)[i % 3] for i in range(60)]
-    sums = MapSums(["a", "b"], (9, 11))
+    maps, spreads = rng.normal(3, 1, (2, 60, 9, 11)).astype(np.float32)
+    sums = ClassSums(step=1)
     for start in range(0, 60, size):
-        sums.add(names[start : start + size], maps[start : start + size])
-    for index, name in enumerate("ab"):
-        own = maps[index::3].astype(np.float64)
-        mean, absolute = sums.means(name)
-        np.testing.assert_allclose(mean, own.mean(axis=0), rtol=1e-5, atol=1e-7)
-        np.testing.assert_allclose(absolute, np.abs(own).mean(axis=0), rtol=1e-6)
+        keep = [place < MEDIAN_OF for place in range(start, min(60, start + size))]
+        sums.add_maps(maps[start : start + size], spreads[start : start + size], keep)
+    found, exact = sums.maps(), maps.astype(np.float64)
+    assert found is not None
+    assert found.median_images == 32
+    np.testing.assert_allclose(found.mean, exact.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.mean_absolute, np.abs(exact).mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.std, exact.std(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.median, np.median(maps[:32], axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.member_std, spreads.mean(axis=0), rtol=1e-6)
 
 
-def test_class_figures_equal_numpy_on_the_rows() -> None:
-    material = a_material(count=80)
-    found = {one.class_name: one for one in audit(material).classes}
+def test_maps_of_many_large_classes_are_kept_at_a_coarser_grid() -> None:
+    assert (block_step(10, 224, 224), block_step(100, 224, 224), block_step(1000, 224, 224)) == (1, 2, 4)
+    maps = np.arange(2 * 5 * 7, dtype=np.float32).reshape(2, 5, 7)
+    small = blocks(maps, 3)
+    assert small.shape == (2, 2, 3)
+    assert small[1, 0, 0] == maps[1, :3, :3].mean()
+    assert small[1, 1, 2] == maps[1, 3:, 6:].mean()
+
+
+def test_regions_are_shares_of_the_absolute_map() -> None:
+    maps = np.zeros((3, 8, 12), np.float32)
+    maps[0, 0, 0], maps[0, 4, 6] = -3, 1  # top left corner, centre
+    maps[1] = 1
+    np.testing.assert_allclose(region_shares(maps), [[0.75, 0, 0, 0, 0.25], [1 / 16] * 4 + [1 / 4], [0] * 5])
+
+
+@pytest.mark.parametrize("draw", ["exponential", "lognormal", "uniform"])
+def test_quantiles_are_within_one_percent_of_numpys_and_the_histogram_counts_all(draw: str) -> None:
+    values = getattr(np.random.default_rng(0), draw)(size=5000)
+    sketch = Sketch()
+    for part in np.array_split(values, 7):
+        sketch.add([*part, None, float("nan")])
+    for q in (0.05, 0.5, 0.9, 0.95):
+        assert sketch.quantile(q) == pytest.approx(np.quantile(values, q), rel=0.01)
+    assert sketch.mean == pytest.approx(values.mean())
+    assert sketch.share_above(0.5) == pytest.approx((values > 0.5).mean(), abs=0.01)
+    found = sketch.to_dict()["histogram"]
+    edges, counts = np.array(found["edges"]), np.array(found["counts"])
+    assert counts.sum() == 5000
+    assert len(edges) == len(counts) + 1
+    assert np.abs(np.cumsum(counts)[-8:] / 5000 - [(values < edge).mean() for edge in edges[-8:]]).max() < 0.02
+
+
+def test_a_sketch_of_nothing_or_of_zeros() -> None:
+    assert (Sketch().quantile(0.5), Sketch().mean, Sketch().to_dict()["histogram"]["counts"]) == (None, None, [])
+    sketch = Sketch()
+    sketch.add([0.0, 0.0, 1e-9])
+    assert (sketch.quantile(0.9), sketch.to_dict()["histogram"]["counts"]) == (0.0, [3])
+
+
+def with_centres(material: Material) -> Material:
+    rng = np.random.default_rng(1)
+    rows = [
+        replace(row, **dict(zip(("center_x", "center_y", "entropy", "gini"), rng.random(4), strict=True)))
+        if row.error is None else row for row in material.rows
+    ]  # fmt: skip
+    return replace(material, rows=rows, spreads=lambda wanted: np.abs(material.maps(wanted)) / 2)
+
+
+@pytest.fixture(scope="module")
+def audited() -> tuple[Material, Audit]:
+    material = with_centres(a_material(count=80))
+    return material, audit(material)
+
+
+def test_class_figures_equal_numpy_on_the_rows(audited: tuple[Material, Audit]) -> None:
+    material, result = audited
+    found = {one.class_name: one for one in result.classes}
     for name, rows in classes_of(material.done(), "predicted").items():
         errors = [row.error_estimate for row in rows]
-        assert found[name].images == len(rows)
-        assert found[name].completeness_gap == pytest.approx(np.median([row.completeness_gap for row in rows]))
-        assert found[name].error_estimate == pytest.approx(np.median(errors))
-        assert found[name].error_estimate_p90 == pytest.approx(np.quantile(errors, 0.9))
-        assert found[name].border_share == pytest.approx(np.mean([row.border_share for row in rows]))
-        assert found[name].member_disagreement == pytest.approx(np.median([row.member_disagreement for row in rows]))
-        assert found[name].accuracy == pytest.approx(np.mean([row.label == row.predicted for row in rows]))
+        one = found[name]
+        assert one.images == len(rows)
+        assert one.completeness_gap == pytest.approx(np.median([row.completeness_gap for row in rows]), rel=0.01)
+        assert one.error_estimate == pytest.approx(np.median(errors), rel=0.01)
+        assert one.error_estimate_p90 == pytest.approx(np.quantile(errors, 0.9), rel=0.01)
+        assert one.error_above == pytest.approx((np.array(errors) > 0.1).mean(), abs=0.04)
+        assert one.border_share == pytest.approx(np.mean([row.border_share for row in rows]))
+        assert one.member_disagreement == pytest.approx(np.median([row.member_disagreement for row in rows]), rel=0.01)
+        assert one.accuracy == pytest.approx(np.mean([row.label == row.predicted for row in rows]))
+        centres = np.array([(row.center_x, row.center_y) for row in rows])
+        assert one.center == pytest.approx(centres.mean(axis=0))
+        assert one.center_spread == pytest.approx(np.hypot(*centres.std(axis=0)))
+        assert one.entropy == pytest.approx(np.mean([row.entropy for row in rows]))
+        assert one.gini == pytest.approx(np.mean([row.gini for row in rows]))
+        assert one.effective_pixels == pytest.approx(1024**one.entropy)
+
+
+def test_class_maps_equal_numpy_on_the_full_array(audited: tuple[Material, Audit]) -> None:
+    material, result = audited
+    arrays = result.arrays()
+    assert arrays["classes"].tolist() == [one.class_name for one in result.classes]
+    for index, rows in enumerate(classes_of(material.done(), "predicted").values()):
         maps = material.maps(rows).sum(axis=1)
-        np.testing.assert_allclose(found[name].mean_map, maps.mean(axis=0), rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(found[name].mean_absolute_map, np.abs(maps).mean(axis=0), rtol=1e-5)
+        assert len(maps) <= MEDIAN_OF  # so that the median is exact
+        np.testing.assert_allclose(arrays["mean"][index], maps.mean(axis=0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(arrays["mean_absolute"][index], np.abs(maps).mean(axis=0), rtol=1e-5)
+        np.testing.assert_allclose(arrays["std"][index], maps.std(axis=0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(arrays["median"][index], np.median(maps, axis=0), rtol=1e-5)
+        np.testing.assert_allclose(arrays["member_std"][index], np.abs(maps).mean(axis=0) / 2, rtol=1e-5)
+        weight = np.abs(maps) / np.abs(maps).sum(axis=(1, 2), keepdims=True)
+        assert result.classes[index].center_share == pytest.approx(weight[:, 8:24, 8:24].sum(axis=(1, 2)).mean(), 1e-5)
+        assert result.classes[index].corner_shares[1] == pytest.approx(weight[:, :8, 24:].sum(axis=(1, 2)).mean(), 1e-5)
+
+
+def test_a_sample_does_not_depend_on_the_order_and_is_bounded() -> None:
+    material = a_material(count=60)
+    many = [replace(row, row=i, predicted=str(i % 100), target=str(i % 100)) for i, row in
+            enumerate(rows_of(material) * 100)]  # fmt: skip
+    found = survey(replace(material, rows=many), "predicted", 0)
+    again = survey(replace(material, rows=many[::-1]), "predicted", 0)
+    assert found.sample == again.sample == found.explained
+    assert IN_ALL // 100 > 60
+    assert Counter(len(part) for part in found.sample.values()) == {60: 100}
+    assert survey(replace(material, rows=many), "predicted", 1).sample != found.sample
+    crowded = survey(replace(material, rows=[replace(row, predicted="a") for row in many]), "predicted", 0)
+    assert len(crowded.sample["a"]) == PER_CLASS
 
 
 def test_classes_can_be_the_labels_and_come_in_natural_order() -> None:
@@ -57,8 +154,9 @@ def test_figures_without_data_are_none() -> None:
     ]
     result = audit(replace(material, rows=bare))
     assert result.accuracy is None
+    assert result.unreliable_gaps is None
     assert {(one.accuracy, one.completeness_gap, one.error_estimate_p90) for one in result.classes} == {(None,) * 3}
-    assert accuracy([]) is None
+    assert audit(replace(material, rows=[])).accuracy is None
 
 
 def test_maps_are_read_in_batches_and_each_map_once() -> None:
@@ -80,4 +178,4 @@ def test_a_batch_of_large_images_is_small() -> None:
     large = replace(material.spec.models[0].preprocess, height=1024, width=1024, channels=3)
     models = tuple(replace(model, preprocess=large) for model in material.spec.models)
     assert replace(material, spec=replace(material.spec, models=models)).batch == 2
-    assert [len(part) for part in batches(list(material.done()), 3)] == [3, 3, 2]
+    assert [len(part) for part in batches(material.done(), 3)] == [3, 3, 2]

@@ -13,10 +13,13 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from pipeline.audits import audit
+from db.records import ImageRow
+from pipeline.audits import Audit, audit
 from pipeline.audits.candidates import Candidate
+from pipeline.audits.gates import MEANINGS, exceeded, figures_of, parse_gates
 from pipeline.audits.interventions import Trial, wilson
 from pipeline.audits.shortcuts import decide
+from pipeline.errors import SpecError
 from tests.unit.audits.closed import a_material
 from tests.unit.audits.planted import CORNERS, World, world
 
@@ -84,6 +87,45 @@ def test_a_run_of_one_class_or_of_none_is_audited_without_a_search() -> None:
     nothing = audit(replace(material, rows=[]))
     assert (nothing.images, nothing.classes, nothing.candidates) == (0, (), ())
     assert "two classes" in nothing.remarks[0]
+
+
+def test_images_that_are_gone_are_left_out_and_only_those_that_are_read_are_asked_for() -> None:
+    asked: list[int] = []
+
+    def there(row: ImageRow) -> bool:
+        asked.append(row.row)
+        return row.row % 3 > 0 or row.row < 60
+
+    material = replace(a_material(count=900), available=there)
+    result = audit(material)
+    assert [one.class_name for one in result.findings] == ["mark"]
+    assert any("are gone or have changed" in remark for remark in result.remarks)
+    assert len(asked) == len(set(asked)) < 3 * 256  # fewer than were sampled
+    gone = audit(replace(material, available=lambda row: False))
+    assert (gone.verdict, gone.findings) == ("not searched", ())
+    assert len(gone.classes) == 3
+
+
+@pytest.mark.parametrize(
+    ("gate", "over"),
+    [("findings>0", True), ("findings>=2", False), ("border_share<0.9", True), ("accuracy<0.5", False),
+     ("failed_images>0", True), ("member_disagreement>0.9", False)],
+)  # fmt: skip
+def test_gates_compare_figures_of_the_audit(gate: str, over: bool) -> None:
+    (parsed,) = parse_gates([gate])
+    assert bool(exceeded(planted_audit(), [parsed])) is over
+    assert set(figures_of(planted_audit())) == set(MEANINGS)
+
+
+@pytest.mark.parametrize("text", ["beauty>1", "findings", "findings>", "findings>-1", "border_share=0.3"])
+def test_a_gate_that_does_not_parse_is_refused_with_the_names_that_are_known(text: str) -> None:
+    with pytest.raises(SpecError, match=r"findings, doubtful, .*'findings>0'"):
+        parse_gates([text])
+
+
+@lru_cache
+def planted_audit() -> Audit:
+    return audit(a_material())
 
 
 def a_trial(name: str, *, like: float, lost: float, turned: float, share: float = 0.3, at: int = 0) -> Trial:

@@ -278,4 +278,4 @@ def assert_same_maps(pipeline: Pipeline, request_: RunRequest, location: str) ->
     assert [row.state for row in other] == ["done"] * 18
     for name in ("row", "sha256", "label", "target", "output", "error_estimate"):
         assert [getattr(row, name) for row in other] == [getattr(row, name) for row in folder], name
-    np.testing.assert_array_equal(pipeline.maps(other), pipeline.maps(folder))
+    np.testing.assert_array_equal(pipeline.read_maps(other), pipeline.read_maps(folder))

@@ -1,12 +1,14 @@
-"""SQLite's own word that claims and pages walk an index, however many rows there are."""
+"""The database's own word that claims and pages walk an index, however many rows there are."""
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from db.ledger import Ledger
+from db.pages import FEW
 from db.queries import find_images
-from db.session import reading
-from tests.unit.db.builders import make_drafts, make_row, make_run
+from db.session import reading, writing
+from db.tables import IMAGE_SORTS, images
+from tests.unit.db.builders import empty, make_drafts, make_row, make_run
 
 RUN = make_run()
 
@@ -15,6 +17,83 @@ def plan(engine: Engine, seen: list[str], kind: str) -> str:
     statement = next(statement for statement in seen if statement.startswith(kind))
     with reading(engine) as connection:
         return " ".join(row[3] for row in connection.execute(text("EXPLAIN QUERY PLAN " + statement)))
+
+
+FILTERS = [  # of the documented ones, each with the index that answers it
+    ("failed", "failed"),
+    ("state = 'failed'", "failed"),
+    ("mispredicted", "mispredicted"),
+    ("label != predicted", "mispredicted"),
+    ("key = 'cats/00003.png'", "key"),
+    ("failed and error != null", "failed"),
+    *((f"{name} = 'eel'", name) for name in ("label", "predicted")),
+    *((f"{name} > 0.9999", name) for name in IMAGE_SORTS if images.c[name].type.python_type is float),
+]
+
+
+def fill(engine: Engine, count: int) -> None:
+    """A run of so many images, each figure even over 0..1, one in 1,000 failed, one in 1,000 mispredicted."""
+    Ledger(engine).submit(RUN, [])
+    figures = [name for name in IMAGE_SORTS if images.c[name].type.python_type is float]
+    columns = ["run_id", "row", "key", "version", "state", "label", "predicted", *figures]
+    numbers = "WITH RECURSIVE numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < :last)"
+    values = [
+        *(":run, n, 'cats/' || n, '1', CASE WHEN n % 1000 = 7 THEN 'failed' ELSE 'done' END", "'class-' || n % 100"),
+        *(
+            "CASE WHEN n % 1000 = 8 THEN 'other' ELSE 'class-' || n % 100 END",
+            *["(n * 7919 % 9973) / 9973.0"] * len(figures),
+        ),
+    ]
+    insert = f"INSERT INTO attribatch_images ({', '.join(columns)}) {numbers} SELECT {', '.join(values)} FROM numbers"
+    with writing(engine) as connection:
+        connection.execute(text(insert), {"last": count - 1, "run": RUN.id})
+
+
+def plans_of(engine: Engine, where: str | None, sort: str | None = None) -> list[str]:
+    """How the database answers each statement of a page."""
+    plans: list[str] = []
+
+    def explain(connection, cursor, statement, parameters, *_) -> None:  # type: ignore[no-untyped-def]
+        if statement.startswith("SELECT") and "attribatch_images" in statement:
+            word = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+            own = connection.connection.dbapi_connection.cursor()
+            own.execute(f"{word} {statement}", parameters)
+            plans.append(" ".join(str(row[-1]) for row in own.fetchall()))
+
+    event.listen(engine, "before_cursor_execute", explain)
+    find_images(engine, RUN.id, where=where, sort=sort, limit=20)
+    event.remove(engine, "before_cursor_execute", explain)
+    return plans
+
+
+@pytest.fixture(scope="module")
+def filled(shared: Engine) -> Engine:
+    """Of an index with images enough that a plan matters."""
+    empty(shared)
+    fill(shared, 3 * FEW)
+    if shared.dialect.name == "postgresql":
+        with writing(shared) as connection:
+            connection.execute(text("ANALYZE attribatch_images"))
+    return shared
+
+
+@pytest.mark.parametrize(("where", "index"), FILTERS)
+def test_every_documented_filter_is_answered_by_its_index(filled: Engine, where: str, index: str) -> None:
+    *_, plan = plans_of(filled, where)
+    assert f"ix_attribatch_images_{index} " in plan, plan
+
+
+@pytest.mark.parametrize("name", IMAGE_SORTS)
+def test_every_documented_sort_walks_its_index(filled: Engine, name: str) -> None:
+    plan = plans_of(filled, None, f"-{name}")[0]
+    assert f"ix_attribatch_images_{name} " in plan, plan
+
+
+def test_what_fits_many_images_is_looked_for_in_the_order_of_the_page(filled: Engine) -> None:
+    *_, plan = plans_of(filled, "entropy > 0.1")
+    assert "ix_attribatch_images_entropy" not in plan
+    *_, plan = plans_of(filled, "entropy > 0.1", "-gini")
+    assert "ix_attribatch_images_gini " in plan
 
 
 @pytest.fixture

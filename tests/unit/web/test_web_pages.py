@@ -7,10 +7,8 @@ from html import escape
 from html.parser import HTMLParser
 from urllib.parse import quote
 
-import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
 
 from db.records import ImageState
 from pipeline.api import Pipeline
@@ -191,11 +189,6 @@ def test_audit_and_class_pages_show_what_was_stored(browser: TestClient, install
     name = found["audit"]["classes"][0]["class"]
     png = browser.get(f"/runs/{installation.run.id}/class.png", params={"name": name})
     assert (png.status_code, png.headers["content-type"]) == (200, "image/png")
-    assert np.ptp(np.asarray(Image.open(io.BytesIO(png.content)))[..., 0]) == 0, "the map that the audit stored"
-    page = browser.get(f"/runs/{installation.run.id}/class.json", params={"name": name}).json()
-    rows = page["clusters"][0]["rows"]
-    beside = browser.get(f"/runs/{installation.run.id}/images/{rows[0]}.json").json()["neighbours"]
-    assert beside == rows[1:][:12]
     assert browser.get(f"/runs/{installation.run.id}/class?name=nobody").status_code == 404
 
 

@@ -20,7 +20,7 @@ def test_pictures_are_the_stored_maps_and_images(
     browser: TestClient, opened: Pipeline, installation: Installation
 ) -> None:
     row = opened.find(installation.run.id, where="label = 'dog'", limit=1).rows[0]
-    (stored,), (image,) = opened.maps([row]), opened.images([row])
+    (stored,), (image,) = opened.read_maps([row]), opened.read_images([row])
     base = f"/runs/{installation.run.id}/images/{row.row}"
     npy = browser.get(f"{base}/map.npy")
     assert np.array_equal(np.load(io.BytesIO(npy.content)), stored)

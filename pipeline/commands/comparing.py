@@ -1,0 +1,46 @@
+"""`attribatch compare`: what differs between two runs."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline import printing
+from pipeline.commands.running import EXCEEDED, Json, open_pipeline
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command(epilog='Example: attribatch compare nightly-1 nightly-2 --fail-on "cosine<0.9"')(compare)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="The run that is compared with: id, name, or latest.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other run.")],
+    by: Annotated[
+        str, typer.Option(help="Group images by the class that A predicted, or by their label.")
+    ] = "predicted",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Images to list, those that moved most.")] = 20,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            help="Gate for exit code 4: 'cosine<0.9'. Figures: the medians cosine, rank_correlation and distance; "
+            "flip_share, drift, class_drift, ndcg."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs: what was asked differently, how far each image's map moved, which classes and images most.
+
+    Images are matched by key. Runs may differ in models, baselines, steps or images, not in the size of the input.
+    """
+    from pipeline.audits.comparison import FIGURES
+    from pipeline.commands.comparing_printing import comparison
+    from pipeline.schedules import Gate
+
+    gate = None if fail_on is None else Gate.parse(fail_on, figures=FIGURES)
+    with open_pipeline() as pipeline, printing.working("comparing the maps"):
+        found = pipeline.compare(a, b, by=by, limit=limit)
+    exceeded = gate is not None and bool(gate.exceeded(found.figures()))
+    comparison(found, exceeded=exceeded if gate else None, as_json=as_json)
+    if exceeded:
+        raise typer.Exit(EXCEEDED)

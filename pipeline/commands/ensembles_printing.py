@@ -1,0 +1,37 @@
+"""What `attribatch ensemble` prints."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from pipeline.printing import out, print_json, print_table, visible
+
+if TYPE_CHECKING:
+    from pipeline.training.records import Ensemble
+
+SHOWN = 5  # images that were left out
+
+
+def trained(found: "Ensemble", folder: Path, *, as_json: bool) -> None:
+    """Accuracies of the members and of their mean probability."""
+    if as_json:
+        print_json(asdict(found) | {"folder": str(folder)})
+        return
+    table = Table("member", box=None, header_style="bold")
+    table.add_column("held-out images right", justify="right")
+    table.add_column("weights")
+    for number, member in enumerate(found.members, 1):
+        table.add_row(str(number), _percent(member.accuracy), member.weights)
+    table.add_row("ensemble", _percent(found.accuracy), "mean probability of all")
+    print_table(table)
+    counts = f"{found.train_images:,} images trained on, {found.holdout_images:,} held out"
+    out.print(f"{len(found.class_names)} classes; {counts}, {found.skipped_images:,} left out", markup=False)
+    for one in found.skipped[:SHOWN]:
+        out.print(f"  {visible(one.reason)}", markup=False)
+    out.print(f"\nnext: attribatch run {found.recipe['data']} --ensemble {folder}", markup=False)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

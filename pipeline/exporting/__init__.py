@@ -1,0 +1,73 @@
+"""Takes the results of a run to other tools: one module for each format, chosen by its name.
+
+| format | what is written | opened by |
+| --- | --- | --- |
+| parquet | a file: every column of the index, the run in the schema's metadata | pyarrow, duckdb, pandas, polars |
+| npz | a file: `maps`, `keys`, `labels`, `predicted`, `rows` | numpy |
+| png | a folder: an overlay for each image, and `index.csv` | anything |
+| virelay | a folder: a ViRelAy project with its HDF5 files | ViRelAy |
+| fiftyone | a folder: a FiftyOneDataset with heat maps | FiftyOne |
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from pipeline.errors import UsageError
+from pipeline.exporting.material import Material
+from pipeline.exporting.targets import new_file, new_folder
+
+__all__ = ["FORMATS", "Exported", "Material", "export"]
+
+# How it is written, whether to a folder, and what must be installed.
+FORMATS: dict[str, tuple[bool, tuple[str, ...]]] = {
+    "parquet": (False, ("pyarrow",)),
+    "npz": (False, ()),
+    "png": (True, ()),
+    "virelay": (True, ("h5py", "yaml")),
+    "fiftyone": (True, ()),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written."""
+
+    path: Path
+    format: str
+    images: int
+    skipped: int  # failed images, and where pixels are needed those whose file is gone or has changed
+
+
+def export(material: Material, *, format_name: str, path: Path, overwrite: bool = False) -> Exported:
+    """Write some images of a run; whole or not at all.
+
+    Args:
+        material: what to write.
+        format_name: a key of `FORMATS`.
+        path: file or folder to make.
+        overwrite: replace what an export wrote there before. Nothing else is ever replaced.
+
+    Raises:
+        UsageError: there is no such format, a package for it is missing, or the target is there already.
+        ObjectMissing: a map that the index names is gone.
+    """
+    if format_name not in FORMATS:
+        raise UsageError(f"no format {format_name!r}; choose one of {', '.join(FORMATS)}")
+    is_folder, packages = FORMATS[format_name]
+    for package in packages:
+        _needed(package, format_name)
+    write: Callable[[Material, Path, Path], int] = import_module(f"pipeline.exporting.{format_name}").write
+    target = path.expanduser().absolute()
+    with (new_folder if is_folder else new_file)(target, overwrite=overwrite) as place:
+        images = write(material, place, target)
+    return Exported(target, format_name, images, material.count() - images)
+
+
+def _needed(package: str, format_name: str) -> None:
+    try:
+        import_module(package)
+    except ModuleNotFoundError:
+        remedy = "pip install 'attribatch[export]'"
+        raise UsageError(f"the format {format_name} needs {package}, which is not installed: {remedy}") from None

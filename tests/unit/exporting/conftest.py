@@ -1,0 +1,58 @@
+"""One small run, computed once, that all exports and reads are made from."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline.api import Pipeline, RunRequest
+from pipeline.models import ModelRequest
+from pipeline.settings import Settings
+from pipeline.work import open_workshop, work
+from tests.conftest import FACTORY
+
+HOSTILE = "'; DROP TABLE x -- <b>&\u00fc$(id).png"
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """A pipeline with the runs `first` (28 images of three classes, one broken, one of a hostile name) and `grown`.
+
+    `grown` has one image more, so that its other rows show the maps of `first`.
+    """
+    folder = tmp_path_factory.mktemp("exports")
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog", "eel"):
+        (folder / "images" / name).mkdir(parents=True)
+        for index in range(9):
+            _draw(folder / "images" / name / f"{index}.png", random)
+    _draw(folder / "images" / "cat" / HOSTILE, random)
+    (folder / "images" / "dog" / "3.png").write_bytes(b"")
+    (folder / "tiny.py").write_text(FACTORY)
+    members = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
+        save_file(model.state_dict(), folder / f"{seed}.safetensors")
+        members.append(ModelRequest(f"{folder}/tiny.py:make", weights=str(folder / f"{seed}.safetensors")))
+    settings = replace(Settings.from_env({"ATTRIBATCH_HOME": str(folder / "home")}), device="cpu")
+    with Pipeline(settings) as pipeline:
+        shop = open_workshop(settings)
+        request = RunRequest(
+            str(folder / "images"), tuple(members), n_steps=4, unit_size=4, name="first", nodes="uniform"
+        )
+        work(shop, pipeline.submit(request).id)
+        _draw(folder / "images" / "cat" / "0-new.png", random)
+        work(shop, pipeline.submit(replace(request, name="grown")).id)
+        shop.database.dispose()
+        yield pipeline
+
+
+def _draw(path: Path, random: np.random.Generator) -> None:
+    Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
