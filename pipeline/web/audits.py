@@ -96,6 +96,11 @@ def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> Vi
         "stored": stored,
         "name": name,
         "layers": [(row, [drawing.address(stored, row, kind) for kind in ("image", "layer")]) for row in rows],
+        "groups": [
+            (cluster, [(row, _layers(stored, row)) for row in rows_of(here, stored, cluster["examples"][:EXAMPLES])])
+            for cluster in found.get("clusters", ())
+            if cluster["class"] == name
+        ],
         "gallery": with_query({by: name}),
         "pixelated": is_small(stored),
         "maps": {

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from db.records import ImageRow, Run
-from pipeline.errors import Permanent
+from pipeline.errors import Permanent, UsageError
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, words
 from pipeline.web.answers import Asked, Here, View, twins, with_query
@@ -63,9 +63,11 @@ def compare(
 def measured(here: Asked, one: Run, other: Run) -> dict[str, Any] | None:
     """What `Pipeline.compare` says of two runs; None where maps of one are gone or not yet there."""
     try:
-        return here.pipeline.compare(one.id, other.id).to_dict()
-    except Permanent:
+        found = here.pipeline.compare(one.id, other.id).to_dict()
+    except (Permanent, UsageError):
         return None
+    del found["spec"]  # it names places on the machine: see `spec_differences`
+    return found
 
 
 def spec_differences(one: Run, other: Run) -> list[dict[str, str]]:
