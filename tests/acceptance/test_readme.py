@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
-# `make test` is what runs this test; `make demo` is the demo of test_demo.py; `source` is the shell's own; tests/browser
-# look at what `serve` shows.
+# `make test` runs this test, test_demo.py the demo, tests/browser look at what `serve` shows; `source` is the shell's.
 ELSEWHERE = ("make ", "source ", ".venv/bin/attribatch demo", "attribatch serve")
 
 
