@@ -54,7 +54,7 @@ def _prepared(home: Path) -> tuple[str, str]:
 
 def _look(url: str, first: str, second: str) -> None:
     pages = {
-        "gallery": f"/runs/{first}/images?where=border_share+%3E+0.45&sort=-error_estimate",
+        "gallery": f"/runs/{first}/images?where=probability+%3C+0.995&sort=-member_disagreement",
         "image": f"/runs/{first}/images/160",
         "audit": f"/runs/{first}/audit",
         "compare": f"/compare?a={first}&b={second}",
@@ -63,6 +63,7 @@ def _look(url: str, first: str, second: str) -> None:
         browser = playwright.chromium.launch(executable_path=WANTED, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         for name, path in pages.items():
+            page.set_viewport_size({"width": WIDTH, "height": 1160 if name == "compare" else HEIGHT})
             page.goto(url + path, wait_until="networkidle")
             _take(page, DOCS / f"web-{name}.png")
         browser.close()
