@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
-from pipeline import planning
 from pipeline.api import Pipeline
 from pipeline.requesting import repeat
 from tests.browser.conftest import WANTED, start, stop
@@ -34,25 +33,22 @@ def main() -> None:
         first, second = _prepared(home)
         server = start(home)
         try:
-            _look(server.url, first, second)
+            _look(server.url, first, second, home / "reports" / first / "report.html")
         finally:
             stop(server)
 
 
 def _prepared(home: Path) -> tuple[str, str]:
-    """The demo's run and one of other baselines to compare it with; its audit stored."""
+    """The demo's run and one of other baselines to compare it with."""
     with Pipeline.open(home) as pipeline:
         run = next(each for each in pipeline.runs() if (each.name or "").startswith("demo-mark"))
-        if pipeline.stored_audit(run.id) is None:
-            report = home / "reports" / run.id / "audit.json"
-            pipeline.objects.put(planning.report_key(run.id, "audit-predicted.json"), report.read_bytes())
         request = replace(repeat(run), baselines=("white",), name="white-baseline")
         other = pipeline.submit(request)
         pipeline.work(other, workers=2)
         return run.id, other.id
 
 
-def _look(url: str, first: str, second: str) -> None:
+def _look(url: str, first: str, second: str, report: Path) -> None:
     pages = {
         "gallery": f"/runs/{first}/images?where=probability+%3C+0.995&sort=-member_disagreement",
         "image": f"/runs/{first}/images/160",
@@ -66,10 +62,13 @@ def _look(url: str, first: str, second: str) -> None:
             page.set_viewport_size({"width": WIDTH, "height": 1160 if name == "compare" else HEIGHT})
             page.goto(url + path, wait_until="networkidle")
             _take(page, DOCS / f"web-{name}.png")
+        page.set_viewport_size({"width": 900, "height": HEIGHT})
+        page.goto(report.as_uri())
+        _take(page.locator(".finding").first, DOCS / "finding.png")
         browser.close()
 
 
-def _take(page: Page, path: Path) -> None:
+def _take(page: Page | Locator, path: Path) -> None:
     page.screenshot(path=path)
     with Image.open(path) as picture:  # a palette: a third of the size, and nobody sees the difference
         picture.convert("RGB").quantize(200).save(path, optimize=True)
