@@ -122,6 +122,7 @@ class ImageRow:
     bottom_left_share: float | None = None
     bottom_right_share: float | None = None
     effective_pixels: float | None = None  # exp of the entropy in nats: as many even pixels would have it
+    top_classes: str | None = None  # JSON: the five most probable classes, [[name, mean probability], ...]
     map_run: str | None = None
     map_row: int | None = None
 

@@ -1,5 +1,6 @@
 """What a device computed becomes what is stored: one row and one map for each picture, and what the map looks like."""
 
+import json
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,8 @@ from pipeline.explaining import Computed, Picture
 from pipeline.maps import Floats, resample_path
 from pipeline.measures import MapMeasures, measure, member_disagreement
 from pipeline.spec import RunSpec
+
+TOP = 5  # classes of each image whose probability is stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[Explained]:
     measures, disagreement = measure(maps), member_disagreement(spread, maps)
     alphas, curves = _double(found.path_alphas), _double(torch.stack([found.path_outputs, found.path_gradients]))
     sure, predicted = computed.probabilities.max(1)
+    tops = top_classes(spec, computed.probabilities)
     columns = {
         "probability": _double(sure),
         "output": _double(found.output),
@@ -48,7 +52,8 @@ def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[Explained]:
     explained = []
     for i, picture in enumerate(computed.pictures):
         classes = _named(spec, int(computed.targets[i]), int(predicted[i]))
-        row = _row(run_id, picture, classes, {name: float(values[i]) for name, values in columns.items()})
+        figures = {name: float(values[i]) for name, values in columns.items()}
+        row = _row(run_id, picture, classes | {"top_classes": tops[i]}, figures)
         finite = bool(np.isfinite(maps[i]).all()) and math.isfinite(float(found.output[i]))
         if finite:
             converged = None if found.converged is None else bool(found.converged[i])
@@ -59,6 +64,14 @@ def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[Explained]:
         path = np.stack([resample_path(alphas, curves[0, i]), resample_path(alphas, curves[1, i])])
         explained.append(Explained(row, maps[i], spread[i] if len(spec.models) > 1 else None, path))
     return explained
+
+
+def top_classes(spec: RunSpec, probabilities: Tensor) -> list[str]:
+    """The `TOP` most probable classes of each image as JSON, [[name, probability], ...], of probabilities (N, K)."""
+    sure, index = probabilities.topk(min(TOP, probabilities.shape[1]), dim=1)
+    named = [[spec.class_names[i] for i in row] for row in index.tolist()]
+    pairs = zip(named, sure.tolist(), strict=True)
+    return [json.dumps([[n, float(f"{p:.4g}")] for n, p in zip(*one, strict=True)]) for one in pairs]
 
 
 def failed_row(run_id: str, entry: Entry, reason: str, sha256: str | None = None) -> ImageRow:

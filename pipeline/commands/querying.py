@@ -19,7 +19,7 @@ COLUMNS = """
 
     \b
     image        row* key* version state error sha256 map_run map_row
-    classes      label* predicted* target predicted_index target_index
+    classes      label* predicted* target predicted_index target_index top_classes
     model        probability* output baseline_output
     quality      error_estimate* completeness_gap* convergence_delta converged evaluations
     members      member_disagreement*

@@ -1,5 +1,6 @@
 """One image: everything that is stored about it."""
 
+import json
 from typing import Any
 
 from fastapi import APIRouter
@@ -47,6 +48,7 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
             "error": words.error_in_words(found.error_estimate),
         },
         "provenance": provenance(stored, spec, found),
+        "top_classes": json.loads(found.top_classes) if found.top_classes else [],
         "neighbours": [each.key for each in like],
     }
     path = data["path"]

@@ -50,7 +50,7 @@ def _prepared(home: Path) -> tuple[str, str]:
 
 def _look(url: str, first: str, second: str, report: Path) -> None:
     pages = {
-        "gallery": f"/runs/{first}/images?where=probability+%3C+0.995&sort=-member_disagreement",
+        "gallery": f"/runs/{first}/images?where=border_share+%3E+0.4&sort=-border_share",
         "image": f"/runs/{first}/images/160",
         "audit": f"/runs/{first}/audit",
         "compare": f"/compare?a={first}&b={second}",

@@ -75,6 +75,9 @@ def test_a_run_ends_with_one_row_and_one_readable_map_for_every_image(
         assert row.evaluations == 2 * 3 * 8
         assert row.label in ("cat", "dog", "eel")
         assert row.error_estimate is not None
+        top = json.loads(row.top_classes or "")
+        assert {name for name, _ in top} == {"cat", "dog", "eel"}
+        assert top[0] == [row.predicted, pytest.approx(row.probability, abs=1e-3)]
     assert pipeline.status(run.id).state is RunState.DONE
 
 

@@ -58,6 +58,7 @@ def upgrade() -> None:
     """Add columns, which are NULL in the rows that are there, indexes and views."""
     for name in _COLUMNS:
         op.add_column("attribatch_images", sa.Column(name, sa.Double))
+    op.add_column("attribatch_images", sa.Column("top_classes", sa.Text))
     for name in _SORTS:
         op.create_index(f"ix_attribatch_images_{name}", "attribatch_images", ["run_id", name, "row"])
     for name, which in _PARTS.items():

@@ -175,6 +175,9 @@ def test_an_image_page_says_everything_that_is_stored(
     assert f'alt="{escape(finding(row))}"' in html
     assert "std.png" in html
     assert 'aria-label="F along the path' in html
+    assert found["top_classes"][0] == [row.predicted, pytest.approx(row.probability, abs=1e-3)]
+    assert sum(probability for _, probability in found["top_classes"]) == pytest.approx(1, abs=1e-3)
+    assert "Most probable classes" in html
 
 
 def test_audit_and_class_pages_show_what_was_stored(browser: TestClient, installation: Installation) -> None:
