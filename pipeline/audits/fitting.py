@@ -84,10 +84,11 @@ def _fitted(
         min(size[0], (int(rows[-1]) + 1) * step),
     )
     shares = grid[:, cut[0], cut[1]].sum(axis=(1, 2))
-
+    others = [part[:, cut[0], cut[1]].sum(axis=(1, 2)) for name, part in grids.items() if name != one.class_name]
     return replace(
         one,
         region=region,
+        leaning=int((shares > np.quantile(np.concatenate(others), 0.95)).sum()),
         share=float(shares.mean()),
         share_elsewhere=float(elsewhere[cut].sum()),
         order=tuple(sorted(one.order, key=lambda place: -float(shares[place]))),

@@ -140,10 +140,31 @@ def decide(trials: Sequence[Trial]) -> tuple[list[Trial], list[tuple[Trial, str]
     for trial in sorted(marks + outliers, key=_strength, reverse=True):
         if not any(_same_class(trial, other) and _overlaps(trial, other) for other in kept):
             kept.append(trial)
+    kept = _whole(kept, places)
     kept += casts
     confirmed = [*marks, *outliers, *casts]
     rejected = [(trial, _why_not(trial, used, confirmed)) for trial in trials if trial not in kept]
     return sorted(kept, key=_strength, reverse=True), rejected
+
+
+def _whole(kept: Sequence[Trial], used: Sequence[Trial]) -> list[Trial]:
+    """Each confirmed place as the larger one around it that the model uses more, if there is one: parts of one mark."""
+    found: list[Trial] = []
+    for trial in kept:
+        around = [other for other in used if _same_class(trial, other) and _holds(other, trial)]
+        whole = max([trial, *around], key=_strength)
+        if not any(_same_class(whole, other) and _overlaps(whole, other) for other in found):
+            found.append(whole)
+    return found
+
+
+def _holds(larger: Trial, part: Trial) -> bool:
+    """Whether a place is larger than another and has at least a quarter of it."""
+    (x0, y0, x1, y1), box = part.candidate.region, larger.candidate.region
+    area = (x1 - x0) * (y1 - y0)
+    across, down = min(x1, box[2]) - max(x0, box[0]), min(y1, box[3]) - max(y0, box[1])
+    inside = max(0, across) * max(0, down)
+    return (box[2] - box[0]) * (box[3] - box[1]) >= area and inside >= area / 4
 
 
 def _is_used(trial: Trial) -> bool:

@@ -58,7 +58,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing_else() -> None:
 def test_the_finding_is_the_first_thing_that_is_read() -> None:
     _, result, html = planted()
     text = Page(html).text
-    assert "1 shortcut found: class “mark” depends on the top-left corner." in re.sub(r"\s+", " ", text)
+    assert "1 shortcut found: class “mark” leans on the top-left corner." in re.sub(r"\s+", " ", text)
     assert text.index(result.findings[0].sentence) < text.index("Classes") < text.index("Looked at")
 
 

@@ -161,6 +161,18 @@ def test_overlapping_windows_of_a_class_are_one_finding() -> None:
     assert "part of a finding" in rejected[0][1]
 
 
+def test_parts_of_a_mark_are_one_finding_the_place_around_them_that_is_used_most() -> None:
+    parts = [a_trial("a", like=50, lost=0.0, turned=0.4, at=at) for at in (0, 4)]
+    around = a_trial("a", like=3, lost=0.2, turned=0.9)
+    whole = replace(around, candidate=replace(around.candidate, region=(2, 0, 8, 6)))
+    other_class = replace(whole, candidate=replace(whole.candidate, class_name="b"))
+    kept, rejected = decide([*parts, whole, other_class])
+    assert kept == [whole]
+    assert [trial for trial, reason in rejected if "part of a finding" in reason] == parts
+    weaker = replace(whole, sufficiency=wilson(0.1, 96))
+    assert decide([*parts, weaker])[0] == parts
+
+
 @lru_cache
 def trained_world(**options: object) -> World:
     return world(**{"images": 150, "taught": 600, "epochs": 4} | options)  # type: ignore[arg-type]
