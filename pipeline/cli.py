@@ -174,7 +174,7 @@ def models_list(
     printing.names([name for name in models.list_models(module=models) if part in name], as_json=as_json)
 
 
-for group in (audits, comparing, evaluating, processes, querying, serving, upkeep):
+for group in (querying, audits, evaluating, comparing, serving, upkeep, processes):
     group.register(app)
 app.add_typer(ensemble_app, name="ensemble")
 app.add_typer(schedule_app, name="schedule")

@@ -37,9 +37,12 @@ def parse_gates(texts: Sequence[str]) -> list[Gate]:
 
 
 def exceeded(audit: Audit, gates: Sequence[Gate]) -> list[str]:
-    """The gates that an audit exceeds, each with the value: `border_share>0.3 (0.42)`."""
+    """The gates that an audit exceeds, each with the value: `border_share>0.3 (0.42)`.
+
+    A gate on what could not be measured, as the accuracy of images without labels, is exceeded: it cannot be passed.
+    """
     known = figures_of(audit)
-    return [f"{gate} ({known[gate.figure]:.4g})" for gate in gates if gate.exceeded(known)]
+    return [f"{gate} ({_shown(known[gate.figure])})" for gate in gates if gate.exceeded(known) is not False]
 
 
 def figures_of(audit: Audit) -> dict[str, float | None]:
@@ -61,6 +64,10 @@ def figures_of(audit: Audit) -> dict[str, float | None]:
         "error_above": every.error_above,
         "member_disagreement": every.member_disagreement,
     }
+
+
+def _shown(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"
 
 
 def _known(classes: Sequence[ClassFigures], name: str) -> list[float]:

@@ -62,17 +62,22 @@ def warnings(audit: Audit) -> list[str]:
     above, unreliable = audit.overall.error_above, audit.unreliable_gaps
     if above is not None and above >= NOTEWORTHY:
         found.append(
-            f"{above:.1%} of the images have a map whose estimated error is above {audit.tolerance:.0%}: it is not "
-            "converged. A run with more steps, or with --tolerance, is more exact."
+            f"{_of(above, audit.images)} have maps whose estimated error is above {100 * audit.tolerance:.0f} % (find "
+            f"them with: attribatch query {audit.run_id} --where 'error_estimate > {audit.tolerance:g}'): single "
+            "pixels of theirs may still move. A larger --n-steps or --max-steps is more exact."
         )
     if unreliable is not None and unreliable >= NOTEWORTHY:
         found.append(
-            f"For {unreliable:.1%} of the images the output hardly differs from that of the baseline: there the "
+            f"In {_of(unreliable, audit.images)} the output hardly differs from that of the baseline: there the "
             "completeness gap divides by almost nothing and says little. Look at the error estimate."
         )
     if failed := sum(audit.failed.values()):
         found.append(f"{failed:,} of {failed + audit.images:,} images have no map and are left out.")
     return found + [f"{remark[:1].upper()}{remark[1:]}." for remark in audit.remarks]
+
+
+def _of(part: float, images: int) -> str:
+    return f"{round(part * images):,} of {images:,} images"
 
 
 def _environment() -> Environment:

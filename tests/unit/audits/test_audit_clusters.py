@@ -60,7 +60,7 @@ def test_a_window_grows_to_the_shape_of_a_wide_mark() -> None:
     assert found[1].leaning == 20
     half = replace(window, leaning=10)
     maps[10:20, 24:31, 8:28] -= 1
-    assert fit_all([half], grids | {"a": grid_shares(maps[:20], 1)}, (32, 32), 1)[1].leaning == 10, "those with the mark"
+    assert fit_all([half], grids | {"a": grid_shares(maps[:20], 1)}, (32, 32), 1)[1].leaning < 15
     assert fit_all([found[1]], grids, (32, 32), 1) == [found[1]]  # its shape is its own
 
 

@@ -117,6 +117,11 @@ def test_gates_compare_figures_of_the_audit(gate: str, over: bool) -> None:
     assert set(figures_of(planted_audit())) == set(MEANINGS)
 
 
+def test_a_gate_on_what_was_not_measured_is_not_passed() -> None:
+    unlabelled = replace(planted_audit(), overall=replace(planted_audit().overall, accuracy=None))
+    assert exceeded(unlabelled, parse_gates(["accuracy<0.9"])) == ["accuracy<0.9 (not measured)"]
+
+
 @pytest.mark.parametrize("text", ["beauty>1", "findings", "findings>", "findings>-1", "border_share=0.3"])
 def test_a_gate_that_does_not_parse_is_refused_with_the_names_that_are_known(text: str) -> None:
     with pytest.raises(SpecError, match=r"findings, doubtful, .*'findings>0'"):
