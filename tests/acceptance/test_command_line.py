@@ -117,14 +117,16 @@ def test_interrupted_it_gives_its_unit_back_and_says_how_to_go_on(tmp_path: Path
     process = subprocess.Popen(
         [ATTRIBATCH, *arguments], env=environment(home), start_new_session=True, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     with Pipeline.open(home) as pipeline:
-        while time.monotonic() < deadline:
+        while not any(pipeline.status(run.id).units[UnitState.LEASED] for run in pipeline.runs()):
+            assert time.monotonic() < deadline, "no unit was begun"
             time.sleep(0.3)
-            if any(pipeline.status(run.id).units[UnitState.LEASED] for run in pipeline.runs()):
-                break
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=40)
+    try:
+        _, said = process.communicate(timeout=100)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "the same command goes on" in said
     units = answer(home, "status", "latest")[0]["progress"]["units"]
