@@ -3,7 +3,7 @@
 | format | what is written | opened by |
 | --- | --- | --- |
 | parquet | a file: every column of the index, the run in the schema's metadata | pyarrow, duckdb, pandas, polars |
-| npz | a file: `maps`, `keys`, `labels`, `predicted`, `rows` | numpy |
+| npz | a file: `maps`, `keys`, `labels`, `predicted`, `rows`, `attribatch_run` | numpy |
 | png | a folder: an overlay for each image, and `index.csv` | anything |
 | virelay | a folder: a ViRelAy project with its HDF5 files | ViRelAy |
 | fiftyone | a folder: a FiftyOneDataset with heat maps | FiftyOne |
@@ -50,7 +50,8 @@ def export(material: Material, *, format_name: str, path: Path, overwrite: bool 
         overwrite: replace what an export wrote there before. Nothing else is ever replaced.
 
     Raises:
-        UsageError: there is no such format, a package for it is missing, or the target is there already.
+        UsageError: there is no such format, a package for it is missing, or the target is not to be
+            replaced or cannot be written.
         ObjectMissing: a map that the index names is gone.
     """
     if format_name not in FORMATS:
@@ -58,9 +59,14 @@ def export(material: Material, *, format_name: str, path: Path, overwrite: bool 
     is_folder, packages = FORMATS[format_name]
     for package in packages:
         _needed(package, format_name)
-    write: Callable[[Material, Path, Path], int] = import_module(f"pipeline.exporting.{format_name}").write
+    module = import_module(f"pipeline.exporting.{format_name}")
+    write: Callable[[Material, Path, Path], int] = module.write
     target = path.expanduser().absolute()
-    with (new_folder if is_folder else new_file)(target, overwrite=overwrite) as place:
+    with (
+        new_folder(target, overwrite=overwrite)
+        if is_folder
+        else new_file(target, overwrite=overwrite, is_export=module.is_export)
+    ) as place:
         images = write(material, place, target)
     return Exported(target, format_name, images, material.count() - images)
 

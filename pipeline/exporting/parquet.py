@@ -14,6 +14,15 @@ ROW_GROUP = 10_000
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
+def is_export(path: Path) -> bool:
+    """Whether `write` wrote the file."""
+    with path.open("rb") as file:
+        try:
+            return b"attribatch.id" in (pq.read_schema(file).metadata or {})
+        except (pa.ArrowException, OSError):  # OSError: it ends as Parquet does, and is none
+            return False
+
+
 def write(material: Material, place: Path, _target: Path) -> int:
     """Write all rows, failed ones too. Rows written.
 

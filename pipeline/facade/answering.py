@@ -219,10 +219,10 @@ class Answering(Opened):
             where: as for `find`.
             sort: as for `find`.
             limit: most images; all by default.
-            overwrite: replace an earlier export.
+            overwrite: replace an earlier export; nothing else is ever replaced.
 
         Raises:
-            UsageError: as `find`; a package is missing; the target is there already.
+            UsageError: as `find`; a package is missing; the target is not to be replaced or cannot be written.
             ObjectMissing: a map that the index names is gone.
 
         Example:

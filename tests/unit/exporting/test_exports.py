@@ -45,6 +45,7 @@ def test_npz_holds_maps_beside_keys_and_labels(opened: Pipeline, tmp_path: Path)
         assert arrays["keys"].tolist() == [row.key for row in rows]
         assert set(arrays["labels"]) == {"cat"}
         assert arrays["rows"].tolist() == [row.row for row in rows]
+        assert str(arrays["attribatch_run"]) == opened.get_run("grown").id
 
 
 def test_png_overlays_have_safe_names_and_a_table(opened: Pipeline, tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_fiftyone_folder_has_samples_with_heat_maps(opened: Pipeline, tmp_path: 
 
 def test_nothing_is_replaced_but_an_earlier_export_that_is_asked_for(opened: Pipeline, tmp_path: Path) -> None:
     path, folder = tmp_path / "index.parquet", tmp_path / "overlays"
-    for format_name, out in (("parquet", path), ("png", folder)):
+    for format_name, out in (("parquet", path), ("npz", tmp_path / "maps.npz"), ("png", folder)):
         opened.export("first", format=format_name, out=out, limit=2)
         with pytest.raises(UsageError, match="give --overwrite"):
             opened.export("first", format=format_name, out=out, limit=1)
