@@ -26,10 +26,14 @@ class Server:
     process: "subprocess.Popen[str]"
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
+def check_browser() -> None:
     if WANTED is None:
         pytest.skip("no Chromium on PATH: apt-get install chromium, or name one in ATTRIBATCH_CHROMIUM")
+
+
+@pytest.fixture(scope="module")  # not longer: its event loop runs in this thread, and other tests want one of theirs
+def chromium() -> Iterator[Browser]:
+    check_browser()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=WANTED, args=["--no-sandbox"])
         yield browser
@@ -37,7 +41,8 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Installation:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    check_browser()
     return install(tmp_path_factory.mktemp("site"))
 
 

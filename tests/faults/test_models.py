@@ -4,8 +4,16 @@ import pytest
 
 from db.queries import iter_units
 from db.records import UnitState
+from pipeline.engine import load_members
+from pipeline.spec import RunSpec
 from tests.faults.installation import UNITS, Place, finish
 from tests.faults.whole import whole
+
+
+@pytest.fixture(autouse=True)
+def _loaded(here: Place) -> None:
+    """They fall ill after they were loaded: loading them looks at their outputs."""
+    load_members(RunSpec.from_json(here.submit().spec), "cpu", here.pipeline.settings.allowed_modules)
 
 
 @pytest.mark.parametrize(
