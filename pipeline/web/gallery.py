@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, BeforeValidator, Field
 
 from db.filters import compile_where
+from db.pair_queries import done_by_key
 from db.records import ImageRow, ImageState, Run
 from pipeline.errors import UsageError
 from pipeline.pictures import COLOURS
@@ -148,9 +149,6 @@ def _quoted(text: str) -> str:
 
 
 def rows_of(here: Asked, run: Run, keys: Sequence[str]) -> list[ImageRow]:
-    """The rows of some keys, in their order; those that are not there are left out."""
-    if not keys:
-        return []
-    quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in keys)
-    found = {row.key: row for row in here.pipeline.find(run.id, where=f"key in ({quoted})", limit=len(keys)).rows}
+    """The rows of some keys, in their order; those without a map are left out."""
+    found = done_by_key(here.pipeline.database, run.id, keys)
     return [found[key] for key in keys if key in found]
