@@ -1,5 +1,6 @@
 """Answers that grow old: comparisons and audits of runs that have changed, and runs that cannot be compared."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from db.tables import images
 from pipeline import planning
 from pipeline.api import Pipeline
 from pipeline.web import comparing
+from pipeline.web.images import figures
 from tests.sites import Installation
 
 
@@ -79,3 +81,33 @@ def test_keys_of_any_length_are_paired(browser: TestClient, opened: Pipeline, in
                 for row in rows:
                     back = update(images).where(images.c.run_id == run.id, images.c.row == row.row)
                     connection.execute(back.values(key=row.key))
+
+
+@pytest.mark.parametrize(
+    ("images_seen", "failed", "said"),
+    [
+        (6, 1, "This audit saw 6 of the 13 images that are done now; audit again: <code>attribatch audit "),
+        (13, 2, "This audit saw 13 images with a map and 2 failed; now 13 are done and 1 failed; audit again: <code>"),
+        (13, 1, None),
+    ],
+)
+def test_an_audit_that_its_run_has_outgrown_says_so(
+    images_seen: int, failed: int, said: str | None, browser: TestClient, opened: Pipeline, installation: Installation
+) -> None:
+    run = installation.run.id
+    key, audit = planning.report_key(run, "audit-predicted.json"), opened.stored_audit(run)
+    assert audit is not None
+    opened.objects.put(key, json.dumps(audit | {"images": images_seen, "failed_images": failed}).encode())
+    try:
+        html = browser.get(f"/runs/{run}/audit").text
+        assert browser.get(f"/runs/{run}/audit.json").json()["stale"] is (said is not None)
+    finally:
+        opened.objects.put(key, json.dumps(audit).encode())
+    assert (said or "Shortcut found") in html
+    assert ("This audit saw" in html) is (said is not None)
+
+
+def test_one_member_alone_does_not_agree(opened: Pipeline, installation: Installation) -> None:
+    row = replace(opened.find(installation.run.id, where="not failed", limit=1).rows[0], member_disagreement=0.0)
+    assert dict(figures(row, 1))["Member disagreement"] == "–"
+    assert dict(figures(row, 2))["Member disagreement"] == "0.000"
