@@ -104,7 +104,7 @@ def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> Vi
         "by": by,
         "figures": figures,
         "findings": [each for each in found.get("findings", ()) if each["class"] == name],
-        "images": [public_row(row) for row in rows],
+        "images": [public_row(row, here.known) for row in rows],
     }
     more = {
         "stored": stored,

@@ -68,7 +68,7 @@ def measured(here: Asked, one: Run, other: Run, *, compute: bool) -> tuple[dict[
         try:
             found = here.pipeline.compare(one.id, other.id, limit=PAIRS).to_dict()
         except (Permanent, UsageError) as error:
-            return None, words.public(str(error))
+            return None, here.public(str(error), one, other)
     if found is not None:
         found.pop("spec", None)  # it names places on the machine: see `spec_differences`
     return found, None
