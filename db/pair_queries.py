@@ -4,7 +4,7 @@ Rows of one run are streamed in order, so that its shards are read one after the
 their keys. No order of keys is relied upon: PostgreSQL sorts them by its locale.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from sqlalchemy import Engine, exists, func, select
@@ -28,7 +28,7 @@ def iter_pairs(engine: Engine, run_id: str, other_id: str) -> Iterator[tuple[Ima
     """
     rows = iter_images(engine, run_id, ImageState.DONE)
     while batch := list(islice(rows, AT_ONCE)):
-        others = _by_key(engine, other_id, [row.key for row in batch])
+        others = done_by_key(engine, other_id, [row.key for row in batch])
         yield from ((row, others[row.key]) for row in batch if row.key in others)
 
 
@@ -43,7 +43,8 @@ def count_unmatched(engine: Engine, run_id: str, other_id: str) -> int:
         return int(connection.execute(query).scalar_one())
 
 
-def _by_key(engine: Engine, run_id: str, keys: list[str]) -> dict[str, ImageRow]:
+def done_by_key(engine: Engine, run_id: str, keys: Sequence[str]) -> dict[str, ImageRow]:
+    """Rows of a run that have one of these keys and a map: at most `AT_ONCE` keys, of any length; the first of each."""
     wanted = select(*_IMAGE).where(images.c.run_id == run_id, images.c.key.in_(keys), _DONE)
     found: dict[str, ImageRow] = {}
     with reading(engine) as connection:

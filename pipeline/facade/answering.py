@@ -3,11 +3,12 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from db import queries
-from db.records import Drift, Entry, ImageRow, ImageState
+from db.records import Drift, Entry, ImageRow, ImageState, Run
 from pipeline import planning
 from pipeline.datasets import Source, is_unchanged
 from pipeline.errors import ObjectMissing, UsageError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pipeline.audits import Audit
     from pipeline.audits.comparison import Comparison
     from pipeline.exporting import Exported
+
+PAIRS = 24  # images that a stored comparison lists at least: what the page shows
 
 
 class Answering(Opened):
@@ -175,7 +178,8 @@ class Answering(Opened):
     def compare(self, a: str, b: str, *, by: str = "predicted", limit: int = 20) -> "Comparison":
         """What differs between two runs, and how far the maps of the images that both have moved.
 
-        It is also stored, for the web page, as `runs/<A>/reports/compare-<B>-<by>.json`.
+        Where both runs are over it is also stored, for the web page, as `runs/<A>/reports/compare-<B>-<by>.json`, with
+        the images that each had done, `done_a` and `done_b`, and at least `PAIRS` of those that moved most.
 
         Args:
             a: the run that is compared with.
@@ -189,15 +193,24 @@ class Answering(Opened):
         """
         from pipeline.comparing import compare
 
-        classes = _by(by)
-        found = compare(self.database, self.objects, self.get_run(a), self.get_run(b), by=classes, limit=limit)
-        key = planning.report_key(found.run_a, f"compare-{found.run_b}-{by}.json")
-        self.objects.put(key, json.dumps(found.to_dict()).encode())
-        return found
+        classes, one, other = _by(by), self.get_run(a), self.get_run(b)
+        before = self.status(one.id), self.status(other.id)
+        found = compare(self.database, self.objects, one, other, by=classes, limit=max(limit, PAIRS))
+        if all(each.over for each in before) and self._done(one, other) == tuple(each.images_done for each in before):
+            data = found.to_dict() | {"done_a": before[0].images_done, "done_b": before[1].images_done}
+            self.objects.put(planning.report_key(one.id, f"compare-{other.id}-{by}.json"), json.dumps(data).encode())
+        return replace(found, changed=found.changed[:limit])
 
     def stored_comparison(self, a: str, b: str, by: str = "predicted") -> dict[str, Any] | None:
-        """What `compare` found of two runs last, the keys of `Comparison.to_dict`; None where it was never asked."""
-        return self._stored_report(a, f"compare-{self.get_run(b).id}-{_by(by)}.json")
+        """What `compare` found of two runs last, the keys of `Comparison.to_dict`, `done_a` and `done_b`.
+
+        None where it was never asked, or where one of the runs has more or fewer images done by now.
+        """
+        one, other = self.get_run(a), self.get_run(b)
+        found = self._stored_report(one.id, f"compare-{other.id}-{_by(by)}.json")
+        if found is None or (found.get("done_a"), found.get("done_b")) != self._done(one, other):
+            return None
+        return found
 
     def export(
         self,
@@ -290,6 +303,9 @@ class Answering(Opened):
         and `.npz`.
         """
         return self._stored_report(ref, f"audit-{_by(by)}.json")
+
+    def _done(self, *runs: Run) -> tuple[int, ...]:
+        return tuple(self.status(run.id).images_done for run in runs)
 
     def _stored_report(self, ref: str, name: str) -> dict[str, Any] | None:
         try:

@@ -7,16 +7,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import datetime
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
 
-from pipeline.web import plots, words
+from db.records import ImageRow, Run, Schedule
+from pipeline.errors import AttribatchError
+from pipeline.web import places, plots, words
 
 if TYPE_CHECKING:
     from pipeline.api import Pipeline
@@ -65,6 +68,24 @@ class Asked:
         """The API."""
         return self.site.pipeline
 
+    @cached_property
+    def known(self) -> list[str]:
+        """Paths that a message may name: of the installation, and of the run or the schedule in the address."""
+        found, named = places.of_settings(self.pipeline.settings), self.request.path_params
+        try:
+            if "run" in named:
+                found += places.of_record(self.pipeline.get_run(named["run"]))
+            elif "name" in named:
+                schedules = self.pipeline.schedules.listed()
+                found += [path for each in schedules if each.name == named["name"] for path in places.of_record(each)]
+        except AttribatchError:  # there is none, or the database is away
+            pass
+        return found
+
+    def public(self, text: str, *records: Run | Schedule) -> str:
+        """A message without the machine's paths; `records` are those that it may speak of beside the address's."""
+        return places.public(text, [*self.known, *(path for each in records for path in places.of_record(each))])
+
     def answer(self, view: View, form: str) -> Response:
         """The view in a form: json, csv or html."""
         headers = {} if view.next is None else {"Link": f'<{self.request.url.path}?{view.next}>; rel="next"'}
@@ -80,6 +101,7 @@ class Asked:
         """A template with these values and what every page knows."""
         site = self.site
         common = {
+            "known": self.known,
             "here_path": self.request.url.path,
             "here_query": self.request.url.query,
             "form_token": site.guard.form_token,
@@ -142,11 +164,22 @@ def make_templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("visible", "percent", "number", "duration", "public", "finding", "base_name"):
+    for name in ("visible", "percent", "number", "duration"):
         found.filters[name] = getattr(words, name)
     found.filters |= {"whole": lambda value: f"{value:,}", "moment": _moment, "query": with_query}
+    found.filters |= {"public": _public, "finding": _finding, "base_name": places.base_name}
     found.globals |= {"plots": plots, "words": words, "static_key": _static_key()}
     return found
+
+
+@pass_context
+def _public(context: Context, text: str) -> str:
+    return places.public(text, context["known"])
+
+
+@pass_context
+def _finding(context: Context, row: ImageRow) -> str:
+    return words.finding(row, context["known"])
 
 
 def _static_key() -> str:

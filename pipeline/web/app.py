@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from pipeline.errors import AttribatchError, NotFound, Permanent, Retryable, UsageError
-from pipeline.web import audits, comparing, drawing, gallery, images, runs, schedules, words
+from pipeline.web import audits, comparing, drawing, gallery, images, runs, schedules
 from pipeline.web.answers import Asked, Here, Site, View, make_templates
 from pipeline.web.safety import COOKIE, Guard, Safety, local_path
 from pipeline.web.turns import Turns
@@ -99,7 +99,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(AttribatchError)
     def said(request: Request, error: Exception) -> Response:
         code = next((code for kind, code in CODES if isinstance(error, kind)), 500)
-        return _error(request, code, words.public(str(error)))
+        return _error(request, code, Asked(request.app.state.site, request).public(str(error)))
 
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: Exception) -> Response:

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from PIL import Image
 
 from db.distributions import histograms
-from db.records import ImageRow, Run
+from db.records import ImageRow, Progress, Run
 from pipeline import pictures, planning
 from pipeline.errors import NotFound, ObjectMissing
 from pipeline.spec import RunSpec
@@ -52,15 +52,18 @@ def audit(here: Here, run: str, by: By = "predicted") -> View:
     """The last audit of a run. The CSV twin is the table of classes."""
     stored = here.pipeline.get_run(run)
     found = here.pipeline.stored_audit(stored.id, by)
+    note = None if found is None else outgrown(found, here.pipeline.status(stored.id))
     data = {
         "run": stored.id,
         "by": by,
         "audit": found,
+        "stale": None if found is None else note is not None,
         "evaluation": here.pipeline.evaluation(stored.id),
         "distributions": histograms(here.pipeline.database, stored.id, stored.image_count, list(DISTRIBUTIONS)),
     }
     more = {
         "stored": stored,
+        "note": note,
         "names": DISTRIBUTIONS,
         "verdicts": VERDICTS,
         "findings": [_shown(here, stored, finding) for finding in (found or {}).get("findings", ())],
@@ -71,6 +74,17 @@ def audit(here: Here, run: str, by: By = "predicted") -> View:
         "class_page": lambda name: class_address(stored, name, by),
     }
     return View("audit.html", data, more, rows=(found or {}).get("classes", []))
+
+
+def outgrown(audit: dict[str, Any], now: Progress) -> str | None:
+    """What an audit did not see of its run as it is now; None where it saw all."""
+    seen, failed = audit["images"], audit["failed_images"]
+    if (seen, failed) == (now.images_done, now.images_failed):
+        return None
+    if seen < now.images_done:
+        return f"This audit saw {seen:,} of the {words.plural(now.images_done, 'image')} that are done now"
+    then = f"{words.plural(seen, 'image')} with a map and {failed:,} failed"
+    return f"This audit saw {then}; now {now.images_done:,} are done and {now.images_failed:,} failed"
 
 
 @twins(router, "/runs/{run}/class")
@@ -90,7 +104,7 @@ def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> Vi
         "by": by,
         "figures": figures,
         "findings": [each for each in found.get("findings", ()) if each["class"] == name],
-        "images": [public_row(row) for row in rows],
+        "images": [public_row(row, here.known) for row in rows],
     }
     more = {
         "stored": stored,

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 
 from db.records import ImageRow, Run
 from pipeline.errors import Permanent, UsageError
+from pipeline.facade.answering import PAIRS
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, words
 from pipeline.web.answers import Asked, Here, View, twins, with_query
@@ -13,7 +14,6 @@ from pipeline.web.gallery import is_small, rows_of
 
 AT_ONCE = 2000  # images of runs that are compared while somebody waits
 CHOICES = 200
-PAIRS = 24
 Ref = Annotated[str, Query(max_length=200, description="id, prefix of an id, name, or latest")]
 
 router = APIRouter()
@@ -33,9 +33,9 @@ def compare(
         return View("compare.html", {"a": a or None, "b": b or None, "comparison": None}, {"runs": runs, "pairs": None})
     one, other = here.pipeline.get_run(a), here.pipeline.get_run(b)
     few = min(one.image_count, other.image_count) <= AT_ONCE
-    comparison = here.pipeline.stored_comparison(one.id, other.id)
-    if comparison is None and (few or measure):
-        comparison = measured(here, one, other)
+    # No other site makes a browser compare a million maps.
+    measure = measure and here.request.headers.get("sec-fetch-site") != "cross-site"
+    comparison, reason = measured(here, one, other, compute=few or measure)
     pairs, following = paired(here, one, other, comparison, after or None)
     next_query = with_query({"a": one.id, "b": other.id, "after": following}) if following else None
     listed = [_plain_pair(pair) for pair in pairs]
@@ -44,6 +44,7 @@ def compare(
         "b": other.id,
         "spec": spec_differences(one, other),
         "comparison": comparison,
+        "reason": reason,
         "images": listed,
         "next": following,
     }
@@ -60,14 +61,17 @@ def compare(
     return View("compare.html", data, more, rows=listed, next=next_query)
 
 
-def measured(here: Asked, one: Run, other: Run) -> dict[str, Any] | None:
-    """What `Pipeline.compare` says of two runs; None where maps of one are gone or not yet there."""
-    try:
-        found = here.pipeline.compare(one.id, other.id).to_dict()
-    except (Permanent, UsageError):
-        return None
-    del found["spec"]  # it names places on the machine: see `spec_differences`
-    return found
+def measured(here: Asked, one: Run, other: Run, *, compute: bool) -> tuple[dict[str, Any] | None, str | None]:
+    """What `Pipeline.compare` says of two runs, as it is stored or computed now, or why it says nothing."""
+    found = here.pipeline.stored_comparison(one.id, other.id)
+    if found is None and compute:
+        try:
+            found = here.pipeline.compare(one.id, other.id, limit=PAIRS).to_dict()
+        except (Permanent, UsageError) as error:
+            return None, here.public(str(error), one, other)
+    if found is not None:
+        found.pop("spec", None)  # it names places on the machine: see `spec_differences`
+    return found, None
 
 
 def spec_differences(one: Run, other: Run) -> list[dict[str, str]]:

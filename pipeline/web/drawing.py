@@ -96,9 +96,9 @@ def picture(
     try:
         drawn = pictures.shrink(_draw(here, found, kind, colours), size)
     except (UnreadableImage, ObjectMissing, UsageError) as error:
-        return _placeholder(words.public(str(error)), 404)
+        return _placeholder(here.public(str(error)), 404)
     except Retryable as error:
-        return _placeholder(words.public(str(error)), 503)
+        return _placeholder(here.public(str(error)), 503)
     return Response(pictures.png_bytes(drawn), 200, headers, "image/png")
 
 

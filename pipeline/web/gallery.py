@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, BeforeValidator, Field
 
 from db.filters import compile_where
+from db.pair_queries import done_by_key
 from db.records import ImageRow, ImageState, Run
 from pipeline.errors import UsageError
 from pipeline.pictures import COLOURS
 from pipeline.spec import RunSpec
-from pipeline.web import drawing, words
+from pipeline.web import drawing, places, words
 from pipeline.web.answers import Asked, Here, View, twins, with_query
 
 PAGE = 60
@@ -98,7 +99,7 @@ def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
         rows, following = page.rows, page.next
     except UsageError as error:
         problem = str(error)
-    listed = [public_row(row) for row in rows]
+    listed = [public_row(row, here.known) for row in rows]
     pairs = wanted.pairs()
     data = {"run": stored.id, "where": wanted.condition, "sort": wanted.sort or None, "images": listed}
     data |= {"next": following, "error": problem}
@@ -107,7 +108,7 @@ def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
         "stored": stored,
         "wanted": wanted,
         "pairs": pairs,
-        "tiles": [tile(stored, row, wanted) for row in rows],
+        "tiles": [tile(stored, row, wanted, here.known) for row in rows],
         "next_query": next_query,
         "choices": {"sorts": SORTS, "only": ONLY, "figures": FIGURES, "modes": list(drawing.MODES), "colours": COLOURS},
         "pixelated": is_small(stored),
@@ -117,14 +118,14 @@ def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
     return View("gallery.html", data, more, listed, next_query, 200 if problem is None else 400)
 
 
-def public_row(row: ImageRow) -> dict[str, Any]:
-    """A row as plain values, without the machine's paths."""
+def public_row(row: ImageRow, known: Sequence[str] = ()) -> dict[str, Any]:
+    """A row as plain values, without the machine's paths; `known` as for `places.public`."""
     found = asdict(row)
-    found["error"] = None if row.error is None else words.public(row.error)
+    found["error"] = None if row.error is None else places.public(row.error, known)
     return found
 
 
-def tile(run: Run, row: ImageRow, wanted: Wanted) -> dict[str, Any]:
+def tile(run: Run, row: ImageRow, wanted: Wanted, known: Sequence[str] = ()) -> dict[str, Any]:
     """What the grid shows of one image."""
     done = row.state is ImageState.DONE
     kinds = drawing.MODES[wanted.mode] if done else ("image",)
@@ -132,7 +133,7 @@ def tile(run: Run, row: ImageRow, wanted: Wanted) -> dict[str, Any]:
         "row": row,
         "href": f"/runs/{run.id}/images/{row.row}",
         "layers": [drawing.address(run, row, kind, colours=wanted.colours) for kind in kinds],
-        "alt": words.finding(row),
+        "alt": words.finding(row, known),
         "wrong": done and row.label is not None and row.label != row.predicted,
     }
 
@@ -148,9 +149,6 @@ def _quoted(text: str) -> str:
 
 
 def rows_of(here: Asked, run: Run, keys: Sequence[str]) -> list[ImageRow]:
-    """The rows of some keys, in their order; those that are not there are left out."""
-    if not keys:
-        return []
-    quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in keys)
-    found = {row.key: row for row in here.pipeline.find(run.id, where=f"key in ({quoted})", limit=len(keys)).rows}
+    """The rows of some keys, in their order; those without a map are left out."""
+    found = done_by_key(here.pipeline.database, run.id, keys)
     return [found[key] for key in keys if key in found]

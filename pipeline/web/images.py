@@ -1,6 +1,7 @@
 """One image: everything that is stored about it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -41,7 +42,7 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
     like = neighbours(here, stored, found)
     data: dict[str, Any] = {
         "run": stored.id,
-        "image": public_row(found),
+        "image": public_row(found, here.known),
         "path": material.curve_of(here.pipeline, found) if done else None,
         "words": {
             "completeness": words.gap_in_words(found.completeness_gap),
@@ -57,11 +58,11 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
         "stored": stored,
         "curve": curve,
         "found": found,
-        "figures": figures(found),
+        "figures": figures(found, len(spec.models)),
         "panels": panels(stored, found, spread=len(spec.models) > 1) if done else [],
         "alone": drawing.address(stored, found, "image", size=drawing.LARGE),
         "layer": drawing.address(stored, found, "layer", size=drawing.LARGE),
-        "alt": words.finding(found),
+        "alt": words.finding(found, here.known),
         "pixelated": is_small(stored),
         "output": spec.output.replace("_", " "),
         "before": beside(here, stored, f"row < {found.row}", "-row"),
@@ -69,7 +70,7 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
         "like": [(each, drawing.address(stored, each, "layer")) for each in like],
         "address": drawing.address,
     }
-    return View("image.html", data, more, rows=[public_row(found)])
+    return View("image.html", data, more, rows=[data["image"]])
 
 
 def beside(here: Asked, run: Run, where: str, sort: str) -> ImageRow | None:
@@ -93,8 +94,10 @@ def panels(run: Run, row: ImageRow, *, spread: bool) -> list[dict[str, str]]:
     ]
 
 
-def figures(row: ImageRow) -> list[tuple[str, str]]:
-    """Name and value of everything that was measured."""
+def figures(row: ImageRow, members: int) -> list[tuple[str, str]]:
+    """Name and value of everything that was measured; one member alone neither agrees nor disagrees."""
+    if members == 1:
+        row = replace(row, member_disagreement=None)
     return [(name, _written(row, column, how)) for name, (column, how) in COLUMNS.items()]
 
 

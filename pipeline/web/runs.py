@@ -121,7 +121,7 @@ def record(here: Asked, run: Run) -> dict[str, Any]:
         "units_done": progress.units[UnitState.DONE],
         "units_failed": progress.units[UnitState.FAILED],
         "attempts": progress.attempts,
-        "errors": [words.public(error) for error in progress.errors],
+        "errors": [here.public(error, run) for error in progress.errors],
         "images_per_second": rate,
         "seconds_left": (progress.images_total - seen) / rate if rate else None,
         "seconds": speed.seconds if progress.over else None,
@@ -151,7 +151,7 @@ def failures(here: Asked, run: Run) -> list[dict[str, Any]]:
     if not here.pipeline.status(run.id).images_failed:
         return []
     rows = here.pipeline.find(run.id, where="failed", limit=FAILURES).rows
-    reasons = [words.public((row.error or "").removeprefix(f"{row.key}: ")) for row in rows]
+    reasons = [here.public((row.error or "").removeprefix(f"{row.key}: ")) for row in rows]
     return [
         {
             "reason": reason,

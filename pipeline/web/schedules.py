@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Path
 from fastapi.responses import RedirectResponse, Response
 
-from db.records import ClassDrift, Occasion, Schedule
+from db.records import ClassDrift, Occasion, Run, Schedule
 from pipeline.errors import NotFound, UsageError
 from pipeline.requesting import repeat
 from pipeline.schedules import Gate
-from pipeline.web import plots, words
+from pipeline.web import places, plots, words
 from pipeline.web.answers import Asked, Here, View, twins
 from pipeline.web.runs import WRITES
 
@@ -38,13 +38,13 @@ def schedule(here: Here, name: Name) -> View:
     if found is None:
         raise NotFound(f"there is no schedule {words.visible(name)!r}")
     turns = here.pipeline.schedules.history(name, limit=TURNS)
-    history = [_turn(turn) for turn in turns]
+    history = [_turn(here, turn) for turn in turns]
     moved = [(turn.due_at, turn.drift) for turn in reversed(turns) if turn.drift is not None]
     data = {"schedule": _record(here, found), "history": history}
     more = {
         "curve": plots.drift(moved, _level(found)) if moved else None,
         "classes": most_moved(here, turns),
-        "said": words.public(here.site.turns.said(name) or ""),
+        "said": here.public(here.site.turns.said(name) or ""),
         "live_run": next((turn.run_id for turn in turns if turn.ended_at is None and turn.run_id), None),
         "live": here.site.turns.is_running(name),
     }
@@ -62,13 +62,15 @@ def add(
 ) -> Response:
     """Repeat a run by the clock. Its models are loaded and its images listed once now."""
     typed = {"run": run, "name": name, "cron": cron, "timezone": timezone, "fail_on": fail_on}
+    spoken_of: list[Run] = []
     try:
-        request = repeat(here.pipeline.get_run(run))
+        spoken_of.append(here.pipeline.get_run(run))
+        request = repeat(spoken_of[0])
         here.pipeline.schedules.add(
             name, request, cron=cron, timezone=timezone or "UTC", fail_on=fail_on.strip() or None
         )
     except UsageError as error:
-        return here.answer(_listed(here, typed, words.public(str(error))), "html")
+        return here.answer(_listed(here, typed, here.public(str(error), *spoken_of)), "html")
     except ImportError:  # the image of the page alone
         reason = "torch is not installed here, so the models cannot be tried: use attribatch schedule add on a worker"
         return here.answer(_listed(here, typed, reason), "html")
@@ -111,7 +113,7 @@ def _record(here: Asked, found: Schedule) -> dict[str, Any]:
         "paused": found.paused,
         "next_due": found.next_due,
         "fail_on": found.fail_on,
-        "source": words.base_name(request["source"]),
+        "source": places.base_name(request["source"]),
         "models": [words.model_name(model["source"]) for model in request["models"]],
         "last_state": None if last is None else str(last.state),
         "last_drift": None if last is None else last.drift,
@@ -119,10 +121,10 @@ def _record(here: Asked, found: Schedule) -> dict[str, Any]:
     }
 
 
-def _turn(turn: Occasion) -> dict[str, Any]:
+def _turn(here: Asked, turn: Occasion) -> dict[str, Any]:
     found = asdict(turn)
     del found["token"], found["schedule_id"]
-    found["error"] = None if turn.error is None else words.public(turn.error)
+    found["error"] = None if turn.error is None else here.public(turn.error)
     return found
 
 

@@ -1,32 +1,18 @@
-"""Figures in words, and what may be said of a machine: names of files, never where they lie."""
+"""Figures, runs and images in words."""
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 from db.records import ImageRow, ImageState, Run
 from pipeline.spec import RunSpec
-
-# An absolute path of a machine, POSIX or Windows: not what follows a scheme as s3://, and not a fraction as 3/4.
-_PATH = re.compile(r"(?<![\w/:.~-])(?:file://)?(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>|:;,()\[\]{}]+)+[/\\]?")
-_GONE = "this file"
+from pipeline.web.places import base_name, public
 
 
 def visible(text: object) -> str:
     """Control characters, and those that turn the direction of writing, as escapes: names come from outside."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
-
-
-def base_name(location: str) -> str:
-    """The last component of a path; an address in a bucket as it is."""
-    return location if "://" in location else re.split(r"[/\\]", location.rstrip("/\\"))[-1]
-
-
-def public(text: str) -> str:
-    """A message without the machine's paths: each becomes its last component."""
-    return _PATH.sub(lambda match: base_name(match.group()) or _GONE, text)
 
 
 def public_source(run: Run) -> dict[str, str]:
@@ -82,11 +68,11 @@ def paths_per_image(spec: RunSpec) -> int:
     return len(spec.models) * sum(baseline.n for baseline in spec.baselines)
 
 
-def finding(row: ImageRow) -> str:
-    """One image in one sentence: what an alternative text says."""
+def finding(row: ImageRow, known: Sequence[str] = ()) -> str:
+    """One image in one sentence: what an alternative text says. `known` as for `places.public`."""
     key = visible(row.key)
     if row.state is ImageState.FAILED:
-        return f"{key}: failed, {public(row.error or 'no reason is recorded')}"
+        return f"{key}: failed, {public(row.error or 'no reason is recorded', known)}"
     label = "" if row.label is None else f" (label {visible(row.label)})"
     sure = "" if row.probability is None else f", {number(row.probability)}"
     border = "" if row.border_share is None else f"; {percent(row.border_share)} of the evidence on the border"

@@ -23,7 +23,7 @@ from pipeline.cli import app
 from pipeline.engine import Workshop
 from pipeline.errors import UsageError
 from pipeline.models import ModelRequest
-from pipeline.work import work
+from pipeline.work import begin, work
 from tests.unit.db.builders import make_row, make_run
 
 
@@ -59,7 +59,7 @@ def test_one_baseline_against_many_and_one_model_against_the_ensemble(
     assert found.cosine.median == pytest.approx(np.quantile(full.cosine, 0.5, method="inverted_cdf"), abs=1e-4)
     assert found.cosine.median < 0.99
     stored = json.loads(pipeline.objects.get(f"runs/{one.id}/reports/compare-{many.id}-predicted.json"))
-    assert stored == json.loads(json.dumps(found.to_dict()))
+    assert stored == json.loads(json.dumps(found.to_dict())) | {"done_a": 18, "done_b": 18}
     assert set(stored["classes"][0]) == {"class", "images", "drift", "ndcg", "cosine"}
 
     alone = pipeline.compare("single", "one", by="label", limit=2)
@@ -67,9 +67,33 @@ def test_one_baseline_against_many_and_one_model_against_the_ensemble(
     assert fields_of(alone)["models"][1].startswith("2: tiny.py:make (weights ")
     assert alone.run_a == single.id
     assert len(alone.changed) == 2
+    kept = pipeline.stored_comparison("single", "one", by="label")
+    assert kept is not None
+    assert len(kept["changed"]) == 18, "what somebody lists does not decide what the page shows"
     flips = [a.predicted != b.predicted for a, b in iter_pairs(pipeline.database, single.id, one.id)]
     assert alone.flips == sum(flips)
     assert {c.class_name: c.images for c in alone.classes} == {"cat": 6, "dog": 6, "eel": 6}
+
+
+def test_what_is_compared_before_the_end_is_not_kept(
+    pipeline: Pipeline, shop: Workshop, request_: RunRequest, one: Run
+) -> None:
+    waiting = pipeline.submit(replace(request_, baselines=("white",), unit_size=6, name="waiting"))
+    unit = shop.ledger.claim("by hand", run_id=waiting.id)
+    assert unit is not None
+    begin(shop, unit)
+    shop.finish()
+    assert not pipeline.status(waiting.id).over
+    assert 0 < pipeline.compare("one", "waiting").shared_images < 18
+    assert pipeline.stored_comparison("one", "waiting") is None
+    work(shop, waiting.id)
+    assert pipeline.compare("one", "waiting").shared_images == 18
+    kept = pipeline.stored_comparison("one", "waiting")
+    assert kept is not None
+    assert (kept["done_a"], kept["done_b"]) == (18, 18)
+    key = f"runs/{one.id}/reports/compare-{waiting.id}-predicted.json"
+    pipeline.objects.put(key, json.dumps(kept | {"done_b": 17}).encode())
+    assert pipeline.stored_comparison("one", "waiting") is None, "the run has changed since"
 
 
 def test_a_run_is_like_itself(pipeline: Pipeline, one: Run) -> None:

@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 from pipeline.api import Pipeline
 from pipeline.errors import UsageError
 from pipeline.web.app import create_app
+from pipeline.web.places import of_record, of_settings, public
 from pipeline.web.safety import COOKIE, Guard, local_path
 from pipeline.web.serving import Place, served
-from pipeline.web.words import public
 from tests.sites import Installation
 from tests.unit.web.conftest import BASE, HTML
 
@@ -147,10 +147,39 @@ def test_after_the_login_nobody_is_led_elsewhere(asked: str, led: str) -> None:
         ("C:\\data\\a.png is gone", "a.png is gone"),
         ("s3://bucket/some/prefix and 3/4 of cat/0.png", "s3://bucket/some/prefix and 3/4 of cat/0.png"),
         ("predicted != label", "predicted != label"),
+        ("file:///srv/a/x.png is gone", "x.png is gone"),
+        ("//srv/share/f and \\\\srv\\share\\g", "f and g"),
+        ("sqlite:////home/ann/index.db is locked", "index.db is locked"),
+        ("error:/a/b/c, s3://b/c/d, ~ann/x and ~/y, about ~3/4", "error:c, s3://b/c/d, x and y, about ~3/4"),
+        ("[Errno 2] No such file: '/srv/my data (1)/x, y.png'", "[Errno 2] No such file: 'x, y.png'"),
+        ("/srv/imgs does not exist; did you mean /srv/my images?", "imgs does not exist"),
+        ("no column 'a'; did you mean 'b'?", "no column 'a'; did you mean 'b'?"),
+        ("postgresql://ann:secret@db/x is away", "postgresql://db/x is away"),
     ],
 )
 def test_messages_name_files_but_not_where_they_lie(said: str, shown: str) -> None:
     assert public(said) == shown
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("/srv/my data (1)/scans, old does not exist", "scans, old does not exist"),
+        ("no image in /srv/my data (1)/scans, old/cat/0.png here", "no image in 0.png here"),
+        ("/srv/my data (1)/net.py:make and file:///srv/my%20data%20%281%29/x", "net.py:make and x"),
+        ("/srv/my data (1)/weights of ann.pt: digest differs", "weights of ann.pt: digest differs"),
+        ("/srv/my data (1) is away, /srv/else/x too", "my data (1) is away, x too"),
+    ],
+)
+def test_known_folders_with_odd_names_are_no_exception(said: str, shown: str) -> None:
+    place = "/srv/my data (1)"
+    assert public(said, [f"{place}/scans, old", f"{place}/net.py:make", f"{place}/weights of ann.pt"]) == shown
+
+
+def test_places_of_an_installation_and_of_its_runs_are_known(opened: Pipeline, installation: Installation) -> None:
+    found = of_settings(opened.settings) + of_record(installation.run)
+    assert {str(installation.home), str(installation.home / "objects"), str(installation.home / "index.db")} <= {*found}
+    assert {str(installation.images), str(installation.root / "member-0.safetensors")} <= {*found}
 
 
 def test_a_run_of_another_machines_paths_shows_none_of_them(opened: Pipeline, installation: Installation) -> None:

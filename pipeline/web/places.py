@@ -1,0 +1,78 @@
+"""Where things lie on a machine, and messages without it."""
+
+import json
+import re
+from collections.abc import Iterable
+from urllib.parse import unquote, urlsplit
+
+from db.records import Run, Schedule
+from pipeline.settings import Settings
+
+_NAME = r"[^\s/\\'\"<>|:;,()\[\]{}]+"
+# An absolute path, POSIX or Windows, or of a share: not what follows a scheme as s3://, and not a fraction as 3/4.
+_PATH = re.compile(
+    rf"(?:(?<!\w)(?:file|sqlite(?:\+\w+)?)://[^\s/]*(?=/)|(?<![\w/\\:.~-])|(?<=\w:)(?![/\\]{{2}}))"
+    rf"(?:~(?:[A-Za-z_][\w.-]*)?|[A-Za-z]:)?(?:[/\\]+{_NAME})+[/\\]?"
+)
+_QUOTED = re.compile(r"(?<![\w'\"])(['\"])((?:[/~]|[A-Za-z]:[/\\]|\\\\)[^'\"\n]+)\1")
+_HINT = re.compile(r"; did you mean (?!['\"]).*\?")  # a sibling that is there
+_LOGIN = re.compile(r"(?<=://)[^\s/@]+@")
+_GONE = "this file"
+
+
+def base_name(location: str) -> str:
+    """The last component of a path; an address in a bucket as it is."""
+    local = re.match(r"(?:file|sqlite(?:\+\w+)?)://", location)
+    return location if "://" in location and not local else re.split(r"[/\\]", location.rstrip("/\\"))[-1]
+
+
+def public(text: str, known: Iterable[str] = ()) -> str:
+    """A message without the machine's paths: each becomes its last component.
+
+    Args:
+        text: the message.
+        known: paths that it may name. Those whose folders hold a space, a bracket or a comma are told by this alone
+            from the words around them.
+    """
+    text = _LOGIN.sub("", _HINT.sub("", text))
+    odd = {folder for path in known for folder in _folders(path) if not _PATH.fullmatch(folder)}
+    for folder in sorted(odd, key=len, reverse=True):
+        found = rf"(?<![\w.~-]){re.escape(folder)}"
+        text = re.sub(rf"{found}(?=[/\\])", "/_", text)  # what is in it: a path without its odd names
+        text = re.sub(rf"{found}(?![\w.-])", base_name(folder).replace("\\", r"\\"), text)
+    text = _QUOTED.sub(lambda match: f"{match[1]}{_named(match[2])}{match[1]}", text)
+    return _PATH.sub(lambda match: _named(match.group()), text)
+
+
+def of_settings(settings: Settings) -> list[str]:
+    """Paths of an installation: its home, its objects and its database where they are local."""
+    urls = settings.objects_url, settings.database_url
+    local = [urlsplit(url).path for url in urls if url.startswith(("file:", "sqlite"))]
+    paths = [re.sub("^/+", "/", path) for path in local]
+    return [str(settings.home), *paths, *map(unquote, paths)]
+
+
+def of_record(record: Run | Schedule) -> list[str]:
+    """Paths of a run or of a schedule's request: the images, the code of models, weights."""
+    if isinstance(record, Run):
+        source, models = json.loads(record.source)["location"], json.loads(record.spec)["models"]
+    else:
+        request = json.loads(record.request)
+        source, models = request["source"], request["models"]
+    found = [source, *(model["source"] for model in models), *(model.get("weights") for model in models)]
+    return [path for path in found if path]
+
+
+def _folders(path: str) -> list[str]:
+    """A path, without the name of a factory, and its parents."""
+    if "://" in path:
+        return []
+    path = re.sub(r"(?<=\.py):[^/\\]*$", "", path).rstrip("/\\")
+    if not re.match(r"[/\\~]|[A-Za-z]:[/\\]", path):
+        return []
+    ends = [match.start() for match in re.finditer(r"[/\\]", path)]
+    return [path, *(path[:end] for end in ends if len(path[:end]) > 2)]
+
+
+def _named(path: str) -> str:
+    return base_name(path) or _GONE
