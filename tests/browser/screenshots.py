@@ -60,7 +60,9 @@ def _look(url: str, first: str, second: str, report: Path) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         for name, path in pages.items():
             page.set_viewport_size({"width": WIDTH, "height": 1160 if name == "compare" else HEIGHT})
-            page.goto(url + path, wait_until="networkidle")
+            answer = page.goto(url + path, wait_until="networkidle")
+            assert answer is not None
+            assert answer.ok, f"{path}: {page.inner_text('main')}"
             _take(page, DOCS / f"web-{name}.png")
         page.set_viewport_size({"width": 900, "height": HEIGHT})
         page.goto(report.as_uri())
