@@ -264,7 +264,7 @@ def test_every_production_command_of_the_readme_runs(
             process.terminate()
         codes = [process.wait(60) for process in background]
     assert (ran, codes) == (5, [0, 0])
-    assert production.status("latest").images_done == 6
+    assert production.status("latest").images_done == 12
     assert production.get_run("latest").priority == 5
 
 
