@@ -195,4 +195,6 @@ class LocalWorkers:
     def _start(self) -> subprocess.Popen[bytes]:
         # A group of its own: Ctrl-C reaches this process alone, which then asks the workers to stop. What a model
         # prints goes to stderr: stdout is for --json.
-        return subprocess.Popen(self._command, env=self._environment, process_group=0, stdout=sys.stderr)  # noqa: S603 - ours
+        return subprocess.Popen(  # noqa: S603 - this program's own module, no shell
+            self._command, env=self._environment, process_group=0, stdout=sys.stderr
+        )

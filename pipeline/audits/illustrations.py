@@ -12,7 +12,7 @@ from pipeline import pictures
 from pipeline.audits.colours import shift
 from pipeline.audits.interventions import paste, read_available
 from pipeline.audits.material import Floats, Material
-from pipeline.audits.results import Audit, ClassFigures, Cluster, Finding
+from pipeline.audits.results import Audit, ClassFigures, ClassMaps, Cluster, Finding
 
 THUMBNAILS = 3  # images of a cluster
 MOST_THUMBNAILS = 90  # on the page
@@ -93,13 +93,12 @@ def class_pages(audit: Audit, material: Material, classes: Sequence[ClassFigures
             clusters.append(_show_cluster(cluster, audit, material, min(THUMBNAILS, left)))
             left -= len(clusters[-1].examples)
         if figures.maps is not None:
-            found.append(_class_page(figures, clusters))
+            found.append(_class_page(figures, figures.maps, clusters))
     return found
 
 
-def _class_page(figures: ClassFigures, clusters: Sequence[ShownCluster]) -> ClassPage:
-    maps, name = figures.maps, figures.class_name
-    assert maps is not None  # noqa: S101  # `class_pages` asks
+def _class_page(figures: ClassFigures, maps: ClassMaps, clusters: Sequence[ShownCluster]) -> ClassPage:
+    name = figures.class_name
     magnitude, signed = pictures.magnitude_colours, pictures.signed_colours
     some = "" if maps.median_images >= figures.images else f" of {maps.median_images} random images"
     drawn: list[tuple[NDArray[np.uint8], str, str]] = [

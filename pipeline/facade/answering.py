@@ -216,7 +216,7 @@ class Answering(Opened):
         self,
         ref: str = "latest",
         *,
-        format: str,  # noqa: A002
+        format: str,  # noqa: A002 - as --format
         out: str | Path,
         where: str | None = None,
         sort: str | None = None,

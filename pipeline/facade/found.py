@@ -46,11 +46,13 @@ class Record(ImageRow):
             UsageError: the image failed.
             ObjectMissing: the map is gone.
         """
-        return self._read_maps([self])[0]  # type: ignore[no-any-return]
+        found: NDArray[np.float32] = self._read_maps([self])[0]
+        return found
 
     def image(self) -> "NDArray[np.float32]":
         """The pixels that the model saw, before its normalisation, (C, H, W) in [0, 1]. Raises UnreadableImage."""
-        return self._read_images([self])[0]  # type: ignore[no-any-return]
+        found: NDArray[np.float32] = self._read_images([self])[0]
+        return found
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ImageRow) and astuple(self) == astuple(other)

@@ -171,7 +171,7 @@ def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) ->
     try:
         with safe_open(path, framework="pt") as file:
             epochs = int(file.metadata()["epochs"])
-            for key in file.keys():  # noqa: SIM118 - no mapping
+            for key in file.keys():  # noqa: SIM118 - safe_open cannot be iterated
                 kind, _, name = key.partition("/")
                 if kind == "module":
                     weights[name] = file.get_tensor(key)

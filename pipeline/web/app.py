@@ -71,19 +71,19 @@ def _add_entrance(app: FastAPI) -> None:
         return {"status": "ok", "schema": str(here.pipeline.index.revision)}
 
     @app.get("/login", response_class=Response)
-    def login(here: Here, next: Annotated[str, Query(max_length=4000)] = "/runs") -> Response:  # noqa: A002 - its name in the address
-        return here.answer(View("login.html", {"next": local_path(next), "wrong": False}), "html")
+    def login(here: Here, after: Annotated[str, Query(alias="next", max_length=4000)] = "/runs") -> Response:
+        return here.answer(View("login.html", {"next": local_path(after), "wrong": False}), "html")
 
     @app.post("/login", dependencies=runs.WRITES, response_class=Response)
     def log_in(
         here: Here,
         token: Annotated[str, Form(max_length=1000)] = "",
-        next: Annotated[str, Form(max_length=4000)] = "/runs",  # noqa: A002
+        after: Annotated[str, Form(alias="next", max_length=4000)] = "/runs",
     ) -> Response:
         guard = here.site.guard
         if not guard.knows(token):
-            return here.answer(View("login.html", {"next": local_path(next), "wrong": True}, status=403), "html")
-        answer = RedirectResponse(local_path(next), 303)
+            return here.answer(View("login.html", {"next": local_path(after), "wrong": True}, status=403), "html")
+        answer = RedirectResponse(local_path(after), 303)
         secure = here.request.url.scheme == "https"
         answer.set_cookie(COOKIE, guard.session, httponly=True, samesite="strict", secure=secure, path="/")
         return answer
@@ -102,13 +102,11 @@ def _add_errors(app: FastAPI) -> None:
         return _error(request, code, Asked(request.app.state.site, request).public(str(error)))
 
     @app.exception_handler(HTTPException)
-    def refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+    def refused(request: Request, error: HTTPException) -> Response:
         return _error(request, error.status_code, str(error.detail))
 
     @app.exception_handler(RequestValidationError)
-    def misunderstood(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
+    def misunderstood(request: Request, error: RequestValidationError) -> Response:
         parts = [f"{each['loc'][-1]}: {each['msg'].lower()}" for each in error.errors()[:3]]
         return _error(request, 422, "; ".join(parts))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import uvicorn
+from fastapi import FastAPI
 
 from pipeline.errors import PortTaken, UsageError
 from pipeline.web.app import create_app
@@ -75,9 +76,9 @@ def served(pipeline: "Pipeline", place: Place, *, workers: int = 1, computes: bo
             turns.close()
 
 
-def _config(app: object) -> uvicorn.Config:
+def _config(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]  # an ASGI application
+        app,
         log_config=None,
         log_level="warning",
         access_log=False,
