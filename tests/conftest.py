@@ -50,13 +50,18 @@ def factory(tmp_path: Path) -> Path:
 @pytest.fixture
 def members(tmp_path: Path, factory: Path) -> tuple[ModelRequest, ...]:
     """An ensemble of two of these networks."""
+    return make_members(tmp_path, factory)
+
+
+def make_members(folder: Path, factory: Path) -> tuple[ModelRequest, ...]:
+    """Two networks of a factory as `FACTORY`, with random weights, which are written into a folder."""
     requests = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         model = nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 8 * 8, 3)
         )
-        path = tmp_path / f"member-{seed}.safetensors"
+        path = folder / f"member-{seed}.safetensors"
         save_file(model.state_dict(), path)
         requests.append(ModelRequest(f"{factory}:make", weights=str(path)))
     return tuple(requests)

@@ -5,17 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from safetensors.torch import save_file
-from torch import nn
 
 from db.records import Run
 from pipeline import planning
 from pipeline.api import Pipeline, RunRequest
 from pipeline.audits.results import Finding
-from pipeline.models import ModelRequest
 from pipeline.work import open_workshop, work
+from tests.conftest import make_members
 
 HOSTILE = "<svg onload=alert(1)>"  # a label, a class and a part of names
 NAMES = (f"{HOSTILE} & 'quoted'.png", 'two "marks".png', "\u202egnp.txe.png", "javascript:alert(1).png", "ünï cödé.png")
@@ -52,13 +49,7 @@ def install(root: Path) -> Installation:
             Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(images / label / name)
     (images / "cat" / "broken.png").write_bytes(b"no image at all")
     (root / "tiny.py").write_text(FACTORY)
-    members = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
-        save_file(model.state_dict(), root / f"member-{seed}.safetensors")
-        members.append(ModelRequest(f"{root / 'tiny.py'}:make", weights=str(root / f"member-{seed}.safetensors")))
-    request = RunRequest(str(images), tuple(members), n_steps=8, unit_size=4, name="first")
+    request = RunRequest(str(images), make_members(root, root / "tiny.py"), n_steps=8, unit_size=4, name="first")
     with Pipeline.open(home) as pipeline:
         shop = open_workshop(replace(pipeline.settings, device="cpu"))
         runs = []

@@ -6,16 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
-from torch import nn
 
 from pipeline.api import Pipeline, RunRequest
-from pipeline.models import ModelRequest
 from pipeline.settings import Settings
 from pipeline.work import open_workshop, work
-from tests.conftest import FACTORY
+from tests.conftest import FACTORY, make_members
 
 HOSTILE = "'; DROP TABLE x -- <b>&\u00fc$(id).png"
 
@@ -35,17 +31,16 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     _draw(folder / "images" / "cat" / HOSTILE, random)
     (folder / "images" / "dog" / "3.png").write_bytes(b"")
     (folder / "tiny.py").write_text(FACTORY)
-    members = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
-        save_file(model.state_dict(), folder / f"{seed}.safetensors")
-        members.append(ModelRequest(f"{folder}/tiny.py:make", weights=str(folder / f"{seed}.safetensors")))
     settings = replace(Settings.from_env({"ATTRIBATCH_HOME": str(folder / "home")}), device="cpu")
     with Pipeline(settings) as pipeline:
         shop = open_workshop(settings)
         request = RunRequest(
-            str(folder / "images"), tuple(members), n_steps=4, unit_size=4, name="first", nodes="uniform"
+            str(folder / "images"),
+            make_members(folder, folder / "tiny.py"),
+            n_steps=4,
+            unit_size=4,
+            name="first",
+            nodes="uniform",
         )
         work(shop, pipeline.submit(request).id)
         _draw(folder / "images" / "cat" / "0-new.png", random)
