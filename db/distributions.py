@@ -9,6 +9,7 @@ from db.session import reading
 from db.tables import images
 
 SAMPLE, AT_ONCE = 4000, 500  # rows; in one statement
+BINS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,7 @@ class Histogram:
     counts: tuple[int, ...]
 
 
-def histograms(
-    engine: Engine, run_id: str, image_count: int, columns: Sequence[str], *, bins: int = 24
-) -> Mapping[str, Histogram]:
+def histograms(engine: Engine, run_id: str, image_count: int, columns: Sequence[str]) -> Mapping[str, Histogram]:
     """Histograms of some columns; those without a figure are left out.
 
     Args:
@@ -31,9 +30,8 @@ def histograms(
         run_id: the full id.
         image_count: of the run.
         columns: of `db.records.ImageRow`, numbers.
-        bins: of each histogram.
     """
-    stride = max(image_count // SAMPLE, 1)
+    stride = max(-(-image_count // SAMPLE), 1)
     rows = range(0, image_count, stride)
     wanted = [images.c[name] for name in columns]
     found: list[Sequence[float | None]] = []
@@ -41,21 +39,15 @@ def histograms(
         for start in range(0, len(rows), AT_ONCE):
             some = images.c.row.in_(rows[start : start + AT_ONCE])
             found += [tuple(row) for row in connection.execute(select(*wanted).where(images.c.run_id == run_id, some))]
-    columns_found = {name: sorted(v for v in values if v is not None) for name, values in _columns(columns, found)}
-    return {name: _histogram(values, bins) for name, values in columns_found.items() if values}
+    known = {name: sorted(v for row in found if (v := row[at]) is not None) for at, name in enumerate(columns)}
+    return {name: _histogram(values) for name, values in known.items() if values}
 
 
-def _columns(
-    names: Sequence[str], rows: Sequence[Sequence[float | None]]
-) -> Sequence[tuple[str, Sequence[float | None]]]:
-    return [(name, [row[index] for row in rows]) for index, name in enumerate(names)]
-
-
-def _histogram(values: Sequence[float], bins: int) -> Histogram:
+def _histogram(values: Sequence[float]) -> Histogram:
     """Of sorted values; from 0 where none is negative, so that shares keep their foot."""
     low, high = min(values[0], 0.0), values[-1]
-    width = (high - low) / bins or 1.0
-    counts = [0] * bins
+    width = (high - low) / BINS or 1.0
+    counts = [0] * BINS
     for value in values:
-        counts[min(int((value - low) / width), bins - 1)] += 1
+        counts[min(int((value - low) / width), BINS - 1)] += 1
     return Histogram(low, high, values[len(values) // 2], tuple(counts))

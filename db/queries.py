@@ -1,4 +1,4 @@
-"""Every read of the index. Knows nothing of how rows came to be, nor of how a page is cut (`db.pages`)."""
+"""Reads of runs, units and images. Knows nothing of how rows came to be, nor of how a page is cut (`db.pages`)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -212,7 +212,7 @@ def iter_found(
         UsageError: the filter, the sort or the limit is wrong; when the first row is asked for.
     """
     left, after = limit, None
-    while left is None or left != 0:
+    while left != 0:
         wanted = BATCH if left is None else min(left, BATCH)
         page = find_images(engine, run_id, where=where, sort=sort, limit=wanted, after=after)
         yield from page.rows

@@ -44,8 +44,6 @@ EXAMPLE = "Example: attribatch models show torchvision:resnet50@DEFAULT"
 models_app = typer.Typer(no_args_is_help=True, help="Look at models before they are run.", epilog=EXAMPLE)
 app.add_typer(models_app, name="models")
 
-RunRef = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix of an id, name, or latest.")]
-
 
 def _version(asked: bool) -> None:
     if asked:

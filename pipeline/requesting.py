@@ -67,12 +67,11 @@ def repeat(run: Run) -> RunRequest:
     from pipeline.models import ModelRequest
 
     spec = RunSpec.from_json(run.spec)
-    own = {"crop"}  # only a model itself asks for that: its geometry is left to it
     members = tuple(
         ModelRequest(
             model.source,
             weights=model.weights,
-            input_size=None if size.fit in own else (size.height, size.width),
+            input_size=None if size.fit == "crop" else (size.height, size.width),  # a crop is the model's own wish
             resize=True if size.fit == "stretch" else None,
             mean=size.mean,
             std=size.std,

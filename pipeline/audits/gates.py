@@ -1,6 +1,7 @@
 """The figures of an audit that a gate may compare: `findings>0`, `border_share>0.3`, `accuracy<0.9`.
 
-All figures are numbers; shares and rates are 0..1. One that is not known (no labels, a single member) exceeds no gate.
+All figures are numbers; shares and rates are 0..1. A gate on one that is not known (no labels, a
+single member) is exceeded: it cannot be passed.
 """
 
 from collections.abc import Mapping, Sequence

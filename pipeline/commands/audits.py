@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline import printing
-from pipeline.commands.running import EXCEEDED, Json, open_pipeline, resumable
+from pipeline.commands.running import EXCEEDED, Json, RunRef, open_pipeline, resumable
 
 
 def register(app: typer.Typer) -> None:
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def audit(
-    ref: Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix of an id, name, or latest.")] = "latest",
+    ref: RunRef = "latest",
     by: Annotated[str, typer.Option(help="Group images by their predicted class or their label.")] = "predicted",
     out: Annotated[
         Path | None, typer.Option(help="Folder of report.html, audit.json and audit.npz. Default: below the home.")

@@ -6,9 +6,7 @@ import typer
 
 from pipeline import printing
 from pipeline.commands import evaluating_printing
-from pipeline.commands.running import Json, open_pipeline
-
-RunRef = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix of an id, name, or latest.")]
+from pipeline.commands.running import Json, RunRef, open_pipeline
 
 
 def register(app: typer.Typer) -> None:

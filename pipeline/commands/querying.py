@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from pipeline import printing
-from pipeline.commands.running import Json, open_pipeline
+from pipeline.commands.running import Json, RunRef, open_pipeline
 
-RunRef = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix of an id, name, or latest.")]
 Where = Annotated[
     str | None,
     typer.Option(help="Filter: comparisons of columns, and, or, not, in (...); also mispredicted, failed, converged."),

@@ -15,6 +15,7 @@ from pipeline import printing
 FAILED, USAGE, PARTIAL, EXCEEDED, INTERRUPTED = 1, 2, 3, 4, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+RunRef = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix of an id, name, or latest.")]
 
 
 def open_pipeline() -> Any:

@@ -7,12 +7,10 @@ import typer
 
 from pipeline import printing
 from pipeline.commands import upkeep_printing
-from pipeline.commands.running import FAILED, Json, open_pipeline
+from pipeline.commands.running import FAILED, Json, RunRef, open_pipeline
 from pipeline.errors import Retryable
 
 WATCH_SECONDS = 1.0
-
-RunRef = Annotated[str, typer.Argument(metavar="RUN", help="Id, prefix of an id, name, or latest.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -25,7 +25,7 @@ class Material:
     rows: Callable[[], Iterator[ImageRow]]
     count: Callable[[], int]
     read_maps: Callable[[Sequence[ImageRow]], Floats]  # (n, C, H, W)
-    read_images: Callable[[Sequence[ImageRow]], Floats]  # (n, C, H, W) in [0, 1]
+    read_image: Callable[[ImageRow], Floats]  # (C, H, W) in [0, 1]
 
     def done(self) -> Iterator[ImageRow]:
         """Rows that have a map."""
@@ -42,7 +42,7 @@ class Material:
         for batch, maps in self.with_maps():
             for row, one in zip(batch, maps, strict=True):
                 try:
-                    pixels = self.read_images([row])[0]
+                    pixels = self.read_image(row)
                 except (UnreadableImage, SourceUnavailable):
                     continue
                 yield row, one, pixels

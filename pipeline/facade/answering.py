@@ -245,13 +245,14 @@ class Answering(Opened):
         from pipeline.exporting import Material, export
 
         run = self.get_run(ref)
+        spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, self.settings.s3_endpoint_url)
         material = Material(
             run=run,
-            spec=RunSpec.from_json(run.spec),
+            spec=spec,
             rows=lambda: queries.iter_found(self.database, run.id, where=where, sort=sort, limit=limit),
             count=lambda: min(queries.count_images(self.database, run.id, where=where), limit or sys.maxsize),
             read_maps=self.read_maps,
-            read_images=self.read_images,
+            read_image=lambda row: self._pixels(source, spec, Entry(row.row, row.key, row.version)),
         )
         return export(material, format_name=format, path=Path(out), overwrite=overwrite)
 

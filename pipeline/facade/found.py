@@ -1,9 +1,10 @@
 """What `find` returns: rows of the index that know the way to their map and their pixels."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
+from db.encoding import IMAGE_FIELDS
 from db.pages import Page
 from db.records import ImageRow
 
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Read = Callable[[Sequence[ImageRow]], "NDArray[np.float32]"]
-
-_NAMES = tuple(field.name for field in fields(ImageRow))
 
 
 class Record(ImageRow):
@@ -34,7 +33,7 @@ class Record(ImageRow):
     @classmethod
     def of(cls, row: ImageRow, *, read_maps: "Read", read_images: "Read") -> "Record":
         """A row with the functions that read for it."""
-        record = cls(*(getattr(row, name) for name in _NAMES))
+        record = cls(*(getattr(row, name) for name in IMAGE_FIELDS))
         object.__setattr__(record, "_read_maps", read_maps)
         object.__setattr__(record, "_read_images", read_images)
         return record

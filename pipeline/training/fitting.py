@@ -67,8 +67,8 @@ def train_member(
     *,
     checkpoint: Path,
     on_epoch: Callable[[int, float], None],
-) -> nn.Module:
-    """The module, trained with AdamW and cross entropy (Loshchilov and Hutter, 2019) on a resample of some rows.
+) -> None:
+    """Train a module with AdamW and cross entropy (Loshchilov and Hutter, 2019) on a resample of some rows.
 
     Args:
         module: its initial weights; trained in place.
@@ -96,7 +96,6 @@ def train_member(
             raise ModelError(f"member {member}: the loss of epoch {epoch + 1} is {loss}; lower --lr")
         save(_snapshot(module, optimizer), checkpoint, {"epochs": str(epoch + 1)})
         on_epoch(epoch + 1, loss)
-    return module
 
 
 def probabilities(module: nn.Module, preprocess: Preprocess, images: Images, rows: Sequence[int], fit: Fit) -> Tensor:

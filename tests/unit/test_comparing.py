@@ -197,5 +197,8 @@ def test_the_command_prints_and_its_gate_ends_with_code_4(
     code, text = call("--json", "--fail-on", "flip_share>0.5")
     assert (code, json.loads(text)["exceeded"]) == (0, False)
     assert json.loads(text)["spec"] == [{"field": "baselines", "a": "black", "b": "white"}]
+    monkeypatch.setattr("pipeline.audits.drift.LEAST", 100)  # images of a class: in none is the drift known then
+    code, text = call("--json", "--fail-on", "class_drift>0.9")
+    assert (code, json.loads(text)["exceeded"], json.loads(text)["class_drift"]) == (4, True, None)
     with pytest.raises(UsageError, match="is not one comparison of cosine, rank_correlation"):
         call("--fail-on", "cosinus<0.9")

@@ -61,6 +61,11 @@ FACTORIES = """
     def raises(): raise RuntimeError("no licence for this GPU")
     def text(): return "a text"
     def random(): return nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    def headed(num_classes=None):
+        made = body()
+        if num_classes is not None:
+            made[-1] = nn.Linear(256, num_classes)
+        return made
     number = 3
 """
 
@@ -345,6 +350,12 @@ def test_a_loaded_member_is_frozen_in_eval_mode_and_normalises_pixels(file):
         normalised = F.normalize(pixels, spec.preprocess.mean, spec.preprocess.std)
         torch.testing.assert_close(member(pixels), member.body(normalised))
         assert member(pixels).dtype == dtype
+
+
+def test_a_worker_makes_the_module_that_was_submitted_whether_or_not_its_factory_was_told_of_classes(file):
+    """Without names of classes nobody tells it, and its own head stays."""
+    (spec,) = resolve([request_for(file, "headed")])
+    assert weights_digest(load(spec).body) == spec.weights_sha256
 
 
 def test_a_member_is_kept_until_the_cache_is_full(file, monkeypatch):
