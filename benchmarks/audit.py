@@ -10,8 +10,8 @@ from benchmarks.machine import log, table
 COUNTS = (2_000, 20_000, 100_000)
 PROGRAM = """
 import sys, time
-from pathlib import Path
 import numpy as np
+from benchmarks.peaks import peak
 from db.records import ImageRow, ImageState
 from pipeline.audits import Material, audit
 from tests.unit.audits.planted import a_run, a_spec
@@ -38,8 +38,7 @@ material = Material(a_run(count), a_spec(), Rows(), some(store), some(pixels), p
 marks = []
 started = time.process_time()
 audit(material, on_progress=lambda what, done, of: marks.append(time.process_time()) if done == of else None)
-peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
-print(marks[0] - started, time.process_time() - started, peak)
+print(marks[0] - started, time.process_time() - started, peak())
 """
 
 

@@ -109,7 +109,7 @@ class ImageRow:
     error_estimate: float | None = None  # relative L1
     converged: bool | None = None  # None where the run has no tolerance
     evaluations: int | None = None  # gradient evaluations spent
-    member_disagreement: float | None = None  # sum std / sum |mean|, over members
+    member_disagreement: float | None = None  # sum std / sum |mean|, over members; None for a single one
     border_share: float | None = None  # share of |attribution| in the outer eighth on each side
     center_x: float | None = None  # centre of |attribution|, 0..1 from the left
     center_y: float | None = None  # 0..1 from the top

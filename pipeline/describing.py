@@ -47,7 +47,7 @@ def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[Explained]:
         "convergence_delta": _double(found.convergence_delta),
         "completeness_gap": _double(found.completeness_gap),
         "error_estimate": _double(found.error_estimate),
-        "member_disagreement": disagreement,
+        "member_disagreement": disagreement if len(spec.models) > 1 else np.full(len(disagreement), np.nan),
     } | {name: getattr(measures, name) for name in MapMeasures.__slots__}
     explained = []
     for i, picture in enumerate(computed.pictures):

@@ -330,7 +330,7 @@ def _classes(found: "Audit") -> None:
         shares = (one.completeness_gap, one.error_estimate, one.border_share)
         cells = ["" if value is None else f"{100 * value:.1f} %" for value in shares]
         apart = one.member_disagreement
-        cells.append(f"{apart:.2f}" if apart else "-")
+        cells.append("-" if apart is None else f"{apart:.2f}")
         table.add_row(escape(one.class_name), f"{one.images:,}", *cells)
     print_table(table)
     out.print(

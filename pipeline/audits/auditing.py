@@ -15,7 +15,7 @@ from pipeline.audits.candidates import LEAST, Boxes, window_shares, windows
 from pipeline.audits.clusters import cluster_classes
 from pipeline.audits.fitting import grid_shares, grid_step
 from pipeline.audits.material import By, Floats, Material
-from pipeline.audits.reductions import MEDIAN_OF, ClassSums, block_step, by_class, region_shares
+from pipeline.audits.reductions import MEDIAN_OF, ClassSums, block_step, by_class
 from pipeline.audits.results import Audit, Finding, Unconfirmed
 from pipeline.audits.sampling import Survey, survey
 from pipeline.audits.shortcuts import Examined, find_shortcuts
@@ -131,13 +131,10 @@ class _Pass:
         )
 
     def _reduce(self, rows: Sequence[ImageRow], maps: Floats, spreads: Floats | None) -> None:
-        regions = region_shares(maps)
         self.overall.add_rows(rows)
-        self.overall.add_regions(regions)
         for name, places in by_class(rows, self._by).items():
             part, sums = [rows[place] for place in places], self.sums[name]
             sums.add_rows(part)
-            sums.add_regions(regions[places])
             keep = [row.row in self._kept for row in part]
             sums.add_maps(maps[places], None if spreads is None else spreads[places], keep)
 

@@ -3,7 +3,7 @@
 Pure: nothing here opens a file, a database or a network, so that an audit can be tested on arrays.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -54,10 +54,6 @@ class Material:
         """The rows that have a map."""
         return (row for row in self.rows if row.state is ImageState.DONE)
 
-    def failed(self) -> Iterator[ImageRow]:
-        """The rows that have none, each with the reason in `error`."""
-        return (row for row in self.rows if row.state is ImageState.FAILED)
-
     def read_maps(self) -> Iterator[tuple[Sequence[ImageRow], Floats, Floats | None]]:
         """Batches of rows, their maps (n, H, W) and spreads (n, H, W), summed over channels: one batch in memory."""
         for batch in batches(self.done(), self.batch):
@@ -80,15 +76,6 @@ def batches(rows: Iterable[ImageRow], size: int) -> Iterator[Sequence[ImageRow]]
     remaining = iter(rows)
     while batch := list(islice(remaining, size)):
         yield batch
-
-
-def classes_of(rows: Iterable[ImageRow], by: By) -> Mapping[str, list[ImageRow]]:
-    """Rows by class, classes in natural order ('2' before '10'). Rows without the name of a class are left out."""
-    groups: dict[str, list[ImageRow]] = {}
-    for row in rows:
-        if (name := class_of(row, by)) is not None:
-            groups.setdefault(name, []).append(row)
-    return {name: groups[name] for name in sorted(groups, key=natural)}
 
 
 def class_of(row: ImageRow, by: By) -> str | None:

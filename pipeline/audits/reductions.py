@@ -22,7 +22,8 @@ MEDIAN_OF = 32
 MAP_BYTES = 512 * 2**20  # of all classes' maps together
 _PIXEL_BYTES = 4 * 8 + 4 * MEDIAN_OF
 SKETCHED = ("completeness_gap", "error_estimate", "member_disagreement")
-AVERAGED = ("border_share", "center_x", "center_y", "entropy", "gini")
+CORNERS = ("top_left_share", "top_right_share", "bottom_left_share", "bottom_right_share")
+AVERAGED = ("border_share", "center_share", *CORNERS, "center_x", "center_y", "entropy", "gini")
 Doubles = NDArray[np.float64]
 
 
@@ -77,7 +78,7 @@ class ClassSums:
         self._step = step
         self._maps, self._absolute, self._spread = Moments(), Moments(), Moments()
         self._kept: list[Floats] = []  # for the median
-        self._regions, self._averages = Moments(), {name: Moments() for name in AVERAGED}
+        self._averages = {name: Moments() for name in AVERAGED}
         self.sketches = {name: Sketch() for name in (*SKETCHED, "difference")}
         self._right, self._labelled, self.images = 0, 0, 0
 
@@ -89,10 +90,6 @@ class ClassSums:
         if spreads is not None:
             self._spread.add(blocks(spreads, self._step))
         self._kept += [one.astype(np.float32) for one in small[np.asarray(keep, bool)]]
-
-    def add_regions(self, shares: Doubles) -> None:
-        """Add `region_shares` (n, 5)."""
-        self._regions.add(shares)
 
     def add_rows(self, rows: Sequence[ImageRow]) -> None:
         """Add what the index knows of rows, without their maps."""
@@ -116,7 +113,6 @@ class ClassSums:
         means = {key: float(one.mean) if one.count else None for key, one in self._averages.items()}
         x, y = self._averages["center_x"], self._averages["center_y"]
         gap, error, spread = (self.sketches[key] for key in SKETCHED)
-        regions = [float(value) for value in self._regions.mean] if self._regions.count else [None] * 5
         return ClassFigures(
             class_name=name,
             images=self.images,
@@ -126,8 +122,8 @@ class ClassSums:
             error_estimate_p90=error.quantile(0.9),
             error_above=error.share_above(tolerance),
             border_share=means["border_share"],
-            corner_shares=tuple(regions[:4]),
-            center_share=regions[4],
+            corner_shares=tuple(means[name] for name in CORNERS),
+            center_share=means["center_share"],
             center=(means["center_x"], means["center_y"]),
             center_spread=float(np.hypot(x.std, y.std)) if x.count and y.count else None,
             entropy=means["entropy"],
@@ -161,27 +157,6 @@ class ClassSums:
         known = known[np.isfinite(known)]
         if len(known):
             self._averages[name].add(known)
-
-
-def region_shares(maps: Floats) -> Doubles:
-    """Share of |map| in the four corners and the centre, (n, H, W) -> (n, 5), each 0..1; an empty map has 0.
-
-    Corners (top left, top right, bottom left, bottom right) are a quarter of each side: 1/16 of the area. The centre is
-    the middle half of each side: 1/4 of the area.
-    """
-    weight = np.abs(maps).astype(np.float64)
-    height, width = maps.shape[1:]
-    h, w = max(1, height // 4), max(1, width // 4)
-    boxes = [
-        np.s_[:, :h, :w],
-        np.s_[:, :h, width - w :],
-        np.s_[:, height - h :, :w],
-        np.s_[:, height - h :, width - w :],
-        np.s_[:, h : height - h, w : width - w],
-    ]
-    held = np.stack([weight[box].sum(axis=(1, 2)) for box in boxes], axis=1)
-    total = weight.sum(axis=(1, 2))[:, None]
-    return np.asarray(np.divide(held, total, out=np.zeros_like(held), where=total > 0), np.float64)
 
 
 def by_class(rows: Sequence[ImageRow], by: By) -> dict[str, list[int]]:

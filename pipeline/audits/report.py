@@ -21,7 +21,7 @@ NOTEWORTHY = 0.005  # part of the images from which a warning is worth a line
 
 
 def render(audit: Audit, material: Material, evaluation: Mapping[str, Any] | None = None) -> str:
-    """The page. Reads the maps and pixels of six images per finding, and asks the model once per finding.
+    """The page. Reads six images per finding and 90 of clusters, and asks the model twice per finding.
 
     Args:
         audit: what it says.

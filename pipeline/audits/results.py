@@ -173,7 +173,7 @@ class Audit:
     remarks: tuple[str, ...]  # what could not be looked at, and why
     tolerance: float  # errors above it are counted: the run's own, or 0.1
     unreliable_gaps: float | None  # part of the images where |F(x) - F(x')| is below a tenth of the run's median
-    searched: bool = True  # whether there were two classes to compare
+    searched: bool = True  # whether there were two classes to compare, and images to test with
     sample: Mapping[str, ImageRow] = field(
         default_factory=dict
     )  # examined images by key, for pictures; not in the JSON

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from db.records import ImageRow, ImageState
+from pipeline.audits.candidates import LEAST
 from pipeline.audits.material import By, Material, class_of, natural
 
 PER_CLASS = 256
 IN_ALL = 10_000
-LEAST = 5  # images that a class needs to be searched
 FAILED = 20  # failed rows that are kept
 _Heap: TypeAlias = list[tuple[int, int, ImageRow]]  # minus the hash, the row's number, the row: the largest hash first
 

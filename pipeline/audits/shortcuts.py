@@ -1,8 +1,8 @@
 """From candidates to findings: which windows does the model take for a class?
 
 Candidates are windows at several sizes and strips along borders, of a class or of a cluster of its maps, the shapes
-that these grow to (`fitting`), and colour casts (`colours`). One becomes a finding in three steps; of places that
-overlap, the one that the model uses most stands for all.
+that these grow to (`fitting`), and colour casts (`colours`). One becomes a finding in three steps. Of findings that
+overlap the one that is used most is kept, and a place around it that the model uses still more stands for it.
 
 1. *More here than elsewhere*: the corrected permutation p-value is at most 0.05. Nearly every class has such windows.
 2. *The model uses it*: at least 20 % of the predictions are lost when it is swapped, or 20 % of other images turn when
@@ -62,7 +62,7 @@ OUTLIER_RATIO = 5.0  # c: share over share
 OUTLIER = (0.2, 0.1, 0.7)  # c: lower bounds of necessity, of sufficiency, and their sum
 CAST = 4.0  # d' of a colour cast
 FAMILIES = 2  # of permutation tests, windows and colours: p-values are multiplied by it (Bonferroni)
-TESTED = 90  # candidates that are tested at most, the strangest first
+TESTED = 90  # places, and as many colour casts, that are tested at most, the strangest first
 PERMUTATIONS = 199
 
 
@@ -95,7 +95,7 @@ def find_shortcuts(
     failed: list[tuple[Candidate, Trial | None, str]] = []
     for number, candidate in enumerate(proposed):
         on_tested(number, len(proposed))
-        if reason := _not_worth_testing(candidate, len(trials)):
+        if reason := _not_worth_testing(candidate, [one.candidate for one in trials]):
             failed.append((candidate, None, reason))
             continue
         index = material.spec.class_names.index(candidate.class_name)
@@ -152,7 +152,7 @@ def decide(trials: Sequence[Trial]) -> tuple[list[Trial], list[tuple[Trial, str]
 
 
 def _whole(kept: Sequence[Trial], used: Sequence[Trial]) -> list[Trial]:
-    """Each confirmed place as the larger one around it that the model uses more, if there is one: parts of one mark."""
+    """Each confirmed place, or the used one around it (`_holds`) that the model uses more: parts of one mark."""
     found: list[Trial] = []
     for trial in kept:
         around = [other for other in used if _same_class(trial, other) and _holds(other, trial)]
@@ -163,7 +163,7 @@ def _whole(kept: Sequence[Trial], used: Sequence[Trial]) -> list[Trial]:
 
 
 def _holds(larger: Trial, part: Trial) -> bool:
-    """Whether a place is larger than another and has at least a quarter of it."""
+    """Whether a place is no smaller than another and has at least a quarter of it."""
     (x0, y0, x1, y1), box = part.candidate.region, larger.candidate.region
     area = (x1 - x0) * (y1 - y0)
     across, down = min(x1, box[2]) - max(x0, box[0]), min(y1, box[3]) - max(y0, box[1])
@@ -241,10 +241,11 @@ def _overlaps(one: Trial, other: Trial) -> bool:
     return overlap(one.candidate.region, other.candidate.region) > 0
 
 
-def _not_worth_testing(candidate: Candidate, tested: int) -> str:
+def _not_worth_testing(candidate: Candidate, tested: Sequence[Candidate]) -> str:
     if candidate.p_value > ALPHA:
         return f"no more here than chance would give (p = {candidate.p_value:.3f})"
-    return f"not tested: only the {TESTED} strangest windows are" if tested >= TESTED else ""
+    alike = sum((one.kind == "colour") == (candidate.kind == "colour") for one in tested)
+    return f"not tested: only the {TESTED} strangest are" if alike >= TESTED else ""
 
 
 def _finding(trial: Trial, examined: int, size: tuple[int, int]) -> Finding:

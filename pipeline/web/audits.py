@@ -1,6 +1,7 @@
 """What an audit said of a run: verdict, findings, classes, distributions; and one class on a page of its own."""
 
 import io
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from pipeline.errors import NotFound, ObjectMissing
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, material, words
 from pipeline.web.answers import Asked, Here, View, twins, with_query
-from pipeline.web.gallery import is_small, public_row, rows_of
+from pipeline.web.gallery import is_small, public_row, quoted, rows_of
 
 EXAMPLES, CLASS_IMAGES, CANDIDATES = 6, 24, 50
 AVERAGED = 32  # maps of a class, where the audit stored no mean
@@ -91,13 +92,12 @@ def outgrown(audit: dict[str, Any], now: Progress) -> str | None:
 def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> View:
     """One class of a run: figures, mean maps, findings, images that need a look."""
     stored = here.pipeline.get_run(run)
-    quoted = name.replace("'", "''")
-    where = f"{by} = '{quoted}'"
-    rows = here.pipeline.find(stored.id, where=where, sort="-border_share", limit=CLASS_IMAGES).rows
+    rows = here.pipeline.find(stored.id, where=f"{by} = {quoted(name)}", sort="-border_share", limit=CLASS_IMAGES).rows
     found = here.pipeline.stored_audit(stored.id, by) or {}
     figures = next((each for each in found.get("classes", ()) if each["class"] == name), None)
     if figures is None and not rows:
         raise NotFound(f"run {stored.id} has no image whose {by} is {words.visible(name)!r}")
+    kept = _stored_maps(here, stored, name, by)
     data: dict[str, Any] = {
         "run": stored.id,
         "class": name,
@@ -109,9 +109,9 @@ def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> Vi
     more = {
         "stored": stored,
         "name": name,
-        "layers": [(row, [drawing.address(stored, row, kind) for kind in ("image", "layer")]) for row in rows],
+        "layers": [(row, drawing.layers(stored, row)) for row in rows],
         "groups": [
-            (cluster, [(row, _layers(stored, row)) for row in rows_of(here, stored, cluster["examples"][:EXAMPLES])])
+            (cluster, _pictured(here, stored, cluster["examples"]))
             for cluster in found.get("clusters", ())
             if cluster["class"] == name
         ],
@@ -120,7 +120,7 @@ def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> Vi
         "maps": {
             kind: (title, class_map_address(stored, name, by, kind))
             for kind, title in CLASS_MAPS.items()
-            if kind in ("mean", "absolute") or _stored_map(here, stored, name, by, kind) is not None
+            if kind in ("mean", "absolute") or kind in kept
         },
     }
     return View("class.html", data, more, rows=data["images"])
@@ -146,11 +146,10 @@ def class_map(
 
 def mean_map(here: Asked, run: Run, name: str, by: By, kind: MapKind) -> material.Floats:
     """(H, W): as the audit stored it, else the mean over `AVERAGED` images of the class."""
-    stored = _stored_map(here, run, name, by, kind)
+    stored = _stored_maps(here, run, name, by).get(kind)
     if stored is not None:
         return stored
-    quoted = name.replace("'", "''")
-    rows = here.pipeline.find(run.id, where=f"{by} = '{quoted}' and not failed", limit=AVERAGED).rows
+    rows = here.pipeline.find(run.id, where=f"{by} = {quoted(name)} and not failed", limit=AVERAGED).rows
     if not rows or kind not in ("mean", "absolute"):
         raise NotFound(f"run {run.id} has no map {kind!r} of images whose {by} is {words.visible(name)!r}")
     maps = material.maps_of(here.pipeline, rows).sum(axis=1)  # (n, H, W)
@@ -167,28 +166,30 @@ def class_map_address(run: Run, name: str, by: str, kind: str) -> str:
     return f"/runs/{run.id}/class.png?{with_query({'name': name, 'by': by, 'kind': kind})}"
 
 
-def _stored_map(here: Asked, run: Run, name: str, by: By, kind: MapKind) -> material.Floats | None:
-    """(H, W) as an audit left it beside its findings, see `Audit.arrays`; None where there is none."""
+def _stored_maps(here: Asked, run: Run, name: str, by: By) -> dict[MapKind, material.Floats]:
+    """The maps (H, W) of a class that an audit left beside its findings, see `Audit.arrays`."""
     try:
         data = here.pipeline.objects.get(planning.report_key(run.id, f"audit-{by}.npz"))
     except ObjectMissing:
-        return None
+        return {}
+    found: dict[MapKind, material.Floats] = {}
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        names, stored = list(arrays["classes"]), "mean_absolute" if kind == "absolute" else kind
-        if name not in names or stored not in arrays.files:
-            return None
-        found = np.asarray(arrays[stored][names.index(name)], np.float32)
-    return None if np.isnan(found).all() else found
+        names = list(arrays["classes"])
+        for kind in CLASS_MAPS if name in names else ():
+            stored = "mean_absolute" if kind == "absolute" else kind
+            one = np.asarray(arrays[stored][names.index(name)], np.float32)
+            if not np.isnan(one).all():
+                found[kind] = one
+    return found
 
 
 def _shown(here: Asked, run: Run, finding: dict[str, Any]) -> dict[str, Any]:
     """A finding with the rows of its examples and their pictures."""
-    keys = finding.get("examples", [])[:EXAMPLES]
-    return {**finding, "pictures": [(row, _layers(run, row)) for row in rows_of(here, run, keys)]}
+    return {**finding, "pictures": _pictured(here, run, finding["examples"])}
 
 
-def _layers(run: Run, row: ImageRow) -> list[str]:
-    return [drawing.address(run, row, kind) for kind in ("image", "layer")]
+def _pictured(here: Asked, run: Run, keys: Sequence[str]) -> list[tuple[ImageRow, list[str]]]:
+    return [(row, drawing.layers(run, row)) for row in rows_of(here, run, keys[:EXAMPLES])]
 
 
 def _size(run: Run) -> tuple[int, int]:

@@ -107,8 +107,8 @@ def _pair(one: Run, other: Run, row: ImageRow, partner: ImageRow, figures: dict[
         "key": row.key,
         "a": row,
         "b": partner,
-        "layers_a": [drawing.address(one, row, kind) for kind in ("image", "layer")],
-        "layers_b": [drawing.address(other, partner, kind) for kind in ("image", "layer")],
+        "layers_a": drawing.layers(one, row),
+        "layers_b": drawing.layers(other, partner),
         "cosine": figures.get("cosine"),
         "rank_correlation": figures.get("rank_correlation"),
     }

@@ -56,6 +56,11 @@ def address(run: Run, row: ImageRow, kind: str, *, colours: str = "blue-red", si
     return f"/runs/{run.id}/images/{row.row}/{kind}.png?colours={colours}&size={size}&key={content_key(run, row)}"
 
 
+def layers(run: Run, row: ImageRow) -> list[str]:
+    """Where the pictures are that make an overlay, from below."""
+    return [address(run, row, kind) for kind in MODES["overlay"]]
+
+
 @router.get("/runs/{run}/images/{row}/map.npy", response_class=Response)
 def numbers(here: Here, run: str, row: RowNumber) -> Response:
     """The map as stored, (C, H, W) float32."""

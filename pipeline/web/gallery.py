@@ -67,7 +67,7 @@ class Wanted(BaseModel):
     def condition(self) -> str | None:
         """All filters as one."""
         parts = [f"({self.where})"] if self.where.strip() else []
-        parts += [f"{name} = {_quoted(value)}" for name in ("predicted", "label") if (value := getattr(self, name))]
+        parts += [f"{name} = {quoted(value)}" for name in ("predicted", "label") if (value := getattr(self, name))]
         if self.only:
             parts.append(self.only)
         for name, (_, column, operator) in FIGURES.items():
@@ -144,7 +144,8 @@ def is_small(run: Run) -> bool:
     return max(size.height, size.width) < PIXELATED
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as a filter has it."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -1,7 +1,6 @@
 """One image: everything that is stored about it."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -58,7 +57,7 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
         "stored": stored,
         "curve": curve,
         "found": found,
-        "figures": figures(found, len(spec.models)),
+        "figures": figures(found),
         "panels": panels(stored, found, spread=len(spec.models) > 1) if done else [],
         "alone": drawing.address(stored, found, "image", size=drawing.LARGE),
         "layer": drawing.address(stored, found, "layer", size=drawing.LARGE),
@@ -94,10 +93,8 @@ def panels(run: Run, row: ImageRow, *, spread: bool) -> list[dict[str, str]]:
     ]
 
 
-def figures(row: ImageRow, members: int) -> list[tuple[str, str]]:
-    """Name and value of everything that was measured; one member alone neither agrees nor disagrees."""
-    if members == 1:
-        row = replace(row, member_disagreement=None)
+def figures(row: ImageRow) -> list[tuple[str, str]]:
+    """Name and value of everything that was measured."""
     return [(name, _written(row, column, how)) for name, (column, how) in COLUMNS.items()]
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from db.records import ImageRow
 from pipeline.errors import ObjectMissing
 from pipeline.maps import PATH_POINTS, MapReader
+from pipeline.reading import check_stored
 
 if TYPE_CHECKING:
     from pipeline.api import Pipeline
@@ -32,11 +33,18 @@ def image_of(pipeline: "Pipeline", row: ImageRow) -> Floats:
 
 
 def spread_of(pipeline: "Pipeline", row: ImageRow) -> Floats | None:
-    """Standard deviation of the map over members, (C, H, W); None for a single member or a failed image."""
+    """Standard deviation of the map over members, (C, H, W); None for a single member or a failed image.
+
+    Raises ObjectMissing.
+    """
     if row.map_run is None or row.map_row is None:
         return None
     found = MapReader(pipeline.objects, row.map_run).std([row.map_row])
-    return None if found is None else found[0]
+    if found is None:
+        return None
+    one: Floats = found[0]
+    check_stored(one, row.key, row.map_run)
+    return one
 
 
 def curve_of(pipeline: "Pipeline", row: ImageRow) -> dict[str, Any] | None:

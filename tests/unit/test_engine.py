@@ -81,6 +81,16 @@ def test_a_run_ends_with_one_row_and_one_readable_map_for_every_image(
     assert pipeline.status(run.id).state is RunState.DONE
 
 
+def test_one_member_alone_neither_agrees_nor_disagrees(
+    pipeline: Pipeline, shop: Workshop, run: Run, request_: RunRequest
+) -> None:
+    alone = pipeline.submit(replace(request_, models=request_.models[:1], name="alone"))
+    work(shop, alone.id)
+    assert {row.member_disagreement for row in rows(shop, alone)} == {None}
+    work(shop, run.id)
+    assert all(row.member_disagreement for row in rows(shop, run))
+
+
 def test_maps_do_not_depend_on_how_images_are_cut_into_units(
     tmp_path: Path, pipeline: Pipeline, shop: Workshop, run: Run, request_: RunRequest
 ) -> None:

@@ -1,12 +1,13 @@
 """Audits in closed form: images of noise, and models that look at one corner or at the whole image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from db.records import ImageRow, ImageState
-from pipeline.audits import Material
+from pipeline.audits import Material, reductions
+from pipeline.audits.material import By, class_of, natural
 from tests.unit.audits.planted import CORNERS, a_run, a_spec
 
 CLASSES = ("mark", "bright", "dark")
@@ -73,10 +74,19 @@ def _row(index: int, label: str, scores: Floats, rng: np.random.Generator) -> Im
         target_index=best, predicted=CLASSES[best], predicted_index=best, probability=float(scores.max()),
         completeness_gap=float(rng.exponential(0.01)), error_estimate=float(rng.exponential(0.03)),
         member_disagreement=float(rng.uniform(0.1, 0.5)), border_share=float(rng.uniform(0, 0.3)), map_run="r",
-        map_row=index,
+        map_row=index, center_share=index / 1000, **dict.fromkeys(reductions.CORNERS, index / 2000),
     )  # fmt: skip
 
 
 def rows_of(material: Material) -> list[ImageRow]:
     """The rows that have maps."""
     return list(material.done())
+
+
+def classes_of(rows: Iterable[ImageRow], by: By) -> Mapping[str, list[ImageRow]]:
+    """Rows by class, classes in natural order ('2' before '10'). Rows without the name of a class are left out."""
+    groups: dict[str, list[ImageRow]] = {}
+    for row in rows:
+        if (name := class_of(row, by)) is not None:
+            groups.setdefault(name, []).append(row)
+    return {name: groups[name] for name in sorted(groups, key=natural)}

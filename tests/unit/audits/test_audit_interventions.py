@@ -6,8 +6,7 @@ from scipy.stats import binomtest
 
 from pipeline.audits.candidates import Candidate
 from pipeline.audits.interventions import Trial, draw_pool, exceeds, likeness, paste, run_trial, wilson
-from pipeline.audits.material import classes_of
-from tests.unit.audits.closed import CLASSES, a_material, rows_of
+from tests.unit.audits.closed import CLASSES, a_material, classes_of, rows_of
 
 
 @pytest.mark.parametrize(("hits", "images"), [(0, 24), (1, 24), (12, 24), (24, 24), (3, 96)])

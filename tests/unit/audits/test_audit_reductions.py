@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from pipeline.audits import Audit, Material, audit
-from pipeline.audits.material import batches, classes_of
-from pipeline.audits.reductions import MEDIAN_OF, ClassSums, block_step, blocks, region_shares
+from pipeline.audits.material import batches
+from pipeline.audits.reductions import CORNERS, MEDIAN_OF, ClassSums, block_step, blocks
 from pipeline.audits.sampling import IN_ALL, PER_CLASS, survey
 from pipeline.audits.sketches import Sketch
-from tests.unit.audits.closed import a_material, rows_of
+from tests.unit.audits.closed import a_material, classes_of, rows_of
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
@@ -39,13 +39,6 @@ def test_maps_of_many_large_classes_are_kept_at_a_coarser_grid() -> None:
     assert small.shape == (2, 2, 3)
     assert small[1, 0, 0] == maps[1, :3, :3].mean()
     assert small[1, 1, 2] == maps[1, 3:, 6:].mean()
-
-
-def test_regions_are_shares_of_the_absolute_map() -> None:
-    maps = np.zeros((3, 8, 12), np.float32)
-    maps[0, 0, 0], maps[0, 4, 6] = -3, 1  # top left corner, centre
-    maps[1] = 1
-    np.testing.assert_allclose(region_shares(maps), [[0.75, 0, 0, 0, 0.25], [1 / 16] * 4 + [1 / 4], [0] * 5])
 
 
 @pytest.mark.parametrize("draw", ["exponential", "lognormal", "uniform"])
@@ -99,6 +92,9 @@ def test_class_figures_equal_numpy_on_the_rows(audited: tuple[Material, Audit]) 
         assert one.error_estimate_p90 == pytest.approx(np.quantile(errors, 0.9), rel=0.01)
         assert one.error_above == pytest.approx((np.array(errors) > 0.1).mean(), abs=0.04)
         assert one.border_share == pytest.approx(np.mean([row.border_share for row in rows]))
+        assert one.center_share == pytest.approx(np.mean([row.center_share for row in rows]))
+        corners = [[getattr(row, name) for row in rows] for name in CORNERS]
+        assert one.corner_shares == pytest.approx(np.mean(corners, axis=1))
         assert one.member_disagreement == pytest.approx(np.median([row.member_disagreement for row in rows]), rel=0.01)
         assert one.accuracy == pytest.approx(np.mean([row.label == row.predicted for row in rows]))
         centres = np.array([(row.center_x, row.center_y) for row in rows])
@@ -121,9 +117,6 @@ def test_class_maps_equal_numpy_on_the_full_array(audited: tuple[Material, Audit
         np.testing.assert_allclose(arrays["std"][index], maps.std(axis=0), rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(arrays["median"][index], np.median(maps, axis=0), rtol=1e-5)
         np.testing.assert_allclose(arrays["member_std"][index], np.abs(maps).mean(axis=0) / 2, rtol=1e-5)
-        weight = np.abs(maps) / np.abs(maps).sum(axis=(1, 2), keepdims=True)
-        assert result.classes[index].center_share == pytest.approx(weight[:, 8:24, 8:24].sum(axis=(1, 2)).mean(), 1e-5)
-        assert result.classes[index].corner_shares[1] == pytest.approx(weight[:, :8, 24:].sum(axis=(1, 2)).mean(), 1e-5)
 
 
 def test_a_sample_does_not_depend_on_the_order_and_is_bounded() -> None:
