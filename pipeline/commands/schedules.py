@@ -16,7 +16,7 @@ from pipeline.errors import PortTaken
 
 schedule_app = typer.Typer(
     no_args_is_help=True,
-    help="Repeat a run by the clock, and measure the drift from one to the next.",
+    help="Repeat a run by the clock, and measure the drift.",
     epilog="Example: attribatch schedule tick",
 )
 
@@ -109,7 +109,10 @@ def history(
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most turns.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Show what became of each turn, the latest first: run, drift, reasons. Classes are in the JSON."""
+    """Show what became of each turn, the latest first.
+
+    Its run, its drift and the reasons. Classes are in the JSON.
+    """
     from pipeline.commands.schedule_printing import history as print_history
 
     with open_pipeline() as pipeline:
@@ -126,9 +129,9 @@ def up(
     allowed_host: Names = None,
     web: Annotated[bool, typer.Option("--web/--no-web", help="Serve the page, too.")] = True,
 ) -> None:
-    """Stand by: run the schedules, compute whatever waits and serve the page, until Ctrl-C or SIGTERM.
+    """Stand by: run schedules, compute what waits, serve the page.
 
-    With a broker it computes nothing: Celery workers do.
+    Until Ctrl-C or SIGTERM. With a broker it computes nothing: Celery workers do.
     """
     from pipeline.commands.schedule_printing import turn
     from pipeline.standing import Watch
