@@ -42,10 +42,12 @@ def add(
 ) -> None:
     """Store a schedule. Models are loaded and images listed once now, to see that it can run; nothing is computed."""
     from pipeline.commands.schedule_printing import said
+    from pipeline.schedules import on_clock
 
     with open_pipeline() as pipeline, printing.working("loading models and listing images"):
         made = pipeline.schedules.add(name, request, cron=cron, timezone=timezone, fail_on=fail_on)
-    sentence = f"schedule {name}: next due {made.next_due:%Y-%m-%d %H:%M} UTC; `attribatch schedule tick` runs it then"
+    due = on_clock(made.next_due, made.timezone)
+    sentence = f"schedule {name}: next due {due}; `attribatch schedule tick` runs it then"
     said(sentence, made, as_json=as_json)
 
 
@@ -118,7 +120,8 @@ def history(
     with open_pipeline() as pipeline:
         scheduler = pipeline.schedules
         found = [(turn, scheduler.classes(turn)) for turn in scheduler.history(name, limit=limit)]
-    print_history(found, as_json=as_json)
+        timezone = next((each.timezone for each in scheduler.listed() if each.name == name), "UTC")
+    print_history(found, timezone, as_json=as_json)
 
 
 def up(
