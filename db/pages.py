@@ -88,6 +88,14 @@ def page_of(
     return Page(page, _encode_cursor(digest, getattr(page[-1], order.column.key), page[-1].row))
 
 
+def count_of(connection: Connection, query: Select[Any], *, where: ColumnElement[bool], most: int) -> int:
+    """How many images of a query fit a filter; `most` + 1 where there are more."""
+    if connection.dialect.name == "sqlite" and not _has_index(where):
+        order, where = _planned(connection, query, where, _Order.parse(None))
+        query = order.present(query, _START, None)  # in no order it may walk an index, and look each row up elsewhere
+    return _count_up_to(connection, query.where(where), most + 1)
+
+
 def _planned(
     connection: Connection, query: Select[Any], where: ColumnElement[bool], order: "_Order"
 ) -> tuple["_Order", ColumnElement[bool]]:
@@ -115,9 +123,13 @@ def _has_index(term: ColumnElement[bool]) -> bool:
 
 
 def _fits_few(connection: Connection, query: Select[Any], where: ColumnElement[bool]) -> bool:
-    some = query.where(where).with_only_columns(literal(1)).limit(FEW + 1).subquery()
+    return _count_up_to(connection, query.where(where), FEW + 1) <= FEW
+
+
+def _count_up_to(connection: Connection, query: Select[Any], limit: int) -> int:
+    some = query.with_only_columns(literal(1)).limit(limit).subquery()
     count: int = connection.execute(select(func.count()).select_from(some)).scalar_one()
-    return count <= FEW
+    return count
 
 
 def _replaced(term: Any) -> ColumnElement[bool]:

@@ -9,9 +9,9 @@ from sqlalchemy import Column, ColumnElement, Engine, Row, Select, and_, exists,
 from db.encoding import IMAGE_FIELDS, entries_from_text, image_from_row, run_from_row
 from db.errors import NotFound
 from db.filters import compile_where
-from db.pages import Page, page_of
+from db.pages import Page, count_of, page_of
 from db.records import Entry, ImageRow, ImageState, Progress, Run, RunState, UnitState
-from db.session import reading
+from db.session import reading, within
 from db.tables import WAITING, images, runs, units
 
 BATCH = 1000  # rows held at a time while streaming
@@ -232,6 +232,20 @@ def count_images(engine: Engine, run_id: str, *, where: str | None = None) -> in
         query = query.where(compile_where(where))
     with reading(engine) as connection:
         return connection.execute(query).scalar_one()
+
+
+def count_up_to(engine: Engine, run_id: str, *, where: str, most: int, seconds: float) -> int | None:
+    """How many images of a run fit a filter: `most` + 1 where more do, None where counting takes longer than `seconds`.
+
+    Raises:
+        UsageError: the filter is wrong.
+    """
+    query, condition = _images_of(run_id), compile_where(where)
+    try:
+        with reading(engine) as connection, within(connection, seconds):
+            return count_of(connection, query, where=condition, most=most)
+    except TimeoutError:
+        return None
 
 
 def iter_images(engine: Engine, run_id: str, state: ImageState | None = None) -> Iterator[ImageRow]:

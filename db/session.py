@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from sqlite3 import SQLITE_BUSY, SQLITE_FULL, SQLITE_LOCKED
+from sqlite3 import SQLITE_BUSY, SQLITE_FULL, SQLITE_INTERRUPT, SQLITE_LOCKED
 from sqlite3 import Connection as SqliteConnection
 from sqlite3 import OperationalError as SqliteError
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, make_url, select, text
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -29,13 +29,27 @@ from sqlalchemy.exc import (
 from db.errors import IndexDamaged, IndexOutdated, StoreFull, StoreUnavailable, UsageError
 from db.tables import VERSION_TABLE, now
 
-__all__ = ["SCHEMA", "Engine", "Index", "look_at", "migrate", "open_engine", "reading", "saying", "shown", "writing"]
+__all__ = [
+    "SCHEMA",
+    "Engine",
+    "Index",
+    "look_at",
+    "migrate",
+    "open_engine",
+    "reading",
+    "saying",
+    "shown",
+    "within",
+    "writing",
+]
 
 SCHEMA = "0004"  # the newest revision in db/migrations/versions; a test holds the two together
 BUSY_MILLISECONDS = 30_000
 CACHE_KIBIBYTES = 32_768  # SQLite's own 2 MB hold no path to the leaves of the indexes of a million images
 _LOCKED = (SQLITE_BUSY, SQLITE_LOCKED)
 _DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
+_CANCELED = "57014"  # likewise
+_STEPS = 10_000  # of SQLite, about a millisecond
 _ADVISORY_LOCK = 0x61747472  # "attr"
 
 
@@ -98,6 +112,32 @@ def saying(engine: Engine) -> Iterator[Connection]:
         engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     with writing(engine) as connection:
         yield connection
+
+
+@contextmanager
+def within(connection: Connection, seconds: float) -> Iterator[None]:
+    """Break off a statement of a transaction that takes too long. The transaction is over then.
+
+    Raises:
+        TimeoutError: the time was up.
+    """
+    sqlite: Any = connection.connection.driver_connection if connection.dialect.name == "sqlite" else None
+    if sqlite is None:
+        limit = select(func.set_config("statement_timeout", f"{max(1, 1000 * seconds):.0f}", True))  # 0 is none
+        connection.execute(limit)
+    else:
+        deadline = time.monotonic() + seconds
+        sqlite.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+    try:
+        yield
+    except OperationalError as error:
+        codes = getattr(error.orig, "sqlite_errorcode", None), getattr(error.orig, "sqlstate", None)
+        if codes not in ((SQLITE_INTERRUPT, None), (None, _CANCELED)):
+            raise
+        raise TimeoutError(f"the index at {shown(connection.engine)} took longer than {seconds:g} s") from error
+    finally:
+        if sqlite is not None:  # the pool gives the connection to others
+            sqlite.set_progress_handler(None, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pipeline import printing
 from pipeline.commands import audits, comparing, evaluating, querying, serving, upkeep
 from pipeline.commands import workers as processes
 from pipeline.commands.ensembles import ensemble_app
+from pipeline.commands.headings import UnderHeadings
 from pipeline.commands.options import (
     RUNNING,
     Channels,
@@ -32,6 +33,7 @@ from pipeline.errors import AttribatchError, UsageError
 
 app = typer.Typer(
     name="attribatch",
+    cls=UnderHeadings,
     help="Integrated Gradients for whole image data sets: resumable, queryable, audited.\n\n"
     "Start with: attribatch demo",
     no_args_is_help=True,
@@ -71,7 +73,10 @@ def demo(
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """Train an ensemble on real scans with a planted shortcut, attribute, and find it. About a minute."""
+    """See it find a planted shortcut, in about a minute.
+
+    Trains an ensemble on real scans of digits, attributes every image, and audits the maps.
+    """
     from pipeline.demo import run_demo
 
     with open_pipeline() as pipeline, resumable(), printing.progress_bar() as bar:
@@ -135,7 +140,10 @@ def show(
     out: Annotated[Path | None, typer.Option(help="PNG to write. Default: named after the image.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw one image: its map, what speaks for the class, where members differ, and F along the path."""
+    """Draw one image and its map.
+
+    Beside them: what speaks for the class, where members differ, and F along the path.
+    """
     with open_pipeline() as pipeline:
         row = pipeline.find_image(ref, image)
         path = out or Path(f"{Path(row.key).stem}-attribution.png")
@@ -155,7 +163,10 @@ def models_show(
     classes: Classes = None,
     as_json: Json = False,
 ) -> None:
-    """Load a model, check it, and print its input, classes and weights digest."""
+    """Load a model, check it, and print what it takes and says.
+
+    That is its input, its classes and the digest of its weights.
+    """
     from pipeline.models import resolve
 
     found = resolve(model_requests([model], weights, input_size, resize, mean, std, channels, classes))

@@ -111,6 +111,11 @@ def next_due(cron: str, timezone: str, after: datetime) -> datetime:
     raise SpecError(f"cron {cron!r} never comes due: no month has such a day")
 
 
+def on_clock(moment: datetime, timezone: str) -> str:
+    """A time as the clock of a zone shows it, with the zone's abbreviation: 2026-07-01 02:00 CEST."""
+    return f"{moment.astimezone(ZoneInfo(timezone)):%Y-%m-%d %H:%M %Z}"
+
+
 def due(schedules: Iterable[Schedule], now: datetime) -> list[Schedule]:
     """The schedules that are due, the longest overdue first; equals by name."""
     found = [each for each in schedules if not each.paused and each.next_due <= now]

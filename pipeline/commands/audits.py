@@ -30,7 +30,10 @@ def audit(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what the maps say together: figures per class, shortcuts that were tested, an HTML report."""
+    """Say what a run's maps say together, and find shortcuts.
+
+    Figures per class, shortcuts that were tested, and an HTML report.
+    """
     from pipeline.audits.gates import exceeded, parse_gates
 
     gates = parse_gates(fail_on or ())

@@ -29,9 +29,10 @@ def compare(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two runs: what was asked differently, how far each image's map moved, which classes and images most.
+    """Compare two runs: how far each image's map moved.
 
-    Images are matched by key. Runs may differ in models, baselines, steps or images, not in the size of the input.
+    Also what was asked differently, and which classes and images moved most. Images are matched by key. Runs may
+    differ in models, baselines, steps or images, not in the size of the input.
     """
     from pipeline.audits.comparison import FIGURES
     from pipeline.commands.comparing_printing import comparison

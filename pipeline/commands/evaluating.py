@@ -27,9 +27,9 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Test whether the maps are true, and how far they depend on the baseline.
+    """Test whether a run's maps are true.
 
-    Costs about 30 times the making of the sample's maps.
+    Also how far they depend on the baseline. Costs about 30 times the making of the sample's maps.
     """
     with open_pipeline() as pipeline, printing.progress_bar() as bar:
         found = pipeline.evaluate(ref, images=images, seed=seed, metrics=tuple(metric or ()), say=bar.say)

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from zoneinfo import ZoneInfo
 
 from rich.markup import escape
 from rich.table import Table
 
 from db.records import ClassDrift, Occasion, OccasionState, Schedule
 from pipeline.printing import out, print_json, print_table, visible
+from pipeline.schedules import on_clock
 
 _ENDED = (OccasionState.DONE, OccasionState.PARTIAL)
 
@@ -24,7 +24,7 @@ def schedules(found: Sequence[Schedule], *, as_json: bool) -> None:
         return
     table = Table("schedule", "cron", "time zone", "next due", "fail on", "source", box=None, header_style="bold")
     for each in found:
-        due = "paused" if each.paused else f"{each.next_due.astimezone(ZoneInfo(each.timezone)):%Y-%m-%d %H:%M}"
+        due = "paused" if each.paused else on_clock(each.next_due, each.timezone)
         cells = (each.name, each.cron, each.timezone, due, each.fail_on or "", json.loads(each.request)["source"])
         table.add_row(*(escape(visible(cell)) for cell in cells))
     print_table(table)
@@ -38,19 +38,19 @@ def said(sentence: str, value: object, *, as_json: bool) -> None:
         out.print(sentence, markup=False)
 
 
-def history(found: Sequence[tuple[Occasion, Sequence[ClassDrift]]], *, as_json: bool) -> None:
-    """The turns of a schedule, the latest first; classes of each for programs."""
+def history(found: Sequence[tuple[Occasion, Sequence[ClassDrift]]], timezone: str, *, as_json: bool) -> None:
+    """The turns of a schedule, the latest first, on its own clock; classes of each for programs."""
     if as_json:
         print_json([asdict(occasion) | {"classes": classes} for occasion, classes in found])
         return
     if not found:
         out.print("this schedule has not come due yet; `attribatch schedule run-now` does not wait for it")
         return
-    columns = ("due (UTC)", "state", "run", "drift", "class drift", "nDCG", "remark")
+    columns = ("due", "state", "run", "drift", "class drift", "nDCG", "remark")
     table = Table(*columns, box=None, header_style="bold")
     for occasion, classes in found:
         figures = ["" if v is None else f"{v:.4f}" for v in (occasion.drift, occasion.class_drift, occasion.ndcg)]
-        due = f"{occasion.due_at:%Y-%m-%d %H:%M}"
+        due = on_clock(occasion.due_at, timezone)
         table.add_row(due, str(occasion.state), occasion.run_id or "", *figures, escape(remark(occasion, classes)))
     print_table(table)
 

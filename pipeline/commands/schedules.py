@@ -16,7 +16,7 @@ from pipeline.errors import PortTaken
 
 schedule_app = typer.Typer(
     no_args_is_help=True,
-    help="Repeat a run by the clock, and measure the drift from one to the next.",
+    help="Repeat a run by the clock, and measure the drift.",
     epilog="Example: attribatch schedule tick",
 )
 
@@ -42,10 +42,12 @@ def add(
 ) -> None:
     """Store a schedule. Models are loaded and images listed once now, to see that it can run; nothing is computed."""
     from pipeline.commands.schedule_printing import said
+    from pipeline.schedules import on_clock
 
     with open_pipeline() as pipeline, printing.working("loading models and listing images"):
         made = pipeline.schedules.add(name, request, cron=cron, timezone=timezone, fail_on=fail_on)
-    sentence = f"schedule {name}: next due {made.next_due:%Y-%m-%d %H:%M} UTC; `attribatch schedule tick` runs it then"
+    due = on_clock(made.next_due, made.timezone)
+    sentence = f"schedule {name}: next due {due}; `attribatch schedule tick` runs it then"
     said(sentence, made, as_json=as_json)
 
 
@@ -109,13 +111,17 @@ def history(
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most turns.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Show what became of each turn, the latest first: run, drift, reasons. Classes are in the JSON."""
+    """Show what became of each turn, the latest first.
+
+    Its run, its drift and the reasons. Classes are in the JSON.
+    """
     from pipeline.commands.schedule_printing import history as print_history
 
     with open_pipeline() as pipeline:
         scheduler = pipeline.schedules
         found = [(turn, scheduler.classes(turn)) for turn in scheduler.history(name, limit=limit)]
-    print_history(found, as_json=as_json)
+        timezone = next((each.timezone for each in scheduler.listed() if each.name == name), "UTC")
+    print_history(found, timezone, as_json=as_json)
 
 
 def up(
@@ -126,9 +132,9 @@ def up(
     allowed_host: Names = None,
     web: Annotated[bool, typer.Option("--web/--no-web", help="Serve the page, too.")] = True,
 ) -> None:
-    """Stand by: run the schedules, compute whatever waits and serve the page, until Ctrl-C or SIGTERM.
+    """Stand by: run schedules, compute what waits, serve the page.
 
-    With a broker it computes nothing: Celery workers do.
+    Until Ctrl-C or SIGTERM. With a broker it computes nothing: Celery workers do.
     """
     from pipeline.commands.schedule_printing import turn
     from pipeline.standing import Watch

@@ -34,7 +34,10 @@ def serve(
     token: Token = None,
     allowed_host: Names = None,
 ) -> None:
-    """Show runs, images, audits and schedules in a browser, until Ctrl-C or SIGTERM. Needs no torch."""
+    """Show runs, images, audits and schedules in a browser.
+
+    Serves the page until Ctrl-C or SIGTERM. Needs no torch.
+    """
     from pipeline.web.serving import served
 
     stop = threading.Event()

@@ -57,13 +57,19 @@ def cancel(ref: RunRef, as_json: Json = False) -> None:
 
 
 def retry(ref: RunRef, as_json: Json = False) -> None:
-    """Give the failed units of a run all their attempts again, and those with failed images."""
+    """Give what failed in a run all its attempts again.
+
+    Failed units, and units with failed images.
+    """
     with open_pipeline() as pipeline:
         upkeep_printing.counted("units re-armed", pipeline.retry(ref), as_json=as_json)
 
 
 def repair(as_json: Json = False) -> None:
-    """Rebuild the index from the stored maps, and queue again what is missing or damaged."""
+    """Rebuild the index from the stored maps.
+
+    What is missing or damaged is queued again.
+    """
     with open_pipeline() as pipeline, printing.working("comparing the index with the stored objects"):
         found = pipeline.repair()
     upkeep_printing.repaired(found, as_json=as_json)
@@ -90,7 +96,10 @@ def gc(
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check this installation: disk, index, object storage, clock, device, broker."""
+    """Check that this installation works.
+
+    Disk, index, object storage, clock, device and broker.
+    """
     from pipeline.doctor import examine
     from pipeline.settings import Settings
 

@@ -39,7 +39,10 @@ def worker(
 def beat(
     every: Annotated[float, typer.Option(min=1, max=60, help="Seconds between two looks at what is due.")] = 30.0,
 ) -> None:
-    """Do what is due, again and again, until stopped: one such process for an installation."""
+    """Do what is due, again and again, until stopped.
+
+    One such process for an installation.
+    """
     from pipeline import logs
     from pipeline.beat import beat as run
     from pipeline.dispatch import reach_broker

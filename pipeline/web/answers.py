@@ -19,6 +19,7 @@ from jinja2.runtime import Context
 
 from db.records import ImageRow, Run, Schedule
 from pipeline.errors import AttribatchError
+from pipeline.schedules import on_clock
 from pipeline.web import places, plots, words
 
 if TYPE_CHECKING:
@@ -166,8 +167,8 @@ def make_templates() -> Environment:
     )
     for name in ("visible", "percent", "number", "duration"):
         found.filters[name] = getattr(words, name)
-    found.filters |= {"whole": lambda value: f"{value:,}", "moment": _moment, "query": with_query}
-    found.filters |= {"public": _public, "finding": _finding, "base_name": places.base_name}
+    found.filters |= {"whole": lambda value: f"{value:,}", "moment": _moment, "on_clock": on_clock}
+    found.filters |= {"query": with_query, "public": _public, "finding": _finding, "base_name": places.base_name}
     found.globals |= {"plots": plots, "words": words, "static_key": _static_key()}
     return found
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from db.filters import compile_where
 from db.pair_queries import done_by_key
+from db.queries import count_up_to
 from db.records import ImageRow, ImageState, Run
 from pipeline.errors import UsageError
 from pipeline.pictures import COLOURS
@@ -17,6 +18,7 @@ from pipeline.web import drawing, places, words
 from pipeline.web.answers import Asked, Here, View, twins, with_query
 
 PAGE = 60
+COUNTED, COUNTING_SECONDS = 10_000, 2.0  # a filter without an index reads every row: seconds at a million
 SORTS = {  # those with an index: any page of a million images takes milliseconds
     "": "row",
     "-member_disagreement": "disagreement, largest first",
@@ -75,6 +77,11 @@ class Wanted(BaseModel):
                 parts.append(f"{column} {operator} {value!r}")
         return " and ".join(parts) or None
 
+    @property
+    def mixed(self) -> bool:
+        """Whether the text is not the whole filter."""
+        return self.condition is not None and self.condition != f"({self.where})"
+
     def pairs(self) -> dict[str, Any]:
         """What of it differs from the default: the shortest address of the same view."""
         return self.model_dump(exclude_defaults=True)
@@ -110,12 +117,24 @@ def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
         "pairs": pairs,
         "tiles": [tile(stored, row, wanted, here.known) for row in rows],
         "next_query": next_query,
+        "count": len(rows) if problem is None and following is None and not wanted.after else None,
         "choices": {"sorts": SORTS, "only": ONLY, "figures": FIGURES, "modes": list(drawing.MODES), "colours": COLOURS},
         "pixelated": is_small(stored),
         "labelled": bool(rows) or here.pipeline.has_labels(stored.id),
         "classes": RunSpec.from_json(stored.spec).class_names,
     }
     return View("gallery.html", data, more, listed, next_query, 200 if problem is None else 400)
+
+
+@twins(router, "/runs/{run}/count")
+def count(here: Here, run: str, where: Annotated[str, Query(max_length=8000)]) -> View:
+    """How many images of a run match a filter: none is said where more than `COUNTED` do, or counting takes long."""
+    found = count_up_to(
+        here.pipeline.database, here.pipeline.get_run(run).id, where=where, most=COUNTED, seconds=COUNTING_SECONDS
+    )
+    more = found is not None and found > COUNTED
+    data = {"where": where, "count": None if more else found, "more_than": COUNTED if more else None}
+    return View("_count.html", data, {"seconds": COUNTING_SECONDS})
 
 
 def public_row(row: ImageRow, known: Sequence[str] = ()) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Every plot has a title and a sentence for those who do not see it.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from html import escape
 
 from markupsafe import Markup
@@ -32,22 +31,25 @@ def curve(alphas: Sequence[float], outputs: Sequence[float], gradients: Sequence
     return _svg(body, HEIGHT, f"{title}; output of {target}")
 
 
-def drift(turns: Sequence[tuple[datetime, float]], gate: float | None) -> Markup:
-    """The drift of each turn in the order of time, 0 at the foot; the gate as a dashed line."""
+def drift(turns: Sequence[tuple[str, float]], gate: float | None) -> Markup:
+    """The drift of each turn (its time, which begins with the date, and how far it moved) in the order of time.
+
+    0 is at the foot; the gate is a dashed line.
+    """
     values = [value for _, value in turns]
     high = max([*values, gate or 0.0, 1e-3]) * 1.1
     step = 1 / max(len(turns) - 1, 1)
     places = [index * step if len(turns) > 1 else 0.5 for index in range(len(turns))]
     marks = "".join(
         f'<circle class="mark" cx="{_x(place):.1f}" cy="{_y(value, 0, high, DRIFT_HEIGHT):.1f}" r="4">'
-        f"<title>{when:%Y-%m-%d %H:%M}: {value:.4f}</title></circle>"
+        f"<title>{escape(when)}: {value:.4f}</title></circle>"
         for place, (when, value) in zip(places, turns, strict=True)
     )
     line = _points(places, values, 0, high, DRIFT_HEIGHT)
     level = "" if gate is None else _gate(gate, high)
-    ends = _text(LEFT, DRIFT_HEIGHT - 20, f"{turns[0][0]:%Y-%m-%d}", "start")
+    ends = _text(LEFT, DRIFT_HEIGHT - 20, turns[0][0].split()[0], "start")
     if len(turns) > 1:
-        ends += _text(WIDTH - RIGHT, DRIFT_HEIGHT - 20, f"{turns[-1][0]:%Y-%m-%d}", "end")
+        ends += _text(WIDTH - RIGHT, DRIFT_HEIGHT - 20, turns[-1][0].split()[0], "end")
     body = _frame(0, high, DRIFT_HEIGHT) + level + f'<polyline class="line" points="{line}"/>' + marks + ends
     return _svg(body, DRIFT_HEIGHT, f"Drift of {len(turns)} turns, the last {values[-1]:.4f}")
 

@@ -14,7 +14,7 @@ from fastapi.responses import RedirectResponse, Response
 from db.records import ClassDrift, Occasion, Run, Schedule
 from pipeline.errors import NotFound, UsageError
 from pipeline.requesting import repeat
-from pipeline.schedules import Gate
+from pipeline.schedules import Gate, on_clock
 from pipeline.web import places, plots, words
 from pipeline.web.answers import Asked, Here, View, twins
 from pipeline.web.runs import WRITES
@@ -39,7 +39,7 @@ def schedule(here: Here, name: Name) -> View:
         raise NotFound(f"there is no schedule {words.visible(name)!r}")
     turns = here.pipeline.schedules.history(name, limit=TURNS)
     history = [_turn(here, turn) for turn in turns]
-    moved = [(turn.due_at, turn.drift) for turn in reversed(turns) if turn.drift is not None]
+    moved = [(on_clock(turn.due_at, found.timezone), turn.drift) for turn in reversed(turns) if turn.drift is not None]
     data = {"schedule": _record(here, found), "history": history}
     more = {
         "curve": plots.drift(moved, _level(found)) if moved else None,

@@ -108,6 +108,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def matching(count: int) -> str:
+    """How many images match a filter."""
+    return f"{plural(count, 'image')} {'matches' if count == 1 else 'match'}"
+
+
 def percent(value: float | None) -> str:
     """A share with two digits."""
     if not _known(value):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -33,7 +34,8 @@ def come_due(home: Path) -> None:
 def test_a_schedule_from_its_first_day_to_its_last(tmp_path: Path, dataset: Path, scheduled: list[str]) -> None:
     home = tmp_path / "home"
     added = ["schedule", "add", "nightly", *scheduled, "--timezone", "Europe/Berlin", "--fail-on", "drift>0.001"]
-    assert "next due" in attribatch(home, *added).stdout
+    assert re.search(r"next due \d{4}-\d\d-\d\d 0[23]:00 CES?T;", attribatch(home, *added).stdout), "on its own clock"
+    assert re.search(r"Berlin +\d{4}-\d\d-\d\d 0[23]:00 CES?T", attribatch(home, "schedule", "list").stdout)
     (listed,) = answer(home, "schedule", "list")
     assert (listed["name"], listed["request"]["source"], listed["paused"]) == ("nightly", str(dataset), False)
     assert "nothing is due" in attribatch(home, "schedule", "tick").stdout
@@ -53,6 +55,7 @@ def test_a_schedule_from_its_first_day_to_its_last(tmp_path: Path, dataset: Path
     assert sum(each["images"] for each in history[0]["classes"]) == 18
     printed = attribatch(home, "schedule", "history", "nightly").stdout
     assert "GATE EXCEEDED" in printed
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d CES?T", printed)
     assert "nothing changed: the same run as before" in printed
     assert answer(home, "query", "nightly", "--limit", "1")["rows"][0]["run_id"] == third["run_id"]
     attribatch(home, "schedule", "pause", "nightly")

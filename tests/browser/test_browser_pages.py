@@ -38,6 +38,32 @@ def test_filter_sort_page_and_come_back_by_the_address(page: Page, server: Serve
     expect(page.locator(".tile")).to_have_count(0)
 
 
+def test_the_count_and_the_whole_filter_follow_the_form(page: Page, server: Server, installation: Installation) -> None:
+    page.goto(f"{server.url}/runs/{installation.run.id}/images?limit=3")
+    count, effect = page.locator("#count"), page.get_by_text("Filter in effect")
+    box = page.get_by_label("Filter", exact=True)
+    expect(page.locator(".tile")).to_have_count(3)
+    expect(count).to_have_text("")
+    page.evaluate("document.getElementById('count').kept = true")
+    box.fill("label = 'cat'")
+    box.press("Enter")
+    expect(count).to_have_text("5 images match")
+    expect(effect).to_have_count(0)
+    page.get_by_role("link", name="Next 3").click()
+    expect(page.locator(".tile")).to_have_count(5)
+    expect(count).to_have_text("5 images match")
+    page.get_by_label("Border share >").fill("2")
+    page.get_by_role("button", name="Show").click()
+    expect(count).to_have_text("0 images match")
+    expect(effect.locator("code")).to_have_text("(label = 'cat') and border_share > 2.0")
+    box.fill("nonsense")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("alert")).to_contain_text("no column 'nonsense'")
+    expect(count).to_have_text("")
+    expect(effect).to_have_count(0)
+    assert page.evaluate("document.getElementById('count').kept"), "screen readers follow an element that stays"
+
+
 def test_next_pages_are_put_below(page: Page, server: Server, installation: Installation) -> None:
     page.goto(f"{server.url}/runs/{installation.run.id}/images?limit=5")
     expect(page.locator(".tile")).to_have_count(5)

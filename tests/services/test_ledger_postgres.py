@@ -30,7 +30,10 @@ from tests.unit.db.test_plans import (  # noqa: F401
 )
 from tests.unit.db.test_queries import *  # noqa: F403
 from tests.unit.db.test_schedules import *  # noqa: F403
-from tests.unit.db.test_session import differences
+from tests.unit.db.test_session import (  # noqa: F401
+    differences,
+    test_a_question_that_takes_too_long_is_broken_off_and_the_next_one_is_answered,
+)
 from tests.unit.db.test_session import test_database_clock_tells_the_time as clock_test
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from db.records import Schedule
 from pipeline.errors import SpecError
-from pipeline.schedules import Gate, check_name, due, next_due
+from pipeline.schedules import Gate, check_name, due, next_due, on_clock
 
 
 def at(text: str) -> datetime:
@@ -43,6 +43,15 @@ def test_the_hour_that_comes_twice_in_autumn_runs_a_daily_job_once() -> None:
     # 25 October 2026 in Berlin: 02:30 is 00:30 UTC and again 01:30 UTC.
     assert turns("30 2 * * *", "2026-10-24 12:00", 3) == ["10-25 00:30", "10-26 01:30", "10-27 01:30"]
     assert turns("30 * * * *", "2026-10-24 23:45", 3) == ["10-25 00:30", "10-25 01:30", "10-25 02:30"]
+
+
+def test_a_time_is_shown_on_the_clock_of_its_zone_which_is_named() -> None:
+    assert on_clock(at("2026-07-01 00:00"), "Europe/Berlin") == "2026-07-01 02:00 CEST"
+    assert [on_clock(at(f"2026-10-25 0{hour}:30"), "Europe/Berlin")[11:] for hour in (0, 1)] == [
+        "02:30 CEST",
+        "02:30 CET",
+    ]
+    assert on_clock(at("2026-07-01 00:00"), "UTC") == "2026-07-01 00:00 UTC"
 
 
 @pytest.mark.parametrize("minute", range(0, 180, 7))

@@ -13,6 +13,7 @@ from db.errors import NotFound, UsageError
 from db.ledger import Ledger
 from db.queries import (
     count_images,
+    count_up_to,
     find_image,
     find_images,
     get_run,
@@ -98,6 +99,16 @@ def test_pages_of_a_filter_hold_what_fits_it(engine: Engine) -> None:
     fitting = [row for row in rows if row.label == "cat" or (row.evaluations or 0) > 20]
     assert found == sorted_in_memory(fitting, "error_estimate", descending=True)
     assert count_images(engine, RUN.id, where="label = 'cat' or evaluations > 20") == len(fitting)
+
+
+@pytest.mark.parametrize("where", ["label = 'cat'", "evaluations > 20", "label = 'cat' or evaluations > 20",
+                                   "border_share > 0.1 and not failed", "mispredicted"])  # fmt: skip
+def test_a_count_is_exact_up_to_its_bound(engine: Engine, where: str) -> None:
+    store(engine, mixed_rows(60))
+    fitting = count_images(engine, RUN.id, where=where)
+    for most in (1, 5, 59, 60):
+        found = count_up_to(engine, RUN.id, where=where, most=most, seconds=60)
+        assert found == min(fitting, most + 1)
 
 
 def test_without_a_sort_pages_follow_the_manifest(engine: Engine) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, create_engine, inspect, select, text
 import db.migrations
 from db.encoding import IMAGE_FIELDS
 from db.errors import IndexOutdated, StoreUnavailable, UsageError
-from db.session import SCHEMA, migrate, open_engine, reading, writing
+from db.session import SCHEMA, migrate, open_engine, reading, within, writing
 from db.tables import VERSION_TABLE, images, metadata, now
 from tests.unit.db.processes import migrate_at_once
 
@@ -158,3 +158,16 @@ def test_plain_engines_are_not_changed(tmp_path: Path) -> None:
     with plain.connect() as connection:
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "delete"
     plain.dispose()
+
+
+def test_a_question_that_takes_too_long_is_broken_off_and_the_next_one_is_answered(engine: Engine) -> None:
+    endless = text("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 - x FROM n) SELECT count(*) FROM n")
+    started = time.monotonic()
+    with pytest.raises(TimeoutError), reading(engine) as connection, within(connection, 0.1):
+        connection.execute(endless)
+    assert time.monotonic() - started < 20
+    with reading(engine) as connection:
+        some = text(
+            "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 300000) SELECT sum(x) FROM n"
+        )
+        assert connection.execute(some).scalar_one() == 300_000 * 300_001 // 2

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from db.records import ImageState
 from pipeline.api import Pipeline
 from pipeline.maps import MapReader
+from pipeline.web import gallery
 from pipeline.web.words import finding
 from tests.sites import HOSTILE, Installation
 
@@ -125,6 +126,40 @@ def test_form_controls_and_the_text_box_are_one_filter(
     quoted = HOSTILE.replace("'", "''")
     assert found["where"] == f"(row >= 0 or row < 0) and label = '{quoted}' and border_share > 0.05"
     assert {row["label"] for row in found["images"]} == {HOSTILE}
+
+
+@pytest.mark.parametrize(
+    ("asked", "known", "effect"),
+    [
+        ({}, "", None),
+        ({"where": "label = 'cat' and not failed"}, "4 images match", None),
+        ({"where": "row = 3", "only": "failed"}, "0 images match", "(row = 3) and failed"),
+        ({"where": "row = 3"}, "1 image matches", None),
+        ({"label": "cat", "border_above": "0"}, "4 images match", "label = 'cat' and border_share > 0.0"),
+    ],
+)
+def test_the_gallery_says_how_many_match_and_what_its_whole_filter_is(
+    asked: dict[str, str], known: str, effect: str | None, browser: TestClient, installation: Installation
+) -> None:
+    html = browser.get(f"/runs/{installation.run.id}/images", params=asked).text
+    assert f'aria-live="polite">{known}</p>' in html
+    shown = re.findall(r"Filter in effect: <code>(.*?)</code>", html)
+    assert shown == ([] if effect is None else [escape(effect).replace("&#x27;", "&#39;")])
+
+
+def test_what_a_page_of_the_gallery_does_not_show_is_counted_afterwards(
+    browser: TestClient, opened: Pipeline, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked = installation.run.id, {"where": "row > 0", "only": "", "border_above": "0", "limit": "2"}
+    read = Reader(browser.get(f"/runs/{run}/images", params=asked).text)
+    (link,) = (link for link in read.links if f"/runs/{run}/count" in link)
+    total = len(opened.find(run, where="row > 0 and border_share > 0").rows)
+    assert f'<span id="said">{total} images match</span>' in browser.get(link).text
+    assert browser.get(twin(link, "json")).json()["count"] == total
+    monkeypatch.setattr(gallery, "COUNTED", 2)
+    assert '<span id="said">More than 2 images match</span>' in browser.get(link).text
+    assert browser.get(twin(link, "json")).json() | {"where": ""} == {"where": "", "count": None, "more_than": 2}
+    assert "did you mean" in browser.get(f"/runs/{run}/count", params={"where": "bordr_share > 1"}).text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Schedules from the page: made of a run that was done, listed with what became of them."""
 
-from datetime import UTC, datetime
+import re
 
 import pytest
 from fastapi.testclient import TestClient
@@ -28,6 +28,8 @@ def test_a_schedule_is_added_paused_resumed_and_removed(
     (listed,) = browser.get("/schedules.json").json()["schedules"]
     assert (listed["cron"], listed["timezone"], listed["paused"]) == ("0 2 * * *", "Europe/Berlin", False)
     assert (listed["source"], listed["models"]) == ("images", ["tiny.py:make"] * 2)
+    for address in ("/schedules", "/schedules/nightly"):
+        assert re.search(r"\d{4}-\d\d-\d\d 0[23]:00 CES?T", browser.get(address).text), "on its own clock"
     for form_of in ("", ".json", ".csv"):
         text = browser.get(f"/schedules/nightly{form_of}").text
         assert str(installation.root) not in text
@@ -64,11 +66,11 @@ def test_a_wrong_schedule_is_said_above_the_form_which_keeps_what_was_typed(
 
 
 def test_the_drift_curve_marks_every_turn_and_the_gate() -> None:
-    turns = [(datetime(2026, 1, day, tzinfo=UTC), value) for day, value in ((1, 0.0), (2, 0.2), (3, 0.1))]
+    turns = [(f"2026-01-0{day} 00:00 UTC", value) for day, value in ((1, 0.0), (2, 0.2), (3, 0.1))]
     svg = drift(turns, 0.15)
     assert svg.count("<circle") == 3
     assert "gate 0.15" in svg
-    assert "2026-01-02 00:00: 0.2000" in svg
+    assert "2026-01-02 00:00 UTC: 0.2000" in svg
     heights = [float(part.split('"')[0]) for part in svg.split('cy="')[1:]]
     assert heights[1] < heights[2] < heights[0], "a larger drift stands higher"
     assert "<circle" in drift(turns[:1], None)
