@@ -1,6 +1,6 @@
 """Shortcuts are found where a model uses them, at the right class and place, and nowhere else.
 
-The 20 clean networks and the other worlds of `pipeline.audits.shortcuts` take minutes; a few of each run here.
+The 20 clean networks and the other worlds of `benchmarks.shortcuts` take minutes; a few of each run here.
 """
 
 import json
@@ -16,9 +16,9 @@ import pytest
 from db.records import ImageRow
 from pipeline.audits import Audit, audit
 from pipeline.audits.candidates import Candidate
+from pipeline.audits.deciding import decide
 from pipeline.audits.gates import MEANINGS, exceeded, figures_of, parse_gates
 from pipeline.audits.interventions import Trial, wilson
-from pipeline.audits.shortcuts import decide
 from pipeline.errors import SpecError
 from tests.unit.audits.closed import a_material
 from tests.unit.audits.planted import CORNERS, World, world
