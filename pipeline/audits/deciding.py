@@ -13,8 +13,8 @@ A candidate becomes a finding in three steps.
    b. alone: the share is at least 20 times that of the other classes, who find nothing there, and d' is at least 3.5
       (on photographs an opaque mark has a d' of 4 to 5, because what it covers elsewhere varies);
    c. enough by itself: the share, as a multiple of that of the other classes, times the lower bound of sufficiency is
-      at least 1.5, and more than any place of the other classes reaches (places that overlap and marks aside). An
-      object's part is either where other classes have theirs, or turns few of them; only large parts turn many.
+      at least 1.5, and 1.5 times the median of the best used places of the other classes. An object's part is either
+      where other classes have theirs, or turns few of them: only large parts turn many.
 
 Shapes that are joined from parts (`joining`) are held to (c) alone: of likeness larger places have more by chance.
 
@@ -53,7 +53,7 @@ def decide(trials: Sequence[Trial], joined: Sequence[Trial] = ()) -> tuple[list[
     marks = [trial for trial in whole if _is_mark(trial, whole) or _is_alone(trial)]
     casts = [trial for trial in used if trial.candidate.kind == "colour" and _is_cast(trial)]
     kept = _whole(_apart(marks, key=_strength), whole)
-    enough = [trial for trial in places if trial not in marks and _is_enough(trial, places, marks)]
+    enough = [trial for trial in places if trial not in marks and _is_enough(trial, places)]
     kept = [*_apart(enough, key=_sufficient, beside=kept), *casts]
     confirmed = [*marks, *enough, *casts]
     rejected = [(trial, _why_not(trial, used, confirmed)) for trial in every if trial not in kept]
@@ -96,7 +96,7 @@ def _is_used(trial: Trial) -> bool:
 
 
 def _is_mark(trial: Trial, used: Sequence[Trial]) -> bool:
-    return trial.likeness >= max(MARK, OVER_OTHERS * _usual_likeness(trial, used))
+    return trial.likeness >= max(MARK, OVER_OTHERS * _usual(trial, used, lambda other: other.likeness))
 
 
 def _is_cast(trial: Trial) -> bool:
@@ -111,26 +111,21 @@ def _ratio(trial: Trial) -> float:
     return trial.candidate.share / max(trial.candidate.share_elsewhere, 1e-6)
 
 
-def _usual_likeness(trial: Trial, used: Sequence[Trial]) -> float:
-    """Median over the other classes of their best used window's d'; 0 where none has one."""
+def _usual(trial: Trial, used: Sequence[Trial], value: Callable[[Trial], float]) -> float:
+    """Median over the other classes of their best place's value, where it overlaps none; 0 where none has one."""
     best: dict[str, float] = {}
     for other in used:
         if not _same_class(trial, other) and not _overlaps(trial, other):
             name = other.candidate.class_name
-            best[name] = max(best.get(name, 0.0), other.likeness)
+            best[name] = max(best.get(name, 0.0), value(other))
     return float(np.median(list(best.values()))) if best else 0.0
 
 
-def _is_enough(trial: Trial, every: Sequence[Trial], marks: Sequence[Trial]) -> bool:
+def _is_enough(trial: Trial, used: Sequence[Trial]) -> bool:
     if trial.necessity.low < ENOUGH_LOST or trial.sufficiency.low < ENOUGH_TURNED:
         return False
-    reached = [
-        _sufficient(other)
-        for other in every
-        if not (_same_class(trial, other) or _overlaps(trial, other) or other in marks)
-    ]
     controlled = trial.sufficiency.low > trial.control_sufficiency.high
-    return controlled and _sufficient(trial) > max([ENOUGH, *reached])
+    return controlled and _sufficient(trial) >= max(ENOUGH, OVER_OTHERS * _usual(trial, used, _sufficient))
 
 
 def _why_not(trial: Trial, used: Sequence[Trial], confirmed: Sequence[Trial]) -> str:

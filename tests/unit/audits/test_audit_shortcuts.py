@@ -190,6 +190,23 @@ USED = [
 ]
 
 
+PATTERN = {"corner": "logo", "seed": 5110, "planted": 0, "rate": 0.5}
+WORD = {"corner": "watermark", "seed": 7010, "planted": 3}
+
+
+@pytest.mark.parametrize("options", [PATTERN, WORD], ids=lambda options: options["corner"])
+def test_marks_whose_attribution_has_gaps_are_found_whole(options: dict[str, object]) -> None:
+    one = trained_world(lured=0.2, images=400, **options)
+    assert one.drop >= 0.2, "this world no longer tests anything: the networks do not use the mark"
+    (found,) = audit(one.material).findings
+    assert found.class_name == str(options["planted"])
+    x0, y0, x1, y1 = found.region
+    assert x0 <= 11
+    assert x1 >= 27
+    assert y0 >= 20
+    assert y1 >= 29
+
+
 @pytest.mark.parametrize("options", USED, ids=lambda options: f"{options['planted']}-{options['corner']}")
 def test_trained_networks_that_lean_on_a_mark_are_found_out(options: dict[str, object]) -> None:
     one = trained_world(**options)
