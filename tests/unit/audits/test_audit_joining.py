@@ -1,6 +1,7 @@
 """Parts of a mark are joined to a shape, and a shape is a finding where it is enough by itself."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,3 +94,14 @@ def test_two_words_do_not_hide_each_other_and_where_all_classes_have_one_none_st
     assert decide(halves, words)[0] == words
     everywhere = [a_trial(name, (at, 24, at + 6, 30), ratio=3.0, turned=0.7) for at, name in ((16, "c"), (24, "d"))]
     assert decide([], [*words, *everywhere])[0] == []
+
+
+def test_a_cast_on_few_images_is_a_finding_where_it_turns_others_and_windows_are_parts_of_it() -> None:
+    whole = a_trial("a", (0, 0, 32, 32), ratio=1.0, turned=0.75, like=2.3)
+    cast = replace(whole, candidate=replace(whole.candidate, kind="colour"))
+    window = a_trial("a", WORD, ratio=3.0, turned=0.7)
+    kept, rejected = decide([cast], [window])
+    assert kept == [cast]
+    assert "part of a finding" in rejected[0][1]
+    assert decide([replace(cast, necessity=wilson(0.0, 24))])[0] == []
+    assert decide([replace(cast, sufficiency=wilson(0.4, 96))])[0] == []
