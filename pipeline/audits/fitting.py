@@ -40,18 +40,19 @@ def fit_all(
     candidates: Sequence[Candidate], grids: Mapping[str, Floats], size: tuple[int, int], step: int
 ) -> list[Candidate]:
     """The candidates, each followed by its fitted shape where that is another one. `grids` from `grid_shares`."""
-    elsewhere = _means_elsewhere(grids)
+    elsewhere = means_elsewhere(grids)
     found: list[Candidate] = []
     for one in candidates:
         found.append(one)
         fitted = _fitted(one, grids, elsewhere[one.class_name], size, step)
         own = [other.region for other in found if other.class_name == one.class_name]
-        if fitted is not None and all(_union_share(fitted.region, box) < SAME for box in own):
+        if fitted is not None and all(union_share(fitted.region, box) < SAME for box in own):
             found.append(fitted)
     return found
 
 
-def _means_elsewhere(grids: Mapping[str, Floats]) -> dict[str, Floats]:
+def means_elsewhere(grids: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Mean of all other classes' images, (h, w) per class."""
     sums = {name: grid.sum(axis=0) for name, grid in grids.items()}
     images = sum(len(grid) for grid in grids.values())
     every = sum(sums.values(), start=np.zeros((), np.float32))
@@ -83,19 +84,26 @@ def _fitted(
         min(size[1], (int(columns[-1]) + 1) * step),
         min(size[0], (int(rows[-1]) + 1) * step),
     )
-    shares = grid[:, cut[0], cut[1]].sum(axis=(1, 2))
-    others = [part[:, cut[0], cut[1]].sum(axis=(1, 2)) for name, part in grids.items() if name != one.class_name]
+    return moved(one, region, grids, elsewhere, step)
+
+
+def moved(one: Candidate, region: Box, grids: Mapping[str, Floats], elsewhere: Floats, step: int) -> Candidate:
+    """A candidate at another place, with what the images have there. `elsewhere` from `means_elsewhere`."""
+    x0, y0, x1, y1 = region
+    cut = np.s_[:, y0 // step : -(-y1 // step), x0 // step : -(-x1 // step)]
+    shares = grids[one.class_name][cut].sum(axis=(1, 2))
+    others = [part[cut].sum(axis=(1, 2)) for name, part in grids.items() if name != one.class_name]
     return replace(
         one,
         region=region,
         leaning=int((shares > np.quantile(np.concatenate(others), 0.95)).sum()),
         share=float(shares.mean()),
-        share_elsewhere=float(elsewhere[cut].sum()),
+        share_elsewhere=float(elsewhere[cut[1:]].sum()),
         order=tuple(sorted(one.order, key=lambda place: -float(shares[place]))),
     )
 
 
-def _union_share(one: Box, other: Box) -> float:
+def union_share(one: Box, other: Box) -> float:
     """Intersection over union."""
     across = max(0, min(one[2], other[2]) - max(one[0], other[0]))
     down = max(0, min(one[3], other[3]) - max(one[1], other[1]))
