@@ -3,6 +3,7 @@
 (() => {
   const root = document.documentElement;
   const all = (selector) => [...document.querySelectorAll(selector)];
+  const plain = { mode: "overlay", colours: "blue-red", opacity: "85" }; // what an address leaves out
 
   // ---- opacity of maps over images: the slider sets a variable of the style sheet
   function setOpacity(value) {
@@ -14,7 +15,8 @@
   }
   const first = document.querySelector("[data-opacity]");
   const asked = new URLSearchParams(location.search).get("opacity");
-  if (first) setOpacity(Number(asked ?? sessionStorage.getItem("opacity") ?? first.value));
+  const opacity = Number(asked ?? sessionStorage.getItem("opacity") ?? first?.value);
+  if (first && opacity !== Number(plain.opacity)) setOpacity(opacity); // else the page would be styled anew before it shows
   document.addEventListener("input", (event) => {
     if (!event.target.matches("[data-opacity]")) return;
     setOpacity(Number(event.target.value));
@@ -29,7 +31,6 @@
 
   // ---- the gallery's form: a choice shows at once, and the address says only what differs from the default
   const view = document.getElementById("view");
-  const plain = { mode: "overlay", colours: "blue-red", opacity: "85" };
   if (view) {
     view.addEventListener("change", (event) => {
       if (event.target.matches("select, [type=radio]")) view.requestSubmit();
