@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from db.records import ImageRow, Progress, Run, UnitState
+from pipeline.wording import duration, number, percent, visible
 
 if TYPE_CHECKING:
     from db.pages import Page
@@ -150,7 +151,7 @@ def cost(found: "Cost", *, as_json: bool) -> None:
     total = found.images * found.evaluations_per_image
     out.print(
         f"{found.images:,} images x {found.paths} paths x {found.evaluations_per_image / found.paths:.0f} steps = "
-        f"{total:,.0f} gradient evaluations\nabout {_duration(found.seconds)} with one worker on this machine, "
+        f"{total:,.0f} gradient evaluations\nabout {duration(found.seconds)} with one worker on this machine, "
         f"measured on {len(found.sample)} images; nothing was stored"
     )
 
@@ -328,9 +329,7 @@ def _classes(found: "Audit") -> None:
         table.add_column(column, justify="left" if column == "class" else "right")
     for one in found.classes:
         shares = (one.completeness_gap, one.error_estimate, one.border_share)
-        cells = ["" if value is None else f"{100 * value:.1f} %" for value in shares]
-        apart = one.member_disagreement
-        cells.append("-" if apart is None else f"{apart:.2f}")
+        cells = [*(percent(value) for value in shares), number(one.member_disagreement)]
         table.add_row(escape(one.class_name), f"{one.images:,}", *cells)
     print_table(table)
     out.print(
@@ -371,17 +370,6 @@ def _program() -> str:
     """How this program was called, so that what is printed can be typed."""
     called = Path(sys.argv[0])
     return called.name if shutil.which(called.name) else str(called)
-
-
-def visible(text: str) -> str:
-    """File names may hold line ends and escape sequences, which must not reach a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def print_json(value: object) -> None:

@@ -68,8 +68,8 @@ def _store_audit(pipeline: Pipeline, run: Run, folder: Path) -> None:
     name = audit.classes[0].class_name
     keys = [row.key for row in pipeline.find(run.id, where="not failed").rows if row.predicted == name]
     finding = Finding(
-        name, "window", (5, 0, 8, 3), "top-right corner", 4, 4, 0.44, 0.01, 0.78, (0.58, 0.9), 0.36, (0.28, 0.46),
-        0.0, 0.0, 9.1, 0.001, tuple(keys[:3]),
+        name, "window", (5, 0, 8, 3), "top-right corner", 4, 4, 0.44, 0.01, 0.78, (0.58, 0.9), 24, 0.36,
+        (0.28, 0.46), 96, 0.0, 0.0, 9.1, 0.001, tuple(keys[:3]),
     )  # fmt: skip
     told = replace(audit, findings=(finding,), remarks=(*audit.remarks, "a remark"))
     pipeline.objects.put(planning.report_key(run.id, "audit-predicted.json"), told.to_json().encode())

@@ -46,26 +46,31 @@ def audit(material: Material, *, by: By = "predicted", seed: int = 0, on_progres
         findings, candidates, searched = find_shortcuts(
             material, examined, seed=seed, on_tested=lambda done, of: on_progress("places", done, of)
         )
-    pixels, limit = material.size[0] * material.size[1], material.spec.tolerance or UNSEEN
+    pixels = material.size[0] * material.size[1]
     differences = pass_.overall.sketches["difference"]
     return Audit(
         run_id=material.run.id,
         by=by,
         seed=seed,
         images=seen.images,
-        overall=pass_.overall.figures("", pixels, limit),
+        overall=pass_.overall.figures("", pixels),
         findings=tuple(findings),
         candidates=tuple(candidates),
-        classes=tuple(pass_.sums[name].figures(name, pixels, limit) for name in seen.names),
+        classes=tuple(pass_.sums[name].figures(name, pixels) for name in seen.names),
         clusters=tuple(examined.clusters),
         failed=seen.failed,
         remarks=(*gone.remarks(), *remarks),
-        tolerance=limit,
+        tolerance=tolerance_of(material),
         unreliable_gaps=differences.share_below(SMALL * (differences.quantile(0.5) or 0)),
         searched=searched,
         sample={row.key: row for part in sample.values() for row in part},
         failures=tuple(seen.failures),
     )
+
+
+def tolerance_of(material: Material) -> float:
+    """The error of a map above which it is counted as uncertain."""
+    return material.spec.tolerance or UNSEEN
 
 
 @dataclass
@@ -96,8 +101,9 @@ class _Pass:
     def __init__(self, material: Material, seen: Survey, sample: Mapping[str, Sequence[ImageRow]], by: By) -> None:
         self._material, self._sample, self._by = material, sample, by
         step = block_step(len(seen.names), *material.size)
-        self.sums = {name: ClassSums(step) for name in seen.names}
-        self.overall = ClassSums(step)
+        tolerance = tolerance_of(material)
+        self.sums = {name: ClassSums(step, tolerance) for name in seen.names}
+        self.overall = ClassSums(step, tolerance)
         self._boxes: Boxes = windows(*material.size)
         self._step = grid_step(*material.size)
         self._wanted = {row.row for part in sample.values() for row in part}

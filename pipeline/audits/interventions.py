@@ -37,6 +37,7 @@ class Rate:
     value: float
     low: float
     high: float
+    images: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def wilson(value: float, images: int) -> Rate:
     z = 1.96
     centre = (value + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * math.sqrt(value * (1 - value) / images + z**2 / (4 * images**2))
-    return Rate(value, max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
+    return Rate(value, max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half)), images)
 
 
 def exceeds(one: Rate, other: Rate) -> bool:
@@ -150,7 +151,7 @@ def conclude(
     control does, and its rates are NaN.
     """
     necessity, sufficiency = measured(False)
-    unknown = Rate(math.nan, math.nan, math.nan)
+    unknown = Rate(math.nan, math.nan, math.nan, 0)
     worth = max(necessity.value, sufficiency.value) >= USE
     control = measured(True) if worth else (unknown, unknown)
     return Trial(candidate, necessity, sufficiency, *control, likeness, tuple(examples[:EXAMPLES]))

@@ -2,7 +2,7 @@
 
 Memory depends on the number of classes and pixels, not on that of images. Means and variances are exact (float64,
 merged batch by batch: Chan, Golub and LeVeque 1983); medians of maps are those of at most 32 random maps of a class;
-quantiles of figures are within 1 % (`sketches`). Where classes x pixels are many, the maps of classes are kept at a
+quantiles of figures are within half a percent (`sketches`). Where classes x pixels are many, the maps are kept at a
 coarser grid: means over blocks of `step` x `step` pixels.
 """
 
@@ -72,14 +72,15 @@ class Moments:
 
 
 class ClassSums:
-    """Everything that is reduced over the images of one class."""
+    """Everything that is reduced over the images of one class; errors above `tolerance` are counted."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, tolerance: float) -> None:
         self._step = step
         self._maps, self._absolute, self._spread = Moments(), Moments(), Moments()
         self._kept: list[Floats] = []  # for the median
         self._averages = {name: Moments() for name in AVERAGED}
         self.sketches = {name: Sketch() for name in (*SKETCHED, "difference")}
+        self.sketches["error_estimate"] = Sketch(tolerance)
         self._right, self._labelled, self.images = 0, 0, 0
 
     def add_maps(self, maps: Floats, spreads: Floats | None, keep: Sequence[bool]) -> None:
@@ -108,8 +109,8 @@ class ClassSums:
         for name in AVERAGED:
             self._average(name, [getattr(row, name) for row in rows])
 
-    def figures(self, name: str, pixels: int, tolerance: float) -> ClassFigures:
-        """The class in numbers. `pixels` of a map; errors above `tolerance` are counted."""
+    def figures(self, name: str, pixels: int) -> ClassFigures:
+        """The class in numbers. `pixels` of a map."""
         means = {key: float(one.mean) if one.count else None for key, one in self._averages.items()}
         x, y = self._averages["center_x"], self._averages["center_y"]
         gap, error, spread = (self.sketches[key] for key in SKETCHED)
@@ -120,7 +121,7 @@ class ClassSums:
             completeness_gap=gap.quantile(0.5),
             error_estimate=error.quantile(0.5),
             error_estimate_p90=error.quantile(0.9),
-            error_above=error.share_above(tolerance),
+            error_above=error.share_above,
             border_share=means["border_share"],
             corner_shares=tuple(means[name] for name in CORNERS),
             center_share=means["center_share"],

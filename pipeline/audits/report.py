@@ -3,7 +3,6 @@
 Names of classes, images and errors come from outside; Jinja escapes every one of them.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pipeline.audits import charts, repeating
 from pipeline.audits.illustrations import class_pages, show_finding
 from pipeline.audits.material import Material
 from pipeline.audits.results import Audit
+from pipeline.wording import NONE, known, number, percent
 
 CLASSES, CANDIDATES = 200, 20  # rows that are shown at most
 PAGES = 30  # classes that are shown with their maps and clusters
@@ -89,18 +89,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {
-        "percent": lambda value: _number(value, 100, ".0f", " %"),
-        "fine": lambda value: _number(value, 100, ".2g" if value is not None and value < 0.1 else ".0f", " %"),
-        "small": lambda value: _number(value, 1, ".2g", ""),
-        "figure": lambda value: _number(value, 1, ".3g", ""),
+        "percent": percent,
+        "number": number,
+        "small": lambda value: f"{value:.2g}" if known(value) else NONE,
+        "figure": lambda value: f"{value:.3g}" if known(value) else NONE,
         "whole": lambda value: f"{value:,}",
-        "count": lambda value: _number(value, 1, ",.0f", ""),
+        "count": lambda value: f"{value:,.0f}" if known(value) else NONE,
         "interval": lambda pair: f"{100 * pair[0]:.0f} to {100 * pair[1]:.0f} %",
     }
     return found
-
-
-def _number(value: Any, factor: float, form: str, unit: str) -> str:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return "\u2013"
-    return f"{value * factor:{form}}{unit}"

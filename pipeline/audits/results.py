@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from db.records import ImageRow
 from pipeline.audits.candidates import Box, Kind
 from pipeline.audits.material import By
+from pipeline.wording import percent
 
 Map = NDArray[np.float32]
+STRONG = 0.5  # lower bound of necessity or sufficiency from which a class leans on a place, and not in part
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,10 @@ class Finding:
     share_elsewhere: float  # the same window in the other classes
     necessity: float  # predictions lost when the window is swapped, among the images that lean on it most
     necessity_interval: tuple[float, float]  # 95 %
+    necessity_images: int  # images that were swapped, each with several donors
     sufficiency: float  # images of other classes that turn into this one when the window is pasted in
     sufficiency_interval: tuple[float, float]
+    sufficiency_images: int  # images it was pasted into
     control_necessity: float  # the same at random places
     control_sufficiency: float
     likeness: float  # how far the window's content sets the leaning images apart, in standard deviations
@@ -45,23 +49,30 @@ class Finding:
         x0, y0, x1, y1 = self.region
         some = "" if self.images >= 0.9 * self.examined else f" in {self.images} of {self.examined} images"
         return (
-            f"Class {self.class_name!r} leans on the {self.place} (x {x0}-{x1}, y {y0}-{y1}){some}: it holds "
-            f"{_percent(self.share)} % of the class's positive attribution ({_percent(self.share_elsewhere)} % in "
-            f"other classes); swapping it with other images loses {_percent(self.necessity)} % of the predictions "
-            f"{_interval(self.necessity_interval)}, and pasting it into other images turns "
-            f"{_percent(self.sufficiency)} % of them into {self.class_name!r} {_interval(self.sufficiency_interval)} "
-            f"(random windows: {_percent(self.control_necessity)} % and {_percent(self.control_sufficiency)} %)."
+            f"Class {self.class_name!r} {self._leans} the {self.place} (x {x0}-{x1}, y {y0}-{y1}){some}: it holds "
+            f"{percent(self.share)} of the class's positive attribution ({percent(self.share_elsewhere)} in "
+            f"other classes); swapping it in {self.necessity_images} images loses {percent(self.necessity)} of the "
+            f"predictions {_interval(self.necessity_interval)}, and pasting it into {self.sufficiency_images} other "
+            f"images turns {percent(self.sufficiency)} of them into {self.class_name!r} "
+            f"{_interval(self.sufficiency_interval)} (random windows: {percent(self.control_necessity)} and "
+            f"{percent(self.control_sufficiency)})."
         )
+
+    @property
+    def _leans(self) -> str:
+        """How much: half of the predictions lost or half of the images turned, for sure, or less."""
+        most = max(self.necessity_interval[0], self.sufficiency_interval[0])
+        return "leans on" if most >= STRONG else "leans in part on"
 
     @property
     def _colour_sentence(self) -> str:
         return (
-            f"Class {self.class_name!r} leans on the colour cast of the image in {self.images} of {self.examined} "
-            f"images: giving them the cast of other images loses {_percent(self.necessity)} % of the predictions "
-            f"{_interval(self.necessity_interval)}, and giving theirs to other images turns "
-            f"{_percent(self.sufficiency)} % of them into {self.class_name!r} {_interval(self.sufficiency_interval)} "
-            f"(other casts of that size: {_percent(self.control_necessity)} % and "
-            f"{_percent(self.control_sufficiency)} %)."
+            f"Class {self.class_name!r} {self._leans} the colour cast of the image in {self.images} of "
+            f"{self.examined} images: giving {self.necessity_images} of them the cast of other images loses "
+            f"{percent(self.necessity)} of the predictions {_interval(self.necessity_interval)}, and giving theirs to "
+            f"{self.sufficiency_images} other images turns {percent(self.sufficiency)} of them into "
+            f"{self.class_name!r} {_interval(self.sufficiency_interval)} (other casts of that size: "
+            f"{percent(self.control_necessity)} and {percent(self.control_sufficiency)})."
         )
 
 
@@ -100,7 +111,7 @@ class Unconfirmed:
         x0, y0, x1, y1 = self.region
         return (
             f"class {self.class_name!r}, {self.place} (x {x0}-{x1}, y {y0}-{y1}): "
-            f"{_percent(self.necessity or 0)} % lost, {_percent(self.sufficiency or 0)} % turned"
+            f"{percent(self.necessity or 0)} lost, {percent(self.sufficiency or 0)} turned"
         )
 
 
@@ -289,9 +300,5 @@ def _rounded(values: Map) -> list[list[float]]:
     return [[float(f"{value:.3g}") for value in row] for row in values]
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f}"
-
-
 def _interval(bounds: tuple[float, float]) -> str:
-    return f"[{_percent(bounds[0])}, {_percent(bounds[1])}]"
+    return f"[{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]"

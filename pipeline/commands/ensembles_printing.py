@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from pipeline.printing import out, print_json, print_table, visible
+from pipeline.printing import out, print_json, print_table
+from pipeline.wording import visible
 
 if TYPE_CHECKING:
     from pipeline.training.records import Ensemble

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.printing import out, print_json, print_table, visible
+from pipeline.printing import out, print_json, print_table
+from pipeline.wording import visible
 
 if TYPE_CHECKING:
     from pipeline.evaluating import Evaluation

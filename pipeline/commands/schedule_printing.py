@@ -8,8 +8,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from db.records import ClassDrift, Occasion, OccasionState, Schedule
-from pipeline.printing import out, print_json, print_table, visible
+from pipeline.printing import out, print_json, print_table
 from pipeline.schedules import on_clock
+from pipeline.wording import visible
 
 _ENDED = (OccasionState.DONE, OccasionState.PARTIAL)
 

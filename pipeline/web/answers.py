@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 
 from db.records import ImageRow, Run, Schedule
+from pipeline import wording
 from pipeline.errors import AttribatchError
 from pipeline.schedules import on_clock
 from pipeline.web import places, plots, words
@@ -166,7 +167,7 @@ def make_templates() -> Environment:
         lstrip_blocks=True,
     )
     for name in ("visible", "percent", "number", "duration"):
-        found.filters[name] = getattr(words, name)
+        found.filters[name] = getattr(wording, name)
     found.filters |= {"whole": lambda value: f"{value:,}", "moment": _moment, "on_clock": on_clock}
     found.filters |= {"query": with_query, "public": _public, "finding": _finding, "base_name": places.base_name}
     found.globals |= {"plots": plots, "words": words, "static_key": _static_key()}

@@ -14,9 +14,10 @@ from db.records import ImageRow, Progress, Run
 from pipeline import pictures, planning
 from pipeline.errors import NotFound, ObjectMissing
 from pipeline.spec import RunSpec
-from pipeline.web import drawing, material, words
+from pipeline.web import drawing, material
 from pipeline.web.answers import Asked, Here, View, twins, with_query
 from pipeline.web.gallery import is_small, public_row, quoted, rows_of
+from pipeline.wording import plural, visible
 
 EXAMPLES, CLASS_IMAGES, CANDIDATES = 6, 24, 50
 AVERAGED = 32  # maps of a class, where the audit stored no mean
@@ -83,8 +84,8 @@ def outgrown(audit: dict[str, Any], now: Progress) -> str | None:
     if (seen, failed) == (now.images_done, now.images_failed):
         return None
     if seen < now.images_done:
-        return f"This audit saw {seen:,} of the {words.plural(now.images_done, 'image')} that are done now"
-    then = f"{words.plural(seen, 'image')} with a map and {failed:,} failed"
+        return f"This audit saw {seen:,} of the {plural(now.images_done, 'image')} that are done now"
+    then = f"{plural(seen, 'image')} with a map and {failed:,} failed"
     return f"This audit saw {then}; now {now.images_done:,} are done and {now.images_failed:,} failed"
 
 
@@ -96,7 +97,7 @@ def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> Vi
     found = here.pipeline.stored_audit(stored.id, by) or {}
     figures = next((each for each in found.get("classes", ()) if each["class"] == name), None)
     if figures is None and not rows:
-        raise NotFound(f"run {stored.id} has no image whose {by} is {words.visible(name)!r}")
+        raise NotFound(f"run {stored.id} has no image whose {by} is {visible(name)!r}")
     kept = _stored_maps(here, stored, name, by)
     data: dict[str, Any] = {
         "run": stored.id,
@@ -151,7 +152,7 @@ def mean_map(here: Asked, run: Run, name: str, by: By, kind: MapKind) -> materia
         return stored
     rows = here.pipeline.find(run.id, where=f"{by} = {quoted(name)} and not failed", limit=AVERAGED).rows
     if not rows or kind not in ("mean", "absolute"):
-        raise NotFound(f"run {run.id} has no map {kind!r} of images whose {by} is {words.visible(name)!r}")
+        raise NotFound(f"run {run.id} has no map {kind!r} of images whose {by} is {visible(name)!r}")
     maps = material.maps_of(here.pipeline, rows).sum(axis=1)  # (n, H, W)
     return np.asarray((np.abs(maps) if kind == "absolute" else maps).mean(axis=0), np.float32)
 

@@ -17,8 +17,9 @@ from PIL import Image
 from db.records import ImageRow, Run
 from pipeline import pictures
 from pipeline.errors import NotFound, ObjectMissing, Retryable, UnreadableImage, UsageError
-from pipeline.web import material, words
+from pipeline.web import material
 from pipeline.web.answers import Asked, Here
+from pipeline.wording import visible
 
 Kind = Literal["image", "layer", "map", "positive", "negative", "std"]
 Colours = Literal["blue-red", "purple-orange"]
@@ -125,7 +126,7 @@ def _draw(here: Asked, row: ImageRow, kind: Kind, colours: str) -> Image.Image:
 
 def _placeholder(reason: str, status: int) -> Response:
     """A grey square with the reason on it, in place of a picture."""
-    lines = textwrap.wrap(words.visible(reason), 30)[:8]
+    lines = textwrap.wrap(visible(reason), 30)[:8]
     text = "".join(
         f'<text x="112" y="{118 - 9 * len(lines) + 18 * number}" text-anchor="middle">{escape(line)}</text>'
         for number, line in enumerate(lines)

@@ -10,6 +10,7 @@ from pipeline.spec import RunSpec
 from pipeline.web import drawing, material, plots, words
 from pipeline.web.answers import Asked, Here, View, twins
 from pipeline.web.gallery import is_small, public_row
+from pipeline.wording import number, percent, visible
 
 NEIGHBOURS = 12
 COLUMNS: dict[str, tuple[str | tuple[str, str], str]] = {  # of the table of figures: name, column, how it is written
@@ -52,7 +53,7 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
         "neighbours": [each.key for each in like],
     }
     path = data["path"]
-    curve = None if path is None else plots.curve(**path, target=words.visible(found.target))
+    curve = None if path is None else plots.curve(**path, target=visible(found.target))
     more = {
         "stored": stored,
         "curve": curve,
@@ -81,10 +82,10 @@ def beside(here: Asked, run: Run, where: str, sort: str) -> ImageRow | None:
 def panels(run: Run, row: ImageRow, *, spread: bool) -> list[dict[str, str]]:
     """The pictures beside the large one."""
     shown = [
-        ("image", "Image", f"{words.visible(row.key)}, as the models saw it"),
-        ("map", "Map", f"For (red) and against (blue) {words.visible(row.target)}, without the image"),
-        ("positive", "For", f"What speaks for {words.visible(row.target)}"),
-        ("negative", "Against", f"What speaks against {words.visible(row.target)}"),
+        ("image", "Image", f"{visible(row.key)}, as the models saw it"),
+        ("map", "Map", f"For (red) and against (blue) {visible(row.target)}, without the image"),
+        ("positive", "For", f"What speaks for {visible(row.target)}"),
+        ("negative", "Against", f"What speaks against {visible(row.target)}"),
     ]
     if spread:
         shown.append(("std", "Spread", "Standard deviation over the members of the ensemble"))
@@ -126,10 +127,10 @@ def neighbours(here: Asked, run: Run, row: ImageRow) -> list[ImageRow]:
 
 def _written(row: ImageRow, column: str | tuple[str, str], how: str) -> str:
     if isinstance(column, tuple):
-        return ", ".join(words.percent(getattr(row, name)) for name in column)
+        return ", ".join(percent(getattr(row, name)) for name in column)
     value = getattr(row, column)
     if value is None:
         return "–"
     if how == "whole":
         return f"{value:,}"
-    return {"percent": words.percent(value), "fine": f"{value:+.4g}"}.get(how, words.number(value, 3))
+    return {"percent": percent(value), "fine": f"{value:+.4g}"}.get(how, number(value, 3))

@@ -18,6 +18,7 @@ from pipeline.schedules import Gate, on_clock
 from pipeline.web import places, plots, words
 from pipeline.web.answers import Asked, Here, View, twins
 from pipeline.web.runs import WRITES
+from pipeline.wording import visible
 
 TURNS, CHOICES, MOST_MOVED = 100, 200, 5
 
@@ -36,7 +37,7 @@ def schedule(here: Here, name: Name) -> View:
     """One schedule: next due, history, drift. The CSV twin is the history."""
     found = next((each for each in here.pipeline.schedules.listed() if each.name == name), None)
     if found is None:
-        raise NotFound(f"there is no schedule {words.visible(name)!r}")
+        raise NotFound(f"there is no schedule {visible(name)!r}")
     turns = here.pipeline.schedules.history(name, limit=TURNS)
     history = [_turn(here, turn) for turn in turns]
     moved = [(on_clock(turn.due_at, found.timezone), turn.drift) for turn in reversed(turns) if turn.drift is not None]

@@ -3,16 +3,12 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 from db.records import ImageRow, ImageState, Run
 from pipeline.spec import RunSpec
 from pipeline.web.places import base_name, public
-
-
-def visible(text: object) -> str:
-    """Control characters, and those that turn the direction of writing, as escapes: names come from outside."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+from pipeline.wording import known, number, percent, plural, visible
 
 
 def public_source(run: Run) -> dict[str, str]:
@@ -81,7 +77,7 @@ def finding(row: ImageRow, known: Sequence[str] = ()) -> str:
 
 def gap_in_words(gap: float | None) -> str:
     """What the completeness gap means for who reads the map."""
-    if not _known(gap):
+    if not known(gap):
         return "The completeness gap is not known."
     size = percent(gap)
     if gap <= 0.01:
@@ -93,7 +89,7 @@ def gap_in_words(gap: float | None) -> str:
 
 def error_in_words(estimate: float | None) -> str:
     """What the error estimate means for who reads the map."""
-    if not _known(estimate):
+    if not known(estimate):
         return "The map's own error was not estimated."
     size = percent(estimate)
     if estimate <= 0.05:
@@ -103,37 +99,9 @@ def error_in_words(estimate: float | None) -> str:
     return f"About {size} of the map would still move with more steps: take it as a rough sketch."
 
 
-def plural(count: int, noun: str) -> str:
-    """A count with its noun."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def matching(count: int) -> str:
     """How many images match a filter."""
     return f"{plural(count, 'image')} {'matches' if count == 1 else 'match'}"
-
-
-def percent(value: float | None) -> str:
-    """A share with two digits."""
-    if not _known(value):
-        return "–"
-    hundred = 100 * value
-    return f"{hundred:.2g} %" if 0 < abs(hundred) < 10 else f"{hundred:.0f} %"
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A figure with so many places after the point; a dash where there is none."""
-    return f"{value:.{digits}f}" if _known(value) else "–"
-
-
-def duration(seconds: float | None) -> str:
-    """How long, for people."""
-    if not _known(seconds):
-        return "–"
-    value = float(seconds or 0)
-    if value < 90:
-        return f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 5400 else f"{value / 3600:.1f} h"
 
 
 def plain(value: Any) -> Any:
@@ -143,7 +111,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     return [plain(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _known(value: float | None) -> TypeGuard[float]:
-    return value is not None and math.isfinite(value)

@@ -1,0 +1,45 @@
+"""Names, figures and times as people read them: alike in the terminal, in reports and on the page."""
+
+from math import isfinite
+from typing import TypeGuard
+
+NONE = "–"
+
+
+def visible(text: object) -> str:
+    """Control characters, and those that turn the direction of writing, as escapes: names come from outside."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+
+
+def percent(value: float | None) -> str:
+    """A share with two digits; a dash where there is none."""
+    if not known(value):
+        return NONE
+    hundred = 100 * value
+    if 0 < abs(hundred) < 1e-3:
+        return "under 0.001 %"
+    return f"{hundred:.2g} %" if 0 < abs(hundred) < 9.95 else f"{hundred:.0f} %"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure with so many places after the point; a dash where there is none."""
+    return f"{value:.{digits}f}" if known(value) else NONE
+
+
+def duration(seconds: float | None) -> str:
+    """How long."""
+    if not known(seconds):
+        return NONE
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def known(value: float | None) -> TypeGuard[float]:
+    """Whether there is a value, and it is finite."""
+    return value is not None and isfinite(value)
