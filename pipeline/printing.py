@@ -333,7 +333,7 @@ def _classes(found: "Audit") -> None:
         table.add_row(escape(one.class_name), f"{one.images:,}", *cells)
     print_table(table)
     out.print(
-        "[dim]gap, error and disagreement: medians. border share: mean share of the attribution in the outer eighth. "
+        "[dim]gap, error and disagreement: medians, within half a percent. border share: mean share of the attribution in the outer eighth. "
         "disagreement: how far members differ, in units of the map itself; about 1 is usual for single pixels[/]"
     )
 
