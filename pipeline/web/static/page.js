@@ -5,16 +5,6 @@
   const all = (selector) => [...document.querySelectorAll(selector)];
   const plain = { mode: "overlay", colours: "blue-red", opacity: "85" }; // what an address leaves out
 
-  // ---- htmx comes after the first paint: until then forms and links load whole pages
-  const later = document.querySelector("meta[name=later]");
-  if (later) {
-    requestAnimationFrame(() => setTimeout(() => {
-      const script = document.createElement("script");
-      script.src = later.content;
-      document.head.append(script);
-    }));
-  }
-
   // ---- opacity of maps over images: the slider sets a variable of the style sheet
   function setOpacity(value) {
     root.style.setProperty("--opacity", String(value / 100));
