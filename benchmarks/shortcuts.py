@@ -14,7 +14,7 @@ from pipeline.audits import Audit, audit
 from tests.unit.audits.planted import CORNERS, KINDS, world
 
 RATES = (1.0, 0.5, 0.2)
-SEEDS = int(os.environ.get("SHORTCUT_SEEDS", "2"))  # worlds of each cell
+SEEDS = int(os.environ.get("SHORTCUT_SEEDS", "4"))  # worlds of each cell
 CLEAN = int(os.environ.get("SHORTCUT_CLEAN", "20"))
 FAMILIES = {**dict.fromkeys(CORNERS, "corner"), **{kind: kind for kind in KINDS if kind not in CORNERS}}
 SIZE: dict[str, Any] = {"images": 400, "taught": 600, "epochs": 4}
