@@ -115,7 +115,9 @@ class Ledger:
         shown = select(images.c.run_id).where(images.c.map_run == run_id, images.c.run_id != run_id).limit(1)
         with writing(self._engine) as connection:
             if count := connection.execute(leased).scalar_one():
-                raise UsageError(f"{count} units of run {run_id} are being computed; first: attribatch cancel {run_id}")
+                raise UsageError(
+                    f"units of run {run_id} are being computed ({count}); first: attribatch cancel {run_id}"
+                )
             if (other := connection.execute(shown).scalar()) is not None:
                 raise UsageError(f"run {other} shows maps of run {run_id}; remove {other} first")
             connection.execute(delete(suspects).where(suspects.c.unit_id.in_(select(units.c.id).where(of_run))))

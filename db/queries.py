@@ -275,10 +275,12 @@ def find_image(engine: Engine, run_id: str, ref: str) -> ImageRow:
             if found:
                 keys = ", ".join(row.key for row in found[:3]) + (", ..." if len(found) > 3 else "")
                 raise NotFound(f"several images of run {run_id} end with {ref!r}: {keys}; give more of the key")
-        example = connection.execute(
-            select(images.c.key).where(images.c.run_id == run_id).order_by(images.c.row).limit(1)
-        ).scalar()
-    hint = f"keys look like {example!r}" if example else "none of its images is recorded yet"
+        ends = select(func.min(images.c.row), func.max(images.c.row)).where(images.c.run_id == run_id)
+        first, last = connection.execute(ends).one()
+        example = connection.execute(_images_of(run_id).where(images.c.row == first)).first()
+    hint = f"keys look like {example.key!r}" if example else "none of its images is recorded yet"
+    if example and ref.isdecimal():
+        hint = f"its rows go from {first} to {last}, and {hint}"
     raise NotFound(f"run {run_id} has no recorded image {ref!r}; {hint}; give a row number or the end of a key")
 
 
@@ -315,8 +317,9 @@ def _run_state(by_state: Mapping[UnitState, int], attempts: int, images_done: in
         return RunState.RUNNING if attempts or by_state[UnitState.DONE] else RunState.PENDING
     if by_state[UnitState.CANCELLED]:
         return RunState.CANCELLED
-    complete = not by_state[UnitState.FAILED] and images_done == images_total
-    return RunState.DONE if complete else RunState.PARTIAL
+    if not by_state[UnitState.FAILED] and images_done == images_total:
+        return RunState.DONE
+    return RunState.PARTIAL if images_done else RunState.FAILED
 
 
 def _points_to(state: ImageState) -> ColumnElement[bool]:

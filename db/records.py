@@ -25,6 +25,7 @@ class RunState(StrEnum):
     RUNNING = "running"  # units are leased or done, others wait
     DONE = "done"  # every unit done, every image done
     PARTIAL = "partial"  # nothing waits, but units or images failed
+    FAILED = "failed"  # nothing waits, and no image is done
     CANCELLED = "cancelled"  # nothing waits, because somebody cancelled
 
 

@@ -257,7 +257,8 @@ def _open_sqlite(url: URL) -> Engine:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreUnavailable(f"cannot make {folder} for the index: {error.strerror}") from error
+        remedy = "set ATTRIBATCH_HOME to a folder that can be written"
+        raise StoreUnavailable(f"cannot make {folder} for the index: {error.strerror}; {remedy}") from error
     engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -126,6 +126,8 @@ def _factory(source: str, expected: str | None) -> tuple[Callable[..., object], 
     location, _, name = source.rpartition(":")
     if not location or not name.isidentifier():
         raise ModelError(f"a model is one of {_FORMS}")
+    if location.endswith(".py") and not Path(location).is_file():
+        raise ModelError(f"there is no file {Path(location).absolute()}")
     try:
         module = None if location.endswith(".py") else importlib.import_module(location)
         code = Path((module and inspect.getsourcefile(module)) or location).read_bytes()

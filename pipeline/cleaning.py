@@ -28,6 +28,20 @@ class Collected:
     rebuildable: tuple[str, ...]  # runs that only storage knows: kept, `attribatch repair` brings them back
 
 
+def find_run(database: Engine, objects: Objects, ref: str) -> tuple[str, bool]:
+    """The id of a run that can be removed, and whether the index knows it; else storage alone does, by its full id.
+
+    Raises:
+        NotFound: no such run.
+    """
+    try:
+        return get_run(database, ref).id, True
+    except NotFound:
+        if "/" in ref or not ref or not objects.exists(run_key(ref)):
+            raise
+        return ref, False
+
+
 def remove(database: Engine, ledger: Ledger, objects: Objects, ref: str) -> int:
     """Remove a run, or what storage has of one that the index does not know. Objects deleted.
 
@@ -41,13 +55,8 @@ def remove(database: Engine, ledger: Ledger, objects: Objects, ref: str) -> int:
         NotFound: no such run.
         UsageError: a unit of it is being computed, or another run shows its maps.
     """
-    try:
-        run_id = get_run(database, ref).id
-    except NotFound:
-        if "/" in ref or not ref or not objects.exists(run_key(ref)):
-            raise
-        run_id = ref
-    else:
+    run_id, is_indexed = find_run(database, objects, ref)
+    if is_indexed:
         ledger.remove(run_id)
     keys = list(objects.list(f"runs/{run_id}/"))
     for key in sorted(keys, key=lambda key: key != run_key(run_id)):

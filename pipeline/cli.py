@@ -30,6 +30,8 @@ from pipeline.commands.options import (
 from pipeline.commands.running import FAILED, USAGE, Json, exit_with, open_pipeline, resumable
 from pipeline.commands.schedules import schedule_app, up
 from pipeline.errors import AttribatchError, UsageError
+from pipeline.outputs import write_file
+from pipeline.wording import plural
 
 app = typer.Typer(
     name="attribatch",
@@ -122,7 +124,7 @@ def run(
         with resumable(), printing.progress_bar() as bar:
             bar.say("loading models and listing images")
             stored = pipeline.submit(request)
-            bar.say(f"run {stored.id}: {stored.image_count:,} images")
+            bar.say(f"run {stored.id}: {plural(stored.image_count, 'image')}")
             if detach:
                 pipeline.wake()
                 printing.detached(stored, as_json=as_json)
@@ -147,7 +149,7 @@ def show(
     with open_pipeline() as pipeline:
         row = pipeline.find_image(ref, image)
         path = out or Path(f"{Path(row.key).stem}-attribution.png")
-        path.write_bytes(pipeline.show(ref, image))
+        write_file(path, pipeline.show(ref, image))
     printing.image(row, path, as_json=as_json)
 
 

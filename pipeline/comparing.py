@@ -18,6 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.maps import layout_of
 from pipeline.reading import read_maps
 from pipeline.spec import ModelSpec, Preprocess, RunSpec
+from pipeline.wording import plural
 
 
 def drift_between(database: Engine, objects: Objects, run: Run, previous: Run) -> Drift:
@@ -142,7 +143,7 @@ def _steps(spec: RunSpec) -> str:
 
 def _samples(spec: RunSpec) -> str:
     digest = hashlib.sha256(repr(spec.samples).encode()).hexdigest()[:8]
-    return f"{len(spec.samples)} images (digest {digest})" if spec.samples else "none"
+    return f"{plural(len(spec.samples), 'image')} (digest {digest})" if spec.samples else "none"
 
 
 def _location(run: Run) -> str:
@@ -150,7 +151,7 @@ def _location(run: Run) -> str:
 
 
 def _listing(run: Run) -> str:
-    return f"{run.image_count:,} images (digest {run.manifest_digest[:8]})"
+    return f"{plural(run.image_count, 'image')} (digest {run.manifest_digest[:8]})"
 
 
 _FIELDS: dict[str, Callable[[RunSpec], str]] = {

@@ -51,10 +51,12 @@ class Explained:
     map: Floats  # (C, H, W) or (H, W), mean over members and baselines
     std: Floats | None  # same shape, over members; None where there is one member
     alphas: Floats  # (A,), 0 at the baseline, 1 at the image
-    outputs: Floats  # (A,) F(alpha) of the target
-    gradients: Floats  # (A,) mean absolute gradient
-    strip: Floats  # (S, C, H, W) interpolated images
+    outputs: Floats  # (A,) F(alpha) of the target, mean over members and baselines
+    gradients: Floats  # (A,) mean absolute gradient, likewise
+    strip: Floats  # (S, C, H, W) images interpolated from one of the baselines
     strip_alphas: Floats  # (S,)
+    strip_baseline: str  # its declaration
+    baselines: int  # that map, curve, gap and error are averaged over, draws counted singly
     output: str = "logit"
 
 
@@ -181,7 +183,7 @@ def figure(one: Explained) -> bytes:
     """One PNG that explains one image: the pictures, the path's curve, and the images along it.
 
     Top: image, overlay, what speaks for the class, where members differ. Middle: F(alpha) and the mean absolute
-    gradient. Bottom: the images from the baseline to the image.
+    gradient. Bottom: the images from one baseline, which is named, to the image.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -221,7 +223,7 @@ def _draw_curve(place: "SubFigure", one: Explained) -> None:
     axes = place.subplots(1, 1)
     many = len(one.alphas) > 40
     axes.plot(one.alphas, one.outputs, color=_FOR, linewidth=2, marker="" if many else "o", markersize=4)
-    axes.set_xlabel("alpha: 0 is the baseline, 1 is the image", color=_INK)
+    axes.set_xlabel(_alpha_label(one.baselines), color=_INK)
     axes.set_ylabel(f"F(alpha), {one.output} of {one.target}", color=_FOR, parse_math=False)
     axes.tick_params(axis="y", colors=_FOR)
     axes.set_xlim(0, 1)
@@ -238,7 +240,18 @@ def _draw_curve(place: "SubFigure", one: Explained) -> None:
         edge.spines["top"].set_visible(False)
 
 
+def _alpha_label(baselines: int) -> str:
+    ends = "alpha: 0 is the baseline, 1 is the image"
+    return ends if baselines == 1 else f"{ends} (mean over {baselines} baselines, as the map)"
+
+
+def _strip_title(one: Explained) -> str:
+    few = "" if one.baselines == 1 else f", 1 of {one.baselines} baselines"
+    return f"path from {one.strip_baseline}{few}"
+
+
 def _draw_strip(place: "SubFigure", one: Explained) -> None:
+    place.suptitle(_strip_title(one), fontsize=10, color=_INK, parse_math=False)
     for axes, alpha, image in zip(
         place.subplots(1, len(one.strip), squeeze=False)[0], one.strip_alphas, one.strip, strict=True
     ):

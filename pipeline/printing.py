@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from db.records import ImageRow, Progress, Run, UnitState
-from pipeline.wording import duration, number, percent, visible
+from pipeline.wording import duration, number, percent, plural, visible
 
 if TYPE_CHECKING:
     from db.pages import Page
@@ -83,7 +83,7 @@ class ProgressBar:
             tenths = 10 * seen // max(found.images_total, 1)
             if tenths != self._tenths:
                 self._tenths = tenths
-                err.print(f"[dim]{seen:,} of {found.images_total:,} images[/]")
+                err.print(f"[dim]{seen:,} of {plural(found.images_total, 'image')}[/]")
             return
         if self._task is None:
             self._task = self._bar.add_task("attributing", total=found.images_total, completed=seen, rate="")
@@ -148,11 +148,14 @@ def cost(found: "Cost", *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    total = found.images * found.evaluations_per_image
+    steps = round(found.evaluations_per_image / found.paths)
+    factors = ((found.images, "image"), (found.paths, "path"), (steps, "step"))
+    total = round(found.images * found.evaluations_per_image)
+    equals = "=" if found.images * found.paths * steps == total else "= about"
     out.print(
-        f"{found.images:,} images x {found.paths} paths x {found.evaluations_per_image / found.paths:.0f} steps = "
-        f"{total:,.0f} gradient evaluations\nabout {duration(found.seconds)} with one worker on this machine, "
-        f"measured on {len(found.sample)} images; nothing was stored"
+        f"{' x '.join(plural(count, noun) for count, noun in factors)} {equals} {plural(total, 'gradient evaluation')}\n"
+        f"about {duration(found.seconds)} with one worker on this machine, "
+        f"measured on {plural(len(found.sample), 'image')}; nothing was stored"
     )
 
 
@@ -164,11 +167,11 @@ def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], reused:
     name = f" ({run.name})" if run.name else ""
     out.print(
         f"run {run.id}{escape(name)}: {progress.state}, "
-        f"{progress.images_done:,} of {progress.images_total:,} images done"
+        f"{progress.images_done:,} of {plural(progress.images_total, 'image')} done"
         + (f", {reused:,} of them known before" if reused else "")
     )
     if progress.images_failed:
-        out.print(f"{progress.images_failed:,} images failed, for example:")
+        out.print(f"{plural(progress.images_failed, 'image')} failed, for example:")
         for row in failures:
             out.print(f"  {visible(row.error or '')}", markup=False)
     for text in progress.errors:
@@ -231,7 +234,7 @@ def _tuned(name: str, measured: dict[str, Any]) -> Iterator[str]:
             placed = (
                 "evenly; fitting them lowers no error" if even else f"an eighth of them each up to alpha {inner}, 1"
             )
-            yield f"nodes from {baseline}: {placed} (measured on {len(measured['images'])} images)"
+            yield f"nodes from {baseline}: {placed} (measured on {plural(len(measured['images']), 'image')})"
         return
     for index, way in enumerate(measured["members"]):
         change = f"maps differ by {way['error']:.2%}, {way['speedup']:.2f} times as fast"
@@ -268,7 +271,7 @@ def exported(found: "Exported", *, as_json: bool) -> None:
         print_json(found)
         return
     left = f"; {found.skipped:,} left out: no map, or the file is gone or has changed" if found.skipped else ""
-    out.print(f"{found.images:,} images  {found.path}{left}", markup=False)
+    out.print(f"{plural(found.images, 'image')}  {found.path}{left}", markup=False)
 
 
 def audit(found: "Audit", report: Path, exceeded: Sequence[str], *, as_json: bool) -> None:
@@ -333,7 +336,8 @@ def _classes(found: "Audit") -> None:
         table.add_row(escape(one.class_name), f"{one.images:,}", *cells)
     print_table(table)
     out.print(
-        "[dim]gap, error and disagreement: medians, within half a percent. border share: mean share of the attribution in the outer eighth. "
+        "[dim]gap, error and disagreement: medians, within half a percent. "
+        "border share: mean share of the attribution in the outer eighth. "
         "disagreement: how far members differ, in units of the map itself; about 1 is usual for single pixels[/]"
     )
 
@@ -355,7 +359,7 @@ def _verdict(found: "Audit") -> None:
     if not found.findings:
         out.print(escape(found.summary))
     for reason, count in found.failed.items():
-        out.print(f"{count:,} image{'s' if count > 1 else ''} failed: {visible(reason)}", markup=False)
+        out.print(f"{plural(count, 'image')} failed: {visible(reason)}", markup=False)
     for remark in found.remarks if found.searched else ():
         out.print(remark, markup=False)
 

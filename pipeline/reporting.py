@@ -28,6 +28,7 @@ from pipeline.audits.report import render
 from pipeline.engine import load_members
 from pipeline.errors import ObjectMissing
 from pipeline.maps import Floats
+from pipeline.outputs import make_folder, write_file
 from pipeline.planning import report_key
 from pipeline.reading import read_maps, read_spreads
 from pipeline.spec import RunSpec
@@ -93,7 +94,11 @@ def write_report(
     """Audit a run; store JSON, maps and report as objects, and write them into a folder too.
 
     The folder gets `audit.json`, `audit.npz` and `report.html`.
+
+    Raises:
+        UsageError: the folder cannot be written; said before anything is computed.
     """
+    make_folder(folder)
     result = audit(material, by=by, on_progress=on_progress)
     evaluation = stored_report(objects, material.run.id, "evaluation.json")
     buffer = io.BytesIO()
@@ -103,11 +108,10 @@ def write_report(
         "audit.npz": buffer.getvalue(),
         "report.html": render(result, material, evaluation).encode(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         suffix = name.rpartition(".")[2]
         objects.put(report_key(material.run.id, f"audit-{by}.{suffix}"), data)
-        (folder / name).write_bytes(data)
+        write_file(folder / name, data)
     return result
 
 

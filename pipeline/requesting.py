@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from db.records import Run
-from pipeline.spec import RunSpec
+from pipeline.declarations import Baseline
+from pipeline.errors import SpecError
+from pipeline.spec import RunSpec, check_choices
 
 if TYPE_CHECKING:
     from pipeline.models import ModelRequest
@@ -34,6 +36,18 @@ class RunRequest:
     unit_size: int | None = None  # images; None chooses by the input's size
     priority: int = 0
     reuse: bool = True  # False: a run of its own that takes nothing from others
+
+    def checked(self) -> tuple[Baseline, ...]:
+        """The baselines, once it is certain that nothing is wrong whatever the models and images are.
+
+        Raises:
+            SpecError: something is.
+        """
+        check_choices(self)
+        try:
+            return tuple(Baseline.parse(text) for text in self.baselines)
+        except ValueError as error:
+            raise SpecError(str(error)) from error
 
     def absolute(self) -> Self:
         """The same request with absolute paths: whoever submits it later may stand in another folder."""

@@ -111,27 +111,31 @@ class Scheduler:
         """All schedules, in order of their names."""
         return schedule_queries.list_schedules(self._database)[1]
 
+    def get(self, name: str) -> Schedule:
+        """One schedule. Raises NotFound."""
+        return schedule_queries.get_schedule(self._database, name)
+
     def pause(self, name: str) -> None:
         """Let a schedule come due no more until `resume`. Raises NotFound."""
-        self._timetable.pause(self._get(name))
-        put_record(self._objects, self._get(name))
+        self._timetable.pause(self.get(name))
+        put_record(self._objects, self.get(name))
 
     def resume(self, name: str) -> None:
         """Let it come due again; what was missed while it was paused stays missed. Raises NotFound."""
-        schedule = self._get(name)
+        schedule = self.get(name)
         now, _ = schedule_queries.list_schedules(self._database)
         self._timetable.resume(schedule, next_due=next_due(schedule.cron, schedule.timezone, now))
-        put_record(self._objects, self._get(name))
+        put_record(self._objects, self.get(name))
 
     def remove(self, name: str) -> None:
         """Forget a schedule and its history; its runs stay. Raises NotFound."""
-        schedule = self._get(name)
+        schedule = self.get(name)
         self._objects.delete(record_key(name))  # first: what is killed in between is there still, and removed again
         self._timetable.remove(schedule)
 
     def history(self, name: str, *, limit: int = 100) -> list[Occasion]:
         """The turns of a schedule, the latest first. Raises NotFound."""
-        return schedule_queries.history(self._database, self._get(name).id, limit=limit)
+        return schedule_queries.history(self._database, self.get(name).id, limit=limit)
 
     def classes(self, occasion: Occasion) -> tuple[ClassDrift, ...]:
         """How far each class moved on one occasion; empty where nothing was compared, or nothing had changed."""
@@ -153,7 +157,7 @@ class Scheduler:
         Raises:
             UsageError: a tick is at work on this schedule, or there is none of that name.
         """
-        schedule = self._get(name)
+        schedule = self.get(name)
         held = self._timetable.claim_now(schedule)
         if held is None:
             mine = [o for o in schedule_queries.open_occasions(self._database) if o.schedule_id == schedule.id]
@@ -240,7 +244,7 @@ class Scheduler:
                 raise
 
     def _carried_out(self, held: Occasion, compute: Callable[[Run], Progress]) -> Occasion:
-        schedule = self._get(held.schedule)
+        schedule = self.get(held.schedule)
         if held.run_id is None:
             run = self._runs.submit(RunRequest.from_json(schedule.request))
             self._timetable.submitted(held, run.id)
@@ -287,9 +291,6 @@ class Scheduler:
             return replace(outcome, token=None)
         lost = "another tick took this turn over, or the schedule was removed; what it found stands"
         return replace(outcome, state=OccasionState.RUNNING, token=None, exceeded=None, error=lost)
-
-    def _get(self, name: str) -> Schedule:
-        return schedule_queries.get_schedule(self._database, name)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def show(objects: Objects, run: Run, row: ImageRow, pixels: Floats, samples: Flo
     outputs, gradients = reader.path([row.map_row])[0]
     image = torch.from_numpy(pixels)
     stack, _ = baseline_stack(spec.baselines, image[None], [row.sha256 or ""], seed=spec.seed, samples=_tensor(samples))
-    start = stack[0, 0].numpy()  # the first declared baseline stands for all in the strip
+    start = stack[0, 0].numpy()  # the first declared baseline stands for all in the strip, and is named there
     return figure(
         Explained(
             key=row.key,
@@ -53,6 +53,8 @@ def show(objects: Objects, run: Run, row: ImageRow, pixels: Floats, samples: Flo
             gradients=gradients,
             strip=np.stack([start + alpha * (pixels - start) for alpha in STRIP_ALPHAS]),
             strip_alphas=np.asarray(STRIP_ALPHAS),
+            strip_baseline=str(spec.baselines[0]),
+            baselines=len(stack),
             output=spec.output,
         )
     )

@@ -15,6 +15,14 @@ from pipeline.errors import SpecError
 ATTRIBUTIONS = ("integrated_gradients", "input_x_gradient", "saliency")
 CHANNELS = ("keep", "sum")
 NODES = ("fitted", "uniform")
+_CHOICES = {
+    "attribution": ATTRIBUTIONS,
+    "output": OUTPUTS,
+    "method": METHODS,
+    "precision": PRECISIONS,
+    "nodes": NODES,
+    "channels": CHANNELS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +85,7 @@ class RunSpec:
     reuse: bool = True  # take attributions that other runs of this spec have stored
 
     def __post_init__(self) -> None:
-        _one_of("attribution", self.attribution, ATTRIBUTIONS)
-        _one_of("output", self.output, OUTPUTS)
-        _one_of("method", self.method, METHODS)
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("nodes", self.nodes, NODES)
-        _one_of("channels", self.channels, CHANNELS)
-        if not self.models:
-            raise SpecError("a run needs at least one model; name one with --model")
-        if not self.baselines:
-            raise SpecError("a run needs at least one baseline; name one with --baseline, for example black")
-        least = 2 if self.method == "riemann_trapezoid" else 1
-        if self.n_steps < least:
-            raise SpecError(f"n_steps is {self.n_steps}; {self.method} needs at least {least}")
-        if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise SpecError(f"tolerance is {self.tolerance}; it is a relative error, between 0 and 1, for example 0.03")
-        if self.max_steps < 9:
-            raise SpecError(f"max_steps is {self.max_steps}; the first level has 9 nodes, so it must be at least 9")
+        check_choices(self)
         kind, argument = parse_target(self.target)
         if kind == "class":
             self.target_index()
@@ -159,6 +151,33 @@ class RunSpec:
         return hashlib.sha256(_canonical(data).encode()).hexdigest()
 
 
+def check_choices(asked: Any) -> None:
+    """Refuse what is wrong whatever the models and images are. Messages name options as they are typed.
+
+    Args:
+        asked: a `RunSpec`, or a `pipeline.requesting.RunRequest`: they share the names of their fields.
+
+    Raises:
+        SpecError: a word that is no choice, a number out of range, no model or no baseline.
+    """
+    for name, allowed in _CHOICES.items():
+        if (value := getattr(asked, name)) not in allowed:
+            option = "--store-channels" if name == "channels" else f"--{name}"  # --channels is the model's
+            raise SpecError(f"{option} {value!r} is none of: {', '.join(allowed)}")
+    if not asked.models:
+        raise SpecError("a run needs at least one model; name one with --model")
+    if not asked.baselines:
+        raise SpecError("a run needs at least one baseline; name one with --baseline, for example black")
+    least = 2 if asked.method == "riemann_trapezoid" else 1
+    if asked.n_steps < least:
+        raise SpecError(f"--n-steps is {asked.n_steps}; {asked.method} needs at least {least}")
+    if asked.tolerance is not None and not 0 < asked.tolerance < 1:
+        raise SpecError(f"--tolerance is {asked.tolerance}; it is a relative error, between 0 and 1, for example 0.03")
+    if asked.max_steps < 9:
+        raise SpecError(f"--max-steps is {asked.max_steps}; the first level has 9 nodes, so it must be at least 9")
+    parse_target(asked.target)
+
+
 def parse_target(text: str) -> tuple[str, str]:
     """Split a target into kind and argument: `("predicted", "")`, `("label", "")`, `("rank", "2")`, `("class", "cat")`.
 
@@ -191,11 +210,6 @@ def class_index(wanted: str, names: tuple[str, ...], model: str) -> int:
 
 def _preprocess(data: dict[str, Any]) -> Preprocess:
     return Preprocess(**data | {"mean": tuple(data["mean"]), "std": tuple(data["std"])})
-
-
-def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SpecError(f"{what} {value!r} is none of: {', '.join(allowed)}")
 
 
 def _canonical(data: object) -> str:

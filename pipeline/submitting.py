@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 @contextmanager
 def planned(request: RunRequest, settings: Settings) -> Iterator[tuple[Run, RunSpec, Manifest]]:
     """The run of a request, its spec, and its manifest, which is gone when the context ends. Raises UsageError."""
+    baselines = request.checked()
     source = open_source(request.source, s3_endpoint_url=settings.s3_endpoint_url)
     with tempfile.TemporaryDirectory(prefix="attribatch-") as folder:
         manifest = planning.spool(list_entries(source), Path(folder) / "manifest.jsonl.gz")
-        spec = _spec(request, source, manifest, settings)
+        spec = _spec(request, baselines, source, manifest, settings)
         run = planning.plan_run(
             spec,
             source,
@@ -43,13 +44,11 @@ def planned(request: RunRequest, settings: Settings) -> Iterator[tuple[Run, RunS
         yield run, spec, manifest
 
 
-def _spec(request: RunRequest, source: Source, manifest: Manifest, settings: Settings) -> RunSpec:
+def _spec(
+    request: RunRequest, baselines: tuple[Baseline, ...], source: Source, manifest: Manifest, settings: Settings
+) -> RunSpec:
     from pipeline import models
 
-    try:
-        baselines = tuple(Baseline.parse(text) for text in request.baselines)
-    except ValueError as error:
-        raise SpecError(str(error)) from error
     specs: tuple[ModelSpec, ...] = models.resolve(
         request.models, labels=manifest.labels, allowed_modules=settings.allowed_modules
     )

@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.printing import out, print_json, print_table
-from pipeline.wording import visible
+from pipeline.wording import plural, visible
 
 if TYPE_CHECKING:
     from pipeline.audits.comparison import Comparison
@@ -19,7 +19,10 @@ def comparison(found: "Comparison", *, exceeded: bool | None, as_json: bool) -> 
     if as_json:
         print_json(found.to_dict() | ({} if exceeded is None else {"exceeded": exceeded}))
         return
-    out.print(f"A {found.run_a}, B {found.run_b}: {found.shared_images:,} images have a map in both", markup=False)
+    shared = plural(found.shared_images, "image")
+    out.print(f"A {found.run_a}, B {found.run_b}: {shared} with a map in both", markup=False)
+    if found.run_a == found.run_b:
+        out.print("A and B are the same run: nothing can differ", markup=False)
     remarks = {
         "in A alone": found.only_a,
         "in B alone": found.only_b,
@@ -67,7 +70,7 @@ def _classes(found: "Comparison") -> None:
     if found.classes:
         print_table(table)
         if (more := len(found.classes) - MOST_CLASSES) > 0:
-            out.print(f"and {more:,} classes that moved less; all are in --json", markup=False)
+            out.print(f"and {more:,} more that moved less; all are in --json", markup=False)
         out.print()
 
 

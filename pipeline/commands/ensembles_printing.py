@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from pipeline.printing import out, print_json, print_table
-from pipeline.wording import visible
+from pipeline.wording import plural, visible
 
 if TYPE_CHECKING:
     from pipeline.training.records import Ensemble
@@ -27,7 +27,7 @@ def trained(found: "Ensemble", folder: Path, *, as_json: bool) -> None:
         table.add_row(str(number), _percent(member.accuracy), member.weights)
     table.add_row("ensemble", _percent(found.accuracy), "mean probability of all")
     print_table(table)
-    counts = f"{found.train_images:,} images trained on, {found.holdout_images:,} held out"
+    counts = f"{plural(found.train_images, 'image')} trained on, {found.holdout_images:,} held out"
     out.print(f"{len(found.class_names)} classes; {counts}, {found.skipped_images:,} left out", markup=False)
     for one in found.skipped[:SHOWN]:
         out.print(f"  {visible(one.reason)}", markup=False)

@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.printing import out, print_json, print_table
-from pipeline.wording import visible
+from pipeline.wording import plural, visible
 
 if TYPE_CHECKING:
     from pipeline.evaluating import Evaluation
@@ -19,7 +19,7 @@ def evaluation(found: "Evaluation", *, as_json: bool) -> None:
     if as_json:
         print_json(found.to_dict())
         return
-    out.print(f"run {found.run_id}: {found.images:,} images, seed {found.seed}; intervals are bootstrap 95 %\n")
+    out.print(f"run {found.run_id}: {plural(found.images, 'image')}, seed {found.seed}; intervals are bootstrap 95 %\n")
     for part in (_metrics(found), _classes(found), _baselines(found)):
         if part.row_count:
             print_table(part)

@@ -143,12 +143,13 @@ def run_request(
     """The RunRequest that these options make.
 
     Raises:
-        UsageError: they do not parse, there are more weights than models, or neither models nor an ensemble.
+        UsageError: they do not parse or are out of range, there are more weights than models, or neither models nor an
+            ensemble.
     """
     from pipeline.api import RunRequest
 
     described = (weights, input_size, resize, mean, std, channels, classes)
-    return RunRequest(
+    request = RunRequest(
         source=source,
         models=_members(model, ensemble, described),
         baselines=tuple(baseline or ("black",)),
@@ -166,6 +167,8 @@ def run_request(
         unit_size=unit_size,
         reuse=reuse,
     )
+    request.checked()  # now: models take a while to load, a data set to list
+    return request
 
 
 def _members(model: list[str] | None, ensemble: Path | None, described: tuple[Any, ...]) -> Any:

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     example = 'attribatch query latest --where "predicted != label and border_share > 0.3" --sort -member_disagreement'
     app.command(epilog=f"Example: {example}", help=f"{query.__doc__}\n{COLUMNS}")(query)
-    app.command(epilog="Example: attribatch export latest --format parquet --out first.parquet")(export)
+    app.command(epilog="Example: attribatch export latest --format npz --out first.npz")(export)
 
 
 def query(
@@ -57,8 +57,8 @@ def query(
 def export(
     ref: RunRef = "latest",
     format_name: Annotated[
-        str, typer.Option("--format", help="parquet, npz (files); png, virelay, fiftyone (folders).")
-    ] = "parquet",
+        str, typer.Option("--format", help="npz, parquet (files); png, virelay, fiftyone (folders).")
+    ] = "npz",
     out: Annotated[Path | None, typer.Option(help="File or folder to make. Default: named after the run.")] = None,
     where: Where = None,
     sort: Annotated[str | None, typer.Option(help="Column; -column for descending.")] = None,

@@ -1,7 +1,7 @@
 """What every command does around its one call of the API: open it, end by Ctrl-C, choose the exit code.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 the run is partial (some images or units failed), 4 a gate (`--fail-on`)
-is exceeded, 130 stopped by Ctrl-C.
+Exit codes: 0 ok, 1 failed (a run: no image is done), 2 usage, 3 the run is partial (some images or units failed),
+4 a gate (`--fail-on`) is exceeded, 130 stopped by Ctrl-C.
 """
 
 from collections.abc import Iterator

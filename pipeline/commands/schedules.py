@@ -84,8 +84,10 @@ def run_now(name: Name, workers: Workers = 1, as_json: Json = False) -> None:
     from pipeline.commands.schedule_printing import turns
 
     with open_pipeline() as pipeline, resumable(), printing.progress_bar() as bar:
+        scheduler = pipeline.schedules
+        scheduler.get(name)  # before anything is said of its models
         bar.say(f"schedule {name}: loading models and listing images")
-        found = [pipeline.schedules.run_now(name, workers=workers, on_progress=bar.update)]
+        found = [scheduler.run_now(name, workers=workers, on_progress=bar.update)]
     turns(found, as_json=as_json)
     _exit_after(found)
 

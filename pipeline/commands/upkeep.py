@@ -53,7 +53,7 @@ def status(
 def cancel(ref: RunRef, as_json: Json = False) -> None:
     """Stop a run. Submitting it again goes on where it was."""
     with open_pipeline() as pipeline:
-        upkeep_printing.counted("units cancelled", pipeline.cancel(ref), as_json=as_json)
+        upkeep_printing.counted("unit", "cancelled", pipeline.cancel(ref), as_json=as_json)
 
 
 def retry(ref: RunRef, as_json: Json = False) -> None:
@@ -62,7 +62,7 @@ def retry(ref: RunRef, as_json: Json = False) -> None:
     Failed units, and units with failed images.
     """
     with open_pipeline() as pipeline:
-        upkeep_printing.counted("units re-armed", pipeline.retry(ref), as_json=as_json)
+        upkeep_printing.counted("unit", "re-armed", pipeline.retry(ref), as_json=as_json)
 
 
 def repair(as_json: Json = False) -> None:
@@ -82,9 +82,11 @@ def remove(
 ) -> None:
     """Delete a run: its rows, its units and its maps. Refuses while units of it are being computed."""
     with open_pipeline() as pipeline:
+        run_id = pipeline.removable(ref)
         if not yes:
-            typer.confirm(f"Delete run {ref} and its maps?", abort=True, err=True)
-        upkeep_printing.counted("objects deleted", pipeline.remove(ref), as_json=as_json)
+            named = run_id if ref == run_id else f"{run_id} ({ref})"
+            typer.confirm(f"Delete run {named} and its maps?", abort=True, err=True)
+        upkeep_printing.counted("object", "deleted", pipeline.remove(run_id), as_json=as_json)
 
 
 def gc(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from pipeline.printing import out, print_json
+from pipeline.wording import plural
 
 if TYPE_CHECKING:
     from db.session import Index
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
     from pipeline.repair import Repaired
 
 
-def counted(what: str, count: int, *, as_json: bool) -> None:
-    """One number."""
+def counted(noun: str, done: str, count: int, *, as_json: bool) -> None:
+    """How many of what were done what with: "unit", "cancelled"."""
     if as_json:
-        print_json({what.replace(" ", "_"): count})
+        print_json({f"{noun}s_{done}": count})
         return
-    out.print(f"{count:,} {what}")
+    out.print(f"{plural(count, noun)} {done}")
 
 
 def migrated(found: "Index", *, as_json: bool) -> None:
@@ -36,9 +37,9 @@ def repaired(found: "Repaired", *, as_json: bool) -> None:
         print_json(found)
         return
     out.print(
-        f"{found.runs:,} runs: {found.units_intact:,} units intact, {found.units_restored:,} restored from their "
-        f"sidecars, {found.units_queued_again:,} queued again"
-        + (f"; {found.schedules_restored:,} schedules restored" if found.schedules_restored else "")
+        f"{plural(found.runs, 'run')}: {plural(found.units_intact, 'unit')} intact, "
+        f"{found.units_restored:,} restored from their sidecars, {found.units_queued_again:,} queued again"
+        + (f"; {plural(found.schedules_restored, 'schedule')} restored" if found.schedules_restored else "")
     )
     for key in found.damaged[:20]:
         out.print(f"  missing or damaged: {key}", markup=False)
@@ -53,7 +54,7 @@ def collected(found: "Collected", *, dry_run: bool, as_json: bool) -> None:
         return
     for key in found.deleted[:20]:
         out.print(f"  {key}", markup=False)
-    out.print(f"{len(found.deleted):,} objects {'would be ' if dry_run else ''}deleted")
+    out.print(f"{plural(len(found.deleted), 'object')} {'would be ' if dry_run else ''}deleted")
     for run_id in found.rebuildable:
         out.print(
             f"run {run_id} is in storage alone: `attribatch repair` brings it back, "

@@ -141,7 +141,8 @@ def _remarks(stored: Stored, asked: Asked, drawn: Sample, reasons: Mapping[str, 
     if not stored.finished:
         yield "the run is not finished: the sample is drawn from the images that are done so far"
     if images < asked.images:
-        yield f"{asked.images} images were asked for, and {images} are there: all of them were taken"
+        there = "1 is" if images == 1 else f"{images} are"
+        yield f"{asked.images} images were asked for, and {there} there: all of them were taken"
     if drawn.gone:
         few = ", ".join(drawn.gone[:3]) + (", ..." if len(drawn.gone) > 3 else "")
         yield f"{len(drawn.gone)} sampled images are gone or have changed since the run, and were left out: {few}"

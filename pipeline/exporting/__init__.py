@@ -9,7 +9,7 @@
 | fiftyone | a folder: a FiftyOneDataset with heat maps | FiftyOne |
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,7 @@ from pipeline.exporting.targets import new_file, new_folder
 
 __all__ = ["FORMATS", "Exported", "Material", "export"]
 
-# How it is written, whether to a folder, and what must be installed.
+# How it is written: whether to a folder, and the modules it needs.
 FORMATS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "parquet": (False, ("pyarrow",)),
     "npz": (False, ()),
@@ -28,6 +28,7 @@ FORMATS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "virelay": (True, ("h5py", "yaml")),
     "fiftyone": (True, ()),
 }
+_DISTRIBUTIONS = {"yaml": "PyYAML"}  # modules that are installed under another name
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,7 @@ def export(material: Material, *, format_name: str, path: Path, overwrite: bool 
     if format_name not in FORMATS:
         raise UsageError(f"no format {format_name!r}; choose one of {', '.join(FORMATS)}")
     is_folder, packages = FORMATS[format_name]
-    for package in packages:
-        _needed(package, format_name)
+    _check_installed(packages, format_name)
     module = import_module(f"pipeline.exporting.{format_name}")
     write: Callable[[Material, Path, Path], int] = module.write
     target = path.expanduser().absolute()
@@ -71,9 +71,15 @@ def export(material: Material, *, format_name: str, path: Path, overwrite: bool 
     return Exported(target, format_name, images, material.count() - images)
 
 
-def _needed(package: str, format_name: str) -> None:
+def _check_installed(modules: Sequence[str], format_name: str) -> None:
+    missing = [_DISTRIBUTIONS.get(module, module) for module in modules if not _is_installed(module)]
+    if missing:
+        raise UsageError(f"the format {format_name} needs what is not installed: pip install {' '.join(missing)}")
+
+
+def _is_installed(module: str) -> bool:
     try:
-        import_module(package)
+        import_module(module)
     except ModuleNotFoundError:
-        remedy = "pip install 'attribatch[export]'"
-        raise UsageError(f"the format {format_name} needs {package}, which is not installed: {remedy}") from None
+        return False
+    return True

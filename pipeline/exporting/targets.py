@@ -1,6 +1,5 @@
 """Where an export is written: beside its place first, and moved there when it is whole."""
 
-import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.errors import UsageError
+from pipeline.outputs import refused
 
 MARK = ".attribatch-export"  # in each folder that an export made: no other folder is ever removed
 _PREFIX = ".attribatch-part-"  # short: the target's own name may be as long as the file system allows
@@ -109,5 +109,4 @@ def _named(path: Path) -> Iterator[None]:
         said_of = str(error.filename or path)
         if _PREFIX not in said_of and not path.is_relative_to(said_of):
             raise
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise UsageError(f"{path} cannot be written ({reason}); give another --out") from error
+        raise refused(path, error) from error

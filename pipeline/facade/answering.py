@@ -239,7 +239,7 @@ class Answering(Opened):
             ObjectMissing: a map that the index names is gone.
 
         Example:
-            done = p.export("first", format="parquet", out="first.parquet", where="probability > 0.1")
+            done = p.export("first", format="npz", out="first.npz", where="probability > 0.1")
             print(done.images, done.path)
         """
         from pipeline.exporting import Material, export
@@ -275,7 +275,7 @@ class Answering(Opened):
             on_progress: told of "maps" that were read and of "places" that were tested: how many, of how many.
 
         Raises:
-            UsageError: nothing of the run is done yet.
+            UsageError: nothing of the run is done yet, or the folder cannot be written.
         """
         from pipeline.reporting import material_of, write_report
         from pipeline.work import pick_device

@@ -163,6 +163,12 @@ class Running(Answering):
 
         return repair(self.database, self.ledger, self.objects)
 
+    def removable(self, ref: str) -> str:
+        """The id of the run that `remove` would delete. Raises NotFound."""
+        from pipeline.cleaning import find_run
+
+        return find_run(self.database, self.objects, ref)[0]
+
     def remove(self, ref: str) -> int:
         """Delete a run, its rows and its objects; see `pipeline.cleaning.remove`. Objects deleted."""
         from pipeline.cleaning import remove

@@ -22,9 +22,11 @@ from pipeline.datasets import Source, list_entries, open_source
 from pipeline.decoding import Decoder
 from pipeline.errors import ModelError, UsageError
 from pipeline.models import ModelRequest, Untrained, untrained
+from pipeline.outputs import make_folder
 from pipeline.training.fitting import Fit, probabilities, save, train_member, weights_of
 from pipeline.training.images import CACHE_BYTES, Images, class_names, read_images, split
 from pipeline.training.records import DEFAULT, Ensemble, TrainedMember, TrainingRequest, file_digest, write_text
+from pipeline.wording import plural
 
 TRAINING = "training.json"
 MOST_SKIPPED = 1000  # images that the manifest names
@@ -64,7 +66,7 @@ def train_ensemble(
     fit = Fit(request.epochs, request.batch_size, request.learning_rate, request.flip, request.seed, device)
     entries = list(list_entries(source))
     probe = _built(request, len(class_names(entries)), fit, 0, allowed_modules)
-    say(f"reading {len(entries):,} images")
+    say(f"reading {plural(len(entries), 'image')}")
     decoder = Decoder("", source, probe.preprocess, max_pixels, threads)
     images = read_images(entries, decoder, cache_bytes=cache_bytes)
     for one in images.skipped[:10]:
@@ -72,7 +74,7 @@ def train_ensemble(
     recipe = _recipe(request, source, probe, images)
     _claim(folder, recipe)
     train, held = split(images, request.holdout, request.seed)
-    say(f"{len(images.class_names)} classes; {len(train):,} images to train on, {len(held):,} held out")
+    say(f"{len(images.class_names)} classes; {plural(len(train), 'image')} to train on, {len(held):,} held out")
     members, accuracy = _members(request, fit, folder, images, (train, held), allowed_modules, say)
     ensemble = Ensemble(
         source=request.source,
@@ -175,7 +177,7 @@ def _claim(folder: Path, recipe: dict[str, object]) -> None:
     """Make the folder one of this training; one of another is refused."""
     file = folder / TRAINING
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_text(file, json.dumps(recipe, indent=2) + "\n")
         return
     try:

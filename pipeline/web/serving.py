@@ -1,5 +1,7 @@
 """Serves the page: checks where it listens, opens the port, and runs uvicorn until it is told to stop."""
 
+import errno
+import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -91,14 +93,20 @@ def _config(app: FastAPI) -> uvicorn.Config:
     )
 
 
+def _why(place: Place, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {place.port} of {place.host} is in use by another program; choose another --port"
+    reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+    remedy = "--port" if error.errno == errno.EACCES else "--host"
+    return f"{place.host}:{place.port} cannot be listened on ({reason}); choose another {remedy}"
+
+
 @contextmanager
 def _listening(place: Place) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
     try:
         listener = socket.create_server((place.host, place.port), family=family, backlog=128)
     except OSError as error:
-        raise PortTaken(
-            f"{place.host}:{place.port} cannot be listened on: {error.strerror}; choose another --port"
-        ) from error
+        raise PortTaken(_why(place, error)) from error
     with listener:
         yield listener

@@ -196,7 +196,8 @@ def test_wrong_input_is_named_in_one_breath_exit_code_2(
     [
         (["--baseline", "grey"], "kind 'grey' is none of"),
         (["--target", "class:fish"], "class 'fish' is not among the 3"),
-        (["--tolerance", "7"], "tolerance is 7.0"),
+        (["--tolerance", "7"], "--tolerance is 7.0"),
+        (["--n-steps", "-5"], "--n-steps is -5"),
         (["--channels", "3"], "channel"),
         (["--classes", "NAMES"], "3 outputs"),
         (["--weights", "missing.pt"], "missing.pt"),
@@ -211,6 +212,7 @@ def test_a_wrong_run_is_refused_before_any_unit_starts(
     extra = [str(names) if part == "NAMES" else part for part in extra]
     found = attribatch(home, "run", str(dataset), "--model", f"{factory}:make", *extra, code=2)
     assert message in found.stderr
+    assert ("loading models" in found.stderr) == (extra[0] not in ("--baseline", "--tolerance", "--n-steps"))
     assert attribatch(home, "status").stdout.startswith("no runs yet")
 
 

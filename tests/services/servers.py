@@ -165,7 +165,7 @@ _given: set[int] = set()
 def _package(name: str) -> Path:
     found = importlib.util.find_spec(name)
     if found is None or found.origin is None:
-        raise RuntimeError(f"the tests need the wheel {name.replace('_', '-')}: pip install 'attribatch[test]'")
+        raise RuntimeError(f"the tests need the wheel {name.replace('_', '-')}: pip install -e '.[test]'")
     return Path(found.origin).parent
 
 

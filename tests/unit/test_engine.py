@@ -239,7 +239,7 @@ def test_a_model_that_raises_fails_its_units_after_bounded_attempts_and_says_whe
     from db.queries import progress
 
     found = progress(shop.database, run.id)
-    assert found.state is RunState.PARTIAL
+    assert found.state is RunState.FAILED
     assert found.units[UnitState.FAILED] == 5
     assert found.attempts == 5 * 5
     assert "IndexError: no such layer" in found.errors[0]

@@ -196,7 +196,8 @@ def test_a_model_that_cannot_work_is_refused_with_the_reason_and_the_remedy(file
         ("torchvision:resnet5O@DEFAULT", ["no model 'resnet5O'"]),
         ("torchvision:resnet18@NOPE", ["no weights 'NOPE'", "IMAGENET1K_V1"]),
         ("torchvision:resnet18", ["torchvision:resnet18@DEFAULT", "--weights"]),
-        ("/no/such/file.py:factory", ["No such file"]),
+        ("/no/such/file.py:factory", ["there is no file /no/such/file.py"]),
+        ("missing.py:factory", [f"there is no file {Path.cwd() / 'missing.py'}"]),
         ("no.such.package:factory", ["No module named", "PYTHONPATH"]),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_png_reads_back_as_it_was() -> None:
     assert pictures.data_uri(picture).startswith("data:image/png;base64,iVBOR")
 
 
-def explained(*, channels: int = 1, std: bool = True, nodes: int = 9) -> Explained:
+def explained(*, channels: int = 1, std: bool = True, nodes: int = 9, baselines: int = 1) -> Explained:
     rng = np.random.default_rng(0)
     alphas = (np.arange(nodes) + 0.5) / nodes
     return Explained(
@@ -93,6 +93,7 @@ def explained(*, channels: int = 1, std: bool = True, nodes: int = 9) -> Explain
         error_estimate=0.034, image=rng.uniform(size=(channels, 20, 24)), map=rng.normal(size=(channels, 20, 24)),
         std=rng.uniform(size=(1, 20, 24)) if std else None, alphas=alphas, outputs=alphas**2, gradients=1 - alphas,
         strip=rng.uniform(size=(5, channels, 20, 24)), strip_alphas=np.linspace(0, 1, 5),
+        strip_baseline="black", baselines=baselines,
     )  # fmt: skip
 
 
@@ -102,6 +103,14 @@ def test_the_figure_is_one_png_for_any_image(channels: int, std: bool, nodes: in
     assert read.format == "PNG"
     assert read.size == (1210, 990)
     assert len(np.unique(np.asarray(read.convert("L")))) > 50
+
+
+def test_the_figure_says_which_baseline_the_strip_is_from_and_what_is_averaged() -> None:
+    alone, several = explained(), explained(baselines=3)
+    assert pictures._strip_title(alone) == "path from black"
+    assert pictures._strip_title(several) == "path from black, 1 of 3 baselines"
+    assert "mean" not in pictures._alpha_label(1)
+    assert "mean over 3 baselines" in pictures._alpha_label(3)
 
 
 def test_the_figure_looks_the_same_each_time() -> None:

@@ -49,11 +49,12 @@ def test_where_weights_lie_does_not_change_the_key() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "simpson"}, "method 'simpson' is none of: gausslegendre"),
-        ({"output": "loss"}, "output 'loss' is none of: logit"),
-        ({"attribution": "lime"}, "attribution 'lime' is none of"),
-        ({"n_steps": 0}, "n_steps is 0"),
-        ({"tolerance": 3.0}, "tolerance is 3.0; it is a relative error"),
+        ({"method": "simpson"}, "--method 'simpson' is none of: gausslegendre"),
+        ({"output": "loss"}, "--output 'loss' is none of: logit"),
+        ({"attribution": "lime"}, "--attribution 'lime' is none of"),
+        ({"n_steps": 0}, "--n-steps is 0"),
+        ({"tolerance": 3.0}, "--tolerance is 3.0; it is a relative error"),
+        ({"channels": "all"}, "--store-channels 'all' is none of: keep, sum"),
         ({"max_steps": 3}, "first level has 9 nodes"),
         ({"models": ()}, "at least one model"),
         ({"baselines": ()}, "at least one baseline"),

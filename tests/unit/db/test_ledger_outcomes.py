@@ -260,6 +260,14 @@ def test_run_with_a_failed_image_or_unit_ends_partial(engine: Engine, submitted:
     assert found.units[UnitState.FAILED] == 1
 
 
+def test_run_of_which_no_image_is_done_ends_failed(engine: Engine, submitted: Ledger) -> None:
+    unit = claimed(submitted)
+    submitted.complete(unit, [replace(row, state=ImageState.FAILED, error="truncated") for row in make_rows(unit)])
+    for _ in range(2):
+        submitted.fail(claimed(submitted), "broken", retry_in=None)
+    assert progress(engine, RUN.id).state is RunState.FAILED
+
+
 def test_marks_of_messages_that_did_not_go_out_are_taken_back_of_units_that_still_wait(
     engine: Engine, submitted: Ledger
 ) -> None:

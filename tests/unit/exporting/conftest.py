@@ -18,9 +18,9 @@ HOSTILE = "'; DROP TABLE x -- <b>&\u00fc$(id).png"
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    """A pipeline with the runs `first` (28 images of three classes, one broken, one of a hostile name) and `grown`.
+    """A pipeline with the runs `first` (28 images of three classes, one broken, one of a hostile name) and `tonight`.
 
-    `grown` has one image more, so that its other rows show the maps of `first`.
+    `tonight` has one image more, so that its other rows show the maps of `first`.
     """
     folder = tmp_path_factory.mktemp("exports")
     random = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         )
         work(shop, pipeline.submit(request).id)
         _draw(folder / "images" / "cat" / "0-new.png", random)
-        work(shop, pipeline.submit(replace(request, name="grown")).id)
+        work(shop, pipeline.submit(replace(request, name="tonight")).id)
         shop.database.dispose()
         yield pipeline
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -37,15 +38,15 @@ def test_parquet_is_the_index_to_pyarrow_and_duckdb(opened: Pipeline, tmp_path: 
 
 def test_npz_holds_maps_beside_keys_and_labels(opened: Pipeline, tmp_path: Path) -> None:
     path = tmp_path / "maps.npz"
-    found = opened.export("grown", format="npz", out=path, where="label = 'cat'", sort="-probability")
-    rows = opened.find("grown", where="label = 'cat'", sort="-probability").rows
+    found = opened.export("tonight", format="npz", out=path, where="label = 'cat'", sort="-probability")
+    rows = opened.find("tonight", where="label = 'cat'", sort="-probability").rows
     assert found.images == len(rows) == 11
     with np.load(path) as arrays:
         np.testing.assert_array_equal(arrays["maps"], opened.read_maps(rows))
         assert arrays["keys"].tolist() == [row.key for row in rows]
         assert set(arrays["labels"]) == {"cat"}
         assert arrays["rows"].tolist() == [row.row for row in rows]
-        assert str(arrays["attribatch_run"]) == opened.get_run("grown").id
+        assert str(arrays["attribatch_run"]) == opened.get_run("tonight").id
 
 
 def test_png_overlays_have_safe_names_and_a_table(opened: Pipeline, tmp_path: Path) -> None:
@@ -144,6 +145,9 @@ def test_what_is_missing_is_named_with_its_remedy(
 ) -> None:
     with pytest.raises(UsageError, match="choose one of parquet, npz, png, virelay, fiftyone"):
         opened.export("first", format="gif", out=tmp_path / "x")
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"needs pyarrow, .*: pip install 'attribatch\[export\]'"):
+    for module in ("pyarrow", "h5py", "yaml"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=r"^the format parquet needs what is not installed: pip install pyarrow$"):
         opened.export("first", format="parquet", out=tmp_path / "x")
+    with pytest.raises(UsageError, match=r"not installed: pip install h5py PyYAML$"):
+        opened.export("first", format="virelay", out=tmp_path / "x")

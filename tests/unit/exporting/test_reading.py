@@ -66,7 +66,7 @@ def test_a_frame_has_a_column_for_each_field_in_its_type(opened: Pipeline) -> No
     assert opened.frame("first", where="probability > 2").dtypes.equals(frame.dtypes)
 
 
-@pytest.mark.parametrize("run", ["first", "grown"])
+@pytest.mark.parametrize("run", ["first", "tonight"])
 def test_lazy_maps_are_those_of_the_rows_wherever_they_lie(opened: Pipeline, run: str) -> None:
     rows = opened.find(run).rows
     maps = opened.maps(run)

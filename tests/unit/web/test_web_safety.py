@@ -119,7 +119,10 @@ def test_a_short_token_and_an_open_address_without_one_are_refused(opened: Pipel
         Place(host=host).check()
     with served(opened, Place(port=0)) as first:
         port = int(first.url.rstrip("/").rpartition(":")[2])
-        with pytest.raises(UsageError, match="choose another --port"), served(opened, Place(port=port)):
+        with (
+            pytest.raises(UsageError, match=rf"^port {port} of 127.0.0.1 is in use .*; choose another --port$"),
+            served(opened, Place(port=port)),
+        ):
             pass
 
 
