@@ -152,8 +152,9 @@ def cost(found: "Cost", *, as_json: bool) -> None:
     factors = ((found.images, "image"), (found.paths, "path"), (steps, "step"))
     total = round(found.images * found.evaluations_per_image)
     equals = "=" if found.images * found.paths * steps == total else "= about"
+    product = " x ".join(plural(count, noun) for count, noun in factors)
     out.print(
-        f"{' x '.join(plural(count, noun) for count, noun in factors)} {equals} {plural(total, 'gradient evaluation')}\n"
+        f"{product} {equals} {plural(total, 'gradient evaluation')}\n"
         f"about {duration(found.seconds)} with one worker on this machine, "
         f"measured on {plural(len(found.sample), 'image')}; nothing was stored"
     )
