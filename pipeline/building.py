@@ -154,7 +154,7 @@ def _run_file(path: str, code: bytes) -> ModuleType:
     sys.modules[name] = module  # dataclasses look the module of their class up
     try:
         with redirect_stdout(sys.stderr):
-            exec(compile(code, path, "exec"), module.__dict__)  # noqa: S102 - the user named this file to be run
+            exec(compile(code, path, "exec"), module.__dict__)  # noqa: S102 - running the file that the user named is what --model FILE.py:FACTORY asks for
     except (Exception, SystemExit) as error:  # somebody else's code
         del sys.modules[name]
         raise ModelError(f"running {path} raised {said(error)}") from error

@@ -204,7 +204,7 @@ def _fit(module: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Gen
             batch = order[start : start + _BATCH]
             loss = F.cross_entropy(module(pixels[batch]), labels[batch])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # of torch
+            loss.backward()  # type: ignore[no-untyped-call]  # torch ships this method without annotations
             optimizer.step()
             schedule.step()
 

@@ -115,7 +115,7 @@ def reach_broker(broker_url: str) -> str:
 
     kind = broker_url.partition(":")[0]
     try:
-        with Connection(broker_url, transport_options=_PATIENCE) as connection:  # type: ignore[no-untyped-call]  # of kombu
+        with Connection(broker_url, transport_options=_PATIENCE) as connection:  # type: ignore[no-untyped-call]  # kombu ships no annotations
             connection.ensure_connection(max_retries=1)
             return str(connection.as_uri()).partition("?")[0]
     except OperationalError as error:
@@ -195,6 +195,6 @@ class LocalWorkers:
     def _start(self) -> subprocess.Popen[bytes]:
         # A group of its own: Ctrl-C reaches this process alone, which then asks the workers to stop. What a model
         # prints goes to stderr: stdout is for --json.
-        return subprocess.Popen(  # noqa: S603 - this program's own module, no shell
+        return subprocess.Popen(  # noqa: S603 - a fixed list: this interpreter and our module, no shell
             self._command, env=self._environment, process_group=0, stdout=sys.stderr
         )

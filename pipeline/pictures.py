@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from pipeline.wording import percent
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
@@ -200,7 +202,7 @@ def figure(one: Explained) -> bytes:
 def _title(one: Explained) -> str:
     return (
         f"{one.key}\nexplained: {one.target}    predicted: {one.predicted} (probability {one.probability:.3f})\n"
-        f"completeness gap {100 * one.completeness_gap:.2f} %    estimated error {100 * one.error_estimate:.1f} %"
+        f"completeness gap {percent(one.completeness_gap)}    estimated error {percent(one.error_estimate)}"
     )
 
 

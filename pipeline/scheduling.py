@@ -217,7 +217,7 @@ class Scheduler:
             try:
                 later = next_due(schedule.cron, schedule.timezone, now)
             except UsageError as error:  # a time zone that this machine does not know: its neighbours go on
-                log.error("schedule %s: %s", schedule.name, error)  # noqa: TRY400 - said, not a surprise
+                log.error("schedule %s: %s", schedule.name, error)  # noqa: TRY400 - an expected error: its sentence says all, a traceback would bury it
                 continue
             if held := self._timetable.claim(schedule, next_due=later):
                 return held

@@ -185,7 +185,7 @@ def main() -> None:
     try:
         work(shop, options.run)
     except StoreFull as error:
-        log.error("%s", error)  # noqa: TRY400 - said, not a surprise
+        log.error("%s", error)  # noqa: TRY400 - an expected error: its sentence says all, a traceback would bury it
         code = StoreFull.EXIT_CODE
     shop.database.dispose()
     sys.exit(code)

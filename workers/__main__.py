@@ -44,7 +44,7 @@ def main() -> int:
         try:
             return _work(settings, options.child, options.parent)
         except (AttribatchError, OSError) as error:  # the index is away, the port of the metrics is taken
-            logging.getLogger("attribatch.worker").error("cannot start: %s", error)  # noqa: TRY400 - said, not a surprise
+            logging.getLogger("attribatch.worker").error("cannot start: %s", error)  # noqa: TRY400 - an expected error: its sentence says all, a traceback would bury it
             return 1
     environments = [
         {**os.environ, **seat} for seat in seats(options.device or settings.device, options.concurrency, os.environ)

@@ -44,7 +44,7 @@ def seats(device: str, concurrency: int | None, environment: Mapping[str, str]) 
 def _gpus(environment: Mapping[str, str]) -> list[str]:
     """What CUDA_VISIBLE_DEVICES may name, in order. Counted in another process: this one stays small."""
     command = [sys.executable, "-P", "-c", "import torch; print(torch.cuda.device_count())"]
-    counted = subprocess.run(command, env=dict(environment), capture_output=True, check=True)  # noqa: S603 - as it stands
+    counted = subprocess.run(command, env=dict(environment), capture_output=True, check=True)  # noqa: S603 - a fixed list of words: this interpreter and the code above, no shell
     count = int(counted.stdout)
     named = environment.get("CUDA_VISIBLE_DEVICES")
     return [str(index) for index in range(count)] if named is None else named.split(",")[:count]

@@ -70,7 +70,7 @@ class Supervisor:
         if seat.process is None and now >= seat.due:
             # A group of its own: Ctrl-C reaches the supervisor alone, which then asks the workers to stop.
             command = [*self._command, str(index)]
-            seat.process = subprocess.Popen(command, env=seat.environment, process_group=0)  # noqa: S603 - no shell
+            seat.process = subprocess.Popen(command, env=seat.environment, process_group=0)  # noqa: S603 - a list that our own code made, no shell
             seat.started = now
             log.info("worker %s started as pid %s", index, seat.process.pid)
 

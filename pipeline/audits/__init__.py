@@ -6,8 +6,8 @@
     html = render(result, material)   # one self-contained page
 
 Read in this order: material, auditing, sampling, reductions, candidates, fitting, clusters, colours,
-interventions, shortcuts, results, gates, illustrations, charts, repeating, report. `sketches` serves reductions; drift
-and comparison are of two runs.
+interventions, joining, shortcuts, deciding, results, gates, illustrations, charts, repeating, report.
+`sketches` serves reductions; drift and comparison are of two runs.
 """
 
 from pipeline.audits.auditing import audit

@@ -57,8 +57,8 @@ def decide(trials: Sequence[Trial], joined: Sequence[Trial] = ()) -> tuple[list[
     casts = [trial for trial in used if trial.candidate.kind == "colour" and _is_cast(trial)]
     kept = _whole(_apart(marks, key=_strength), whole)
     enough = [trial for trial in places if trial not in marks and _is_enough(trial, places)]
-    other = [trial for trial in enough if not any(_same_class(trial, cast) for cast in casts)]  # a cast is everywhere
-    kept = [*_apart(other, key=_sufficient, beside=kept), *casts]
+    free = [trial for trial in enough if not any(_same_class(trial, cast) for cast in casts)]  # a cast is everywhere
+    kept = [*_apart(free, key=_sufficient, beside=kept), *casts]
     confirmed = [*marks, *enough, *casts]
     rejected = [(trial, _why_not(trial, used, confirmed)) for trial in every if trial not in kept]
     return sorted(kept, key=_strength, reverse=True), rejected

@@ -18,7 +18,7 @@ HEADINGS = {
 class UnderHeadings(TyperGroup):
     """A group whose help lists its commands by `HEADINGS`."""
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - the library's signature
+    def format_commands(self, _ctx: Any, formatter: Any) -> None:
         """Write a section for each heading, their columns in line."""
         width = max(len(name) for names in HEADINGS.values() for name in names)
         for heading, names in HEADINGS.items():

@@ -33,7 +33,7 @@ def worker(
     given = {"--device": device, "--concurrency": concurrency, "--metrics-port": metrics_port}
     options = [part for name, value in given.items() if value for part in (name, str(value))]
     # Another program: the pipeline does not import the workers. -P: the working folder is no place to import from.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "workers", *options])  # noqa: S606 - our own program, no shell
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "workers", *options])  # noqa: S606 - a fixed list: this interpreter, our module and checked options, no shell
 
 
 def beat(

@@ -67,7 +67,7 @@ class Folder(Tree):
         """Whether a link on the way to a file leaves the root."""
         parent, _, name = f"{self.root}/{key}".rpartition("/")
         real = f"{_real_folder(parent)}/{name}"
-        return not self._holds(os.path.realpath(real) if os.path.islink(real) else real)  # noqa: PTH114 - no Path for each image
+        return not self._holds(os.path.realpath(real) if os.path.islink(real) else real)  # noqa: PTH114 - asked for each of a million images: making a Path costs more than the question
 
     def _holds(self, real: str) -> bool:
         return real.startswith(self.root.rstrip("/") + "/")
@@ -83,7 +83,7 @@ def _walk(folder: str, prefix: str, suffixes: tuple[str, ...]) -> Iterator[tuple
     for name in names:
         path = f"{folder}/{name}".rstrip("/")
         if name.endswith("/"):
-            if os.path.islink(path):  # noqa: PTH114 - text, as scandir gives; it may lead out of the data set, or in a circle
+            if os.path.islink(path):  # noqa: PTH114 - the listing is text throughout: a Path for each name costs more than the question
                 raise DatasetError(f"folder {path} is a symbolic link; copy it there, or remove it")
             yield from _walk(path, prefix + name, suffixes)
         elif name.lower().endswith(suffixes) and (version := _version(path)):
@@ -94,7 +94,7 @@ def _walk(folder: str, prefix: str, suffixes: tuple[str, ...]) -> Iterator[tuple
 
 def _version(path: str) -> str:
     try:
-        found = os.stat(path)  # noqa: PTH116 - a Path for each of a million files costs more
+        found = os.stat(path)  # noqa: PTH116 - asked for each of a million files: making a Path costs more than the stat
     except OSError:
         return MISSING
     return _version_of(found) if stat.S_ISREG(found.st_mode) else ""

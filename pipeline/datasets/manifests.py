@@ -100,7 +100,7 @@ def _json_lines(file: Iterable[str]) -> Iterator[tuple[int, str, str | None]]:
         name, label = (data.get("file_name"), data.get("label")) if isinstance(data, dict) else (None, None)
         if not isinstance(name, str):
             hint = _column_hint(list(data)) if isinstance(data, dict) else "; write one object per line"
-            raise ValueError(f"line {line}: no text field file_name{hint}")  # noqa: TRY004 - whatever a line lacks
+            raise ValueError(f"line {line}: no text field file_name{hint}")  # noqa: TRY004 - the caller reports ValueError as a wrong line, whatever is wrong in it
         yield line, name, None if label in (None, "") else str(label)
 
 

@@ -191,7 +191,7 @@ def _label_in(member: _Member, suffix: str) -> str | None:
 
 def _named(label: Any) -> str | None:
     if isinstance(label, dict | list):
-        raise ValueError("its label is no name or number")  # noqa: TRY004 - of a value, as any wrong one
+        raise ValueError("its label is no name or number")  # noqa: TRY004 - the caller reports ValueError as a wrong record, whatever is wrong in it
     if label is not None and not is_storable(str(label)):
         raise ValueError(f"its label {label!r} has characters that no database stores")
     return None if label is None else str(label)
@@ -230,7 +230,7 @@ def _headers(file: "_Blocks") -> Iterator[tarfile.TarInfo]:
             raise ValueError(file.complaint(short(error))) from error
         if info is None:
             break
-        tar.members = []  # type: ignore[attr-defined]  # a list that typeshed leaves out; it would keep them all
+        tar.members = []  # type: ignore[attr-defined]  # tarfile has this list and typeshed leaves it out; unemptied it would keep every entry of the shard
         yield info
     if file.last != _END:
         raise ValueError(file.complaint("no header and no end mark is there"))

@@ -216,7 +216,7 @@ class Answering(Opened):
         self,
         ref: str = "latest",
         *,
-        format: str,  # noqa: A002 - as --format
+        format: str,  # noqa: A002 - callers write format=, the name of the command's option
         out: str | Path,
         where: str | None = None,
         sort: str | None = None,

@@ -141,7 +141,7 @@ def _epoch(
         try:
             loss = F.cross_entropy(logits_of(module((pixels.to(fit.device) - mean) / std)), labels.to(fit.device))
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # of torch
+            loss.backward()  # type: ignore[no-untyped-call]  # torch ships this method without annotations
         except Exception as error:  # somebody else's code
             raise ModelError(f"in training the model raised {said(error)}; check --input-size, --batch-size") from error
         optimizer.step()
@@ -170,7 +170,7 @@ def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) ->
     try:
         with safe_open(path, framework="pt") as file:
             epochs = int(file.metadata()["epochs"])
-            for key in file.keys():  # noqa: SIM118 - safe_open cannot be iterated
+            for key in file.keys():  # noqa: SIM118 - the file has keys() but is no mapping: `for key in file` raises
                 kind, _, name = key.partition("/")
                 if kind == "module":
                     weights[name] = file.get_tensor(key)

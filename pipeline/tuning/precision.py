@@ -200,7 +200,7 @@ def _scaled(values: Tensor, scale: float) -> Tensor:
     """The same values; gradients that pass are multiplied."""
     if scale != 1 and values.requires_grad:
         values = values.view_as(values)
-        values.register_hook(lambda gradient: gradient * scale)  # type: ignore[no-untyped-call]  # of torch
+        values.register_hook(lambda gradient: gradient * scale)  # type: ignore[no-untyped-call]  # torch ships this method without annotations
     return values
 
 
