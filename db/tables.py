@@ -147,6 +147,8 @@ images = Table(
     Column("bottom_left_share", Double),
     Column("bottom_right_share", Double),
     Column("effective_pixels", Double),
+    Column("sign_agreement", Double),
+    Column("baseline_sensitivity", Double),
     Column("top_classes", Text),
     Column("map_run", String(64)),
     Column("map_row", Integer),

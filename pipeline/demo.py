@@ -11,6 +11,7 @@ from db.records import Progress, Run
 from pipeline.api import Pipeline, RunRequest
 from pipeline.audits import Audit
 from pipeline.errors import UsageError
+from pipeline.wording import percent
 
 MEMBERS = 3
 BASELINES = ("black", "blurred:sigma=4", "uniform:n=2")
@@ -78,7 +79,8 @@ def run_demo(
         tolerance=TOLERANCE,
         name=f"demo-{tag}",
     )
-    say(f"attributing {len(lines)} held-out scans: {MEMBERS} members x 4 baselines, to an error of {TOLERANCE:.0%}")
+    asked = f"{MEMBERS} members x 4 baselines, to an error of {percent(TOLERANCE, 0)}"
+    say(f"attributing {len(lines)} held-out scans: {asked}")
     run = pipeline.submit(request)
     progress = pipeline.work(run, workers=workers, on_progress=on_progress)
     say("auditing the maps")

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from db.records import Entry, ImageRow, ImageState
+from pipeline.attribution.ensemble import share_agreed
 from pipeline.explaining import Computed, Picture
 from pipeline.maps import Floats, resample_path
-from pipeline.measures import MapMeasures, measure, member_disagreement
+from pipeline.measures import MapMeasures, measure, relative_spread
 from pipeline.spec import RunSpec
 
 TOP = 5  # classes of each image whose probability is stored
@@ -32,11 +33,9 @@ class Explained:
 def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[Explained]:
     """Rows and maps of what was computed, in its order. A picture whose map is not finite gets a failed row."""
     found = computed.found
-    mean, std = found.mean, found.std
-    if spec.channels == "sum":
-        mean, std = mean.sum(1, keepdim=True), std.sum(1, keepdim=True)
-    maps, spread = _array(mean), _array(std)
-    measures, disagreement = measure(maps), member_disagreement(spread, maps)
+    maps, spread = _stored(spec, found.mean), _stored(spec, found.std)
+    measures, unknown = measure(maps), np.full(len(maps), np.nan)
+    several, baselines = len(spec.models) > 1, found.baseline_std
     alphas, curves = _double(found.path_alphas), _double(torch.stack([found.path_outputs, found.path_gradients]))
     sure, predicted = computed.probabilities.max(1)
     tops = top_classes(spec, computed.probabilities)
@@ -47,7 +46,9 @@ def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[Explained]:
         "convergence_delta": _double(found.convergence_delta),
         "completeness_gap": _double(found.completeness_gap),
         "error_estimate": _double(found.error_estimate),
-        "member_disagreement": disagreement if len(spec.models) > 1 else np.full(len(disagreement), np.nan),
+        "member_disagreement": relative_spread(spread, maps) if several else unknown,
+        "sign_agreement": _double(share_agreed(found.mean, found.sign_agreement >= 1)) if several else unknown,
+        "baseline_sensitivity": unknown if baselines is None else relative_spread(_stored(spec, baselines), maps),
     } | {name: getattr(measures, name) for name in MapMeasures.__slots__}
     explained = []
     for i, picture in enumerate(computed.pictures):
@@ -62,7 +63,7 @@ def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[Explained]:
             row = failed_row(run_id, picture.entry, "the model's output or gradient is not finite", picture.sha256)
             maps[i] = spread[i] = np.nan
         path = np.stack([resample_path(alphas, curves[0, i]), resample_path(alphas, curves[1, i])])
-        explained.append(Explained(row, maps[i], spread[i] if len(spec.models) > 1 else None, path))
+        explained.append(Explained(row, maps[i], spread[i] if several else None, path))
     return explained
 
 
@@ -109,8 +110,10 @@ def _row(run_id: str, picture: Picture, classes: dict[str, Any], figures: dict[s
     )
 
 
-def _array(values: Tensor) -> Floats:
-    return values.float().cpu().numpy().copy()
+def _stored(spec: RunSpec, maps: Tensor) -> Floats:
+    """Maps (N, C, H, W) as they are stored: C = 1 where channels are summed."""
+    summed = maps.sum(1, keepdim=True) if spec.channels == "sum" else maps
+    return summed.float().cpu().numpy().copy()
 
 
 def _double(values: Tensor) -> NDArray[np.float64]:

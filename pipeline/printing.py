@@ -128,7 +128,7 @@ def demo(found: "DemoResult", *, home: Path, as_json: bool) -> None:
         )
         return
     for member, accuracy in enumerate(found.accuracies, 1):
-        out.print(f"member {member}: {accuracy:.1%} of the held-out scans right")
+        out.print(f"member {member}: {percent(accuracy, 1)} of the held-out scans right")
     _classes(found.audit)
     out.print()
     _verdict(found.audit)

@@ -11,14 +11,16 @@ def visible(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
 
 
-def percent(value: float | None) -> str:
-    """A share with two digits; a dash where there is none."""
+def percent(value: float | None, places: int | None = None) -> str:
+    """A share with two digits, or with so many places after the point; a dash where there is none."""
     if not known(value):
         return NONE
     hundred = 100 * value
+    if places is not None:
+        return f"{hundred:.{places}f} %"
     if 0 < abs(hundred) < 1e-3:
         return "under 0.001 %"
-    return f"{hundred:.2g} %" if 0 < abs(hundred) < 9.95 else f"{hundred:.0f} %"
+    return f"{hundred:#.2g} %" if 0 < abs(hundred) < 9.95 else f"{hundred:.0f} %"
 
 
 def number(value: float | None, digits: int = 2) -> str:

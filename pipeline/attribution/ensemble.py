@@ -24,6 +24,20 @@ def statistics(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, (maps - mean).square().mean(0).sqrt(), agreement  # 10 times faster than std over few members
 
 
+def spread(maps: Tensor, weights: Tensor) -> Tensor:
+    """Population standard deviation of (K, N, ...) by weights (K,) that sum to 1: (N, ...)."""
+    weights = weights.to(maps)
+    mean = torch.tensordot(weights, maps, 1)
+    variance: Tensor = torch.tensordot(weights, (maps - mean).square(), 1)
+    return variance.sqrt()
+
+
+def share_agreed(maps: Tensor, agreed: Tensor) -> Tensor:
+    """Share of |map| where `agreed`, both (N, ...): (N,) float64, NaN where the map is 0."""
+    weight = maps.flatten(1).double().abs()
+    return torch.where(agreed.flatten(1), weight, 0.0).sum(1) / weight.sum(1)
+
+
 @torch.no_grad()
 def predict(members: Sequence[nn.Module], inputs: Tensor, *, batch_size: int) -> Tensor:
     """Probabilities of every class, mean over members.

@@ -26,6 +26,7 @@ class Attribution:
     mean: Tensor  # (N, ...) the map: mean over members and baselines
     std: Tensor  # (N, ...) over members, 0 for one
     sign_agreement: Tensor  # (N, ...) share of members with the sign of the mean
+    baseline_std: Tensor | None  # (N, ...) over baselines by their weights, of the mean over members; None for one
     output: Tensor  # (N,) F(x) of the target, mean over members
     baseline_output: Tensor  # (N,) F(x') of the target, mean over paths
     convergence_delta: Tensor  # (N,) signed: sum of attributions - (F(x) - F(x')), mean over paths
@@ -155,6 +156,7 @@ class _Sums:
         self.problem = problem
         inputs, (K, N) = problem.inputs, (len(problem.baselines), len(problem.inputs))
         self.maps = inputs.new_zeros(members, *inputs.shape)  # (M, N, ...)
+        self.by_baseline = inputs.new_zeros(K, *inputs.shape) if K > 1 else None  # (K, N, ...) mean over members
         self.difference = torch.zeros_like(inputs)  # (N, ...) even nodes minus odd nodes, mean over all paths
         self.path_sums = torch.zeros(members, K, N, dtype=torch.float64, device=inputs.device)
         self.start = torch.zeros_like(self.path_sums)  # F(x') of every path
@@ -179,8 +181,13 @@ class _Sums:
         curve = torch.full((2, K, N, A), torch.nan, dtype=torch.float64).to(self.evaluations.device)
         curve[:, :, active] = 0
         difference = torch.zeros_like(self.difference[active]) if first else self.maps[:, active].mean(0)
+        if self.by_baseline is not None:
+            self.by_baseline[:, active] *= keep
         for m, member in enumerate(members):
-            (part, apart), sums, outputs, gradients = _sweep(self.problem, member, nodes, active)
+            parts, apart, sums, outputs, gradients = _sweep(self.problem, member, nodes, active)
+            part = torch.tensordot(self.problem.weights.to(parts), parts, 1)
+            if self.by_baseline is not None:
+                self.by_baseline[:, active] += (1 - keep) / len(members) * parts
             difference += (apart if first else -part) / len(members)  # a later level is the odd half to all before
             self.maps[m, active] = keep * self.maps[m, active] + (1 - keep) * part
             self.path_sums[m][:, active] = keep * self.path_sums[m][:, active] + (1 - keep) * sums
@@ -198,13 +205,14 @@ class _Sums:
     def result(self, dtype: torch.dtype, error: Tensor, converged: Tensor | None) -> Attribution:
         """Everything that is known, maps in `dtype`."""
         mean, std, agreement = ensemble.statistics(self.maps)
-        weights = self.problem.weights
+        weights, by_baseline = self.problem.weights, self.by_baseline
         deltas = self.path_sums - (self.end[:, None] - self.start)  # (M, K, N)
         alphas, (outputs, gradients) = self._mean_curves()
         return Attribution(
             mean=mean.to(dtype),
             std=std.to(dtype),
             sign_agreement=agreement.to(dtype),
+            baseline_std=None if by_baseline is None else ensemble.spread(by_baseline, weights).to(dtype),
             output=self.end.mean(0),
             baseline_output=torch.tensordot(weights, self.start.mean(0), 1),
             convergence_delta=torch.tensordot(weights, deltas.mean(0), 1),
@@ -234,16 +242,16 @@ class _Sums:
 
 def _sweep(
     problem: Problem, member: nn.Module, nodes: path.Nodes, active: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """All rows (input x baseline x alpha) of one member.
 
     Returns:
-        Maps of the rule and of the difference of its halves (2, n, ...), mean over baselines; and per path, float64:
-        attribution sums (K, n), outputs (K, n, A) and mean absolute gradients (K, n, A).
+        Maps of each baseline (K, n, ...); the difference of the rule's halves, mean over baselines (n, ...); and per
+        path, float64: attribution sums (K, n), outputs (K, n, A) and mean absolute gradients (K, n, A).
     """
     n, (K, A) = len(active), nodes.alphas.shape
     device, inputs = problem.inputs.device, problem.inputs
-    maps = inputs.new_zeros(2, n, *inputs.shape[1:])
+    maps, difference = inputs.new_zeros(K, n, *inputs.shape[1:]), inputs.new_zeros(n, *inputs.shape[1:])
     columns = torch.stack([nodes.weights, nodes.difference], 1).to(inputs)  # (K, 2, A)
     alphas = nodes.alphas.to(inputs).view(K, A, *[1] * (inputs.dim() - 1))
     shares, which = problem.weights.tolist(), active.tolist()
@@ -269,6 +277,7 @@ def _sweep(
                 start, end = problem.ends_of(which[i], k)
                 part *= end - start
             sums[path_index] += part[0].sum(dtype=torch.float64)
-            maps[:, i].add_(part, alpha=shares[k])
+            maps[k, i].add_(part[0])
+            difference[i].add_(part[1], alpha=shares[k])
     outputs, gradients = figures.view(2, n, K, A).transpose(1, 2)  # each (K, n, A)
-    return maps, sums.view(n, K).T, outputs, gradients
+    return maps, difference, sums.view(n, K).T, outputs, gradients

@@ -21,6 +21,7 @@ NAMES = {
     "error_estimate": "estimated error of a map",
     "completeness_gap": "completeness gap",
     "member_disagreement": "disagreement between members",
+    "baseline_sensitivity": "sensitivity to the baseline",
 }
 
 

@@ -24,6 +24,8 @@ MEANINGS: Mapping[str, str] = {
     "error_estimate": "90th percentile",
     "error_above": "part of the images whose error estimate is above the run's tolerance, or 0.1",
     "member_disagreement": "median",
+    "sign_agreement": "mean share of a map where all members have one sign",
+    "baseline_sensitivity": "median spread of a map over the baselines, relative to it",
 }
 
 
@@ -64,6 +66,8 @@ def figures_of(audit: Audit) -> dict[str, float | None]:
         "error_estimate": every.error_estimate_p90,
         "error_above": every.error_above,
         "member_disagreement": every.member_disagreement,
+        "sign_agreement": every.sign_agreement,
+        "baseline_sensitivity": every.baseline_sensitivity,
     }
 
 

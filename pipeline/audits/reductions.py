@@ -21,9 +21,9 @@ from pipeline.audits.sketches import Sketch
 MEDIAN_OF = 32
 MAP_BYTES = 512 * 2**20  # of all classes' maps together
 _PIXEL_BYTES = 4 * 8 + 4 * MEDIAN_OF
-SKETCHED = ("completeness_gap", "error_estimate", "member_disagreement")
+SKETCHED = ("completeness_gap", "error_estimate", "member_disagreement", "baseline_sensitivity")
 CORNERS = ("top_left_share", "top_right_share", "bottom_left_share", "bottom_right_share")
-AVERAGED = ("border_share", "center_share", *CORNERS, "center_x", "center_y", "entropy", "gini")
+AVERAGED = ("border_share", "center_share", *CORNERS, "center_x", "center_y", "entropy", "gini", "sign_agreement")
 Doubles = NDArray[np.float64]
 
 
@@ -113,7 +113,7 @@ class ClassSums:
         """The class in numbers. `pixels` of a map."""
         means = {key: float(one.mean) if one.count else None for key, one in self._averages.items()}
         x, y = self._averages["center_x"], self._averages["center_y"]
-        gap, error, spread = (self.sketches[key] for key in SKETCHED)
+        gap, error, spread, baselines = (self.sketches[key] for key in SKETCHED)
         return ClassFigures(
             class_name=name,
             images=self.images,
@@ -131,6 +131,8 @@ class ClassSums:
             gini=means["gini"],
             effective_pixels=None if means["entropy"] is None else float(pixels ** means["entropy"]),
             member_disagreement=spread.quantile(0.5),
+            sign_agreement=means["sign_agreement"],
+            baseline_sensitivity=baselines.quantile(0.5),
             distributions={key: self.sketches[key].to_dict() for key in SKETCHED},
             maps=self.maps(),
         )

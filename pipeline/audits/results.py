@@ -150,7 +150,9 @@ class ClassFigures:
     gini: float | None  # mean, 0 even .. 1 one pixel
     effective_pixels: float | None  # exp of the mean entropy: as if so many pixels mattered, all alike
     member_disagreement: float | None  # median
-    distributions: Mapping[str, Any]  # of completeness_gap, error_estimate, member_disagreement; see `Sketch.to_dict`
+    sign_agreement: float | None  # mean share of |map| where all members have one sign
+    baseline_sensitivity: float | None  # median
+    distributions: Mapping[str, Any]  # of `reductions.SKETCHED`; see `Sketch.to_dict`
     maps: ClassMaps | None
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from pipeline.printing import out, print_json, print_table
-from pipeline.wording import plural, visible
+from pipeline.wording import percent, plural, visible
 
 if TYPE_CHECKING:
     from pipeline.training.records import Ensemble
@@ -24,15 +24,11 @@ def trained(found: "Ensemble", folder: Path, *, as_json: bool) -> None:
     table.add_column("held-out images right", justify="right")
     table.add_column("weights")
     for number, member in enumerate(found.members, 1):
-        table.add_row(str(number), _percent(member.accuracy), member.weights)
-    table.add_row("ensemble", _percent(found.accuracy), "mean probability of all")
+        table.add_row(str(number), percent(member.accuracy, 1), member.weights)
+    table.add_row("ensemble", percent(found.accuracy, 1), "mean probability of all")
     print_table(table)
     counts = f"{plural(found.train_images, 'image')} trained on, {found.holdout_images:,} held out"
     out.print(f"{len(found.class_names)} classes; {counts}, {found.skipped_images:,} left out", markup=False)
     for one in found.skipped[:SHOWN]:
         out.print(f"  {visible(one.reason)}", markup=False)
     out.print(f"\nnext: attribatch run {found.recipe['data']} --ensemble {folder}", markup=False)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

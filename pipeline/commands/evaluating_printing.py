@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.printing import out, print_json, print_table
-from pipeline.wording import plural, visible
+from pipeline.wording import percent, plural, visible
 
 if TYPE_CHECKING:
     from pipeline.evaluating import Evaluation
@@ -43,10 +43,10 @@ def _classes(found: "Evaluation") -> Table:
         table.add_row(
             escape(visible(one.class_name)),
             f"{one.images:,}",
-            f"{one.all_members:.0%}",
-            f"{one.all_low:.0%} .. {one.all_high:.0%}",
-            f"{one.most_members:.0%}",
-            f"{one.most_low:.0%} .. {one.most_high:.0%}",
+            percent(one.all_members, 0),
+            f"{percent(one.all_low, 0)} .. {percent(one.all_high, 0)}",
+            percent(one.most_members, 0),
+            f"{percent(one.most_low, 0)} .. {percent(one.most_high, 0)}",
         )
     return table
 

@@ -21,7 +21,8 @@ COLUMNS = """
     classes      label* predicted* target predicted_index target_index top_classes
     model        probability* output baseline_output
     quality      error_estimate* completeness_gap* convergence_delta converged evaluations
-    members      member_disagreement*
+    members      member_disagreement* sign_agreement
+    baselines    baseline_sensitivity
     where        border_share* center_share* top_left_share* top_right_share*
                  bottom_left_share* bottom_right_share* center_x center_y
     how spread   entropy* gini* effective_pixels positive_share

@@ -21,6 +21,8 @@ FIGURES = (
     "completeness_gap",
     "error_estimate",
     "member_disagreement",
+    "sign_agreement",
+    "baseline_sensitivity",
     "border_share",
     "center_share",
     "entropy",

@@ -26,7 +26,7 @@ from pipeline.outputs import make_folder
 from pipeline.training.fitting import Fit, probabilities, save, train_member, weights_of
 from pipeline.training.images import CACHE_BYTES, Images, class_names, read_images, split
 from pipeline.training.records import DEFAULT, Ensemble, TrainedMember, TrainingRequest, file_digest, write_text
-from pipeline.wording import plural
+from pipeline.wording import percent, plural
 
 TRAINING = "training.json"
 MOST_SKIPPED = 1000  # images that the manifest names
@@ -128,7 +128,7 @@ def _members(
             given = probabilities(built.module, built.preprocess, images, held, fit)
             mean += given / request.members
             accuracy = _right(given.argmax(1) == labels)
-            say(f"member {member + 1} of {request.members}: {accuracy:.1%} of the held-out images right")
+            say(f"member {member + 1} of {request.members}: {percent(accuracy, 1)} of the held-out images right")
         found.append(TrainedMember(path.name, str(file_digest(path)), accuracy))
     return tuple(found), _right(mean.argmax(1) == labels) if held else None
 

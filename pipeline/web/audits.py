@@ -26,6 +26,7 @@ DISTRIBUTIONS = {
     "error_estimate": "Error estimate",
     "completeness_gap": "Completeness gap",
     "member_disagreement": "Member disagreement",
+    "baseline_sensitivity": "Baseline sensitivity",
     "probability": "Probability",
     "gini": "Gini coefficient",
 }

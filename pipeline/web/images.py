@@ -22,6 +22,8 @@ COLUMNS: dict[str, tuple[str | tuple[str, str], str]] = {  # of the table of fig
     "Error estimate": ("error_estimate", "percent"),
     "Gradient evaluations": ("evaluations", "whole"),
     "Member disagreement": ("member_disagreement", "number"),
+    "Part of the map where all members have one sign": ("sign_agreement", "percent"),
+    "Baseline sensitivity": ("baseline_sensitivity", "number"),
     "Border share": ("border_share", "percent"),
     "Positive share": ("positive_share", "percent"),
     "Centre of mass (from the left, from the top)": (("center_x", "center_y"), "place"),

@@ -39,6 +39,35 @@ def test_the_trapezoid_is_captums_with_weights_that_sum_to_one() -> None:
     torch.testing.assert_close(ours * (1 - 1 / n), theirs, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("weights", [None, torch.tensor([3.0, 0.0, 1.0])])
+def test_the_spread_over_baselines_is_that_of_captums_maps(weights: Tensor | None) -> None:
+    members, x, targets = (
+        [smooth_mlp(seed) for seed in range(2)],
+        torch.rand(4, 12).double(),
+        torch.tensor([0, 4, 2, 1]),
+    )
+    starts = torch.rand(3, 4, 12).double()
+    maps = torch.stack(
+        [
+            torch.stack(
+                [
+                    IntegratedGradients(member).attribute(x, start, target=targets, n_steps=9, method="riemann_middle")
+                    for member in members
+                ]
+            ).mean(0)
+            for start in starts
+        ]
+    )
+    shares = torch.full((3,), 1 / 3) if weights is None else weights / weights.sum()
+    mean = sum(share * one for share, one in zip(shares, maps, strict=True))
+    variance = sum(share * (one - mean).square() for share, one in zip(shares, maps, strict=True))
+    ours = integrated_gradients(members, x, targets, baselines=starts, baseline_weights=weights, n_steps=9)
+    torch.testing.assert_close(ours.mean, mean, rtol=1e-6, atol=1e-7)
+    assert isinstance(variance, Tensor)
+    assert ours.baseline_std is not None
+    torch.testing.assert_close(ours.baseline_std, variance.sqrt(), rtol=1e-6, atol=1e-7)
+
+
 def test_agrees_with_captum_on_images_with_an_inplace_relu(
     digits: tuple[Tensor, Tensor], trained: list[nn.Module]
 ) -> None:

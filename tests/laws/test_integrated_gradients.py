@@ -88,6 +88,29 @@ def test_one_member_has_no_spread(digits: Digits, trained: list[nn.Module]) -> N
     assert (found.sign_agreement == 1).all()
 
 
+def test_one_baseline_has_no_spread_and_equal_ones_have_none(digits: Digits, trained: list[nn.Module]) -> None:
+    images, labels = digits[0][:2], digits[1][:2]
+    assert integrated_gradients(trained, images, labels, baselines=BLACK, n_steps=4).baseline_std is None
+    twice = integrated_gradients(trained, images, labels, baselines=BLACK.repeat(2, 1, 1, 1, 1), n_steps=4).baseline_std
+    assert twice is not None
+    assert twice.max() < 1e-6
+
+
+def test_the_spread_over_baselines_of_adapted_steps_is_that_of_single_runs(
+    digits: Digits, trained: list[nn.Module]
+) -> None:
+    images, labels, starts = digits[0][:6], digits[1][:6], torch.rand(3, 1, 1, 16, 16)
+    together = integrated_gradients(
+        trained, images, labels, baselines=starts, tolerance=1e-9, max_steps=33, internal_batch_size=7
+    )
+    alone = [
+        integrated_gradients(trained, images, labels, baselines=start[None], tolerance=1e-9, max_steps=33).mean
+        for start in starts
+    ]
+    assert together.baseline_std is not None
+    torch.testing.assert_close(together.baseline_std, torch.stack(alone).std(0, correction=0), rtol=1e-3, atol=1e-6)
+
+
 def test_one_step_has_no_error_estimate(digits: Digits, trained: list[nn.Module]) -> None:
     found = integrated_gradients(trained, digits[0][:2], digits[1][:2], baselines=BLACK, n_steps=1)
     assert found.error_estimate.isnan().all()

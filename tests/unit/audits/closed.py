@@ -74,7 +74,8 @@ def _row(index: int, label: str, scores: Floats, rng: np.random.Generator) -> Im
         target_index=best, predicted=CLASSES[best], predicted_index=best, probability=float(scores.max()),
         completeness_gap=float(rng.exponential(0.01)), error_estimate=float(rng.exponential(0.03)),
         member_disagreement=float(rng.uniform(0.1, 0.5)), border_share=float(rng.uniform(0, 0.3)), map_run="r",
-        map_row=index, center_share=index / 1000, **dict.fromkeys(reductions.CORNERS, index / 2000),
+        map_row=index, sign_agreement=index / 500, baseline_sensitivity=1 / (1 + index), center_share=index / 1000,
+        **dict.fromkeys(reductions.CORNERS, index / 2000),
     )  # fmt: skip
 
 

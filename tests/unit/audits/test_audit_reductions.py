@@ -113,6 +113,9 @@ def test_class_figures_equal_numpy_on_the_rows(audited: tuple[Material, Audit]) 
         corners = [[getattr(row, name) for row in rows] for name in CORNERS]
         assert one.corner_shares == pytest.approx(np.mean(corners, axis=1))
         assert one.member_disagreement == pytest.approx(np.median([row.member_disagreement for row in rows]), rel=0.01)
+        assert one.sign_agreement == pytest.approx(np.mean([row.sign_agreement for row in rows]))
+        sensitivities = [row.baseline_sensitivity for row in rows]
+        assert one.baseline_sensitivity == pytest.approx(np.median(sensitivities), rel=0.01)
         assert one.accuracy == pytest.approx(np.mean([row.label == row.predicted for row in rows]))
         centres = np.array([(row.center_x, row.center_y) for row in rows])
         assert one.center == pytest.approx(centres.mean(axis=0))

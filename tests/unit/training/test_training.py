@@ -287,7 +287,7 @@ def test_the_commands_train_and_explain_an_ensemble(
     train = ["ensemble", "train", "--data", asked.data, "--arch", asked.arch, "--out", asked.out, "--members", "2"]
     options = ["--epochs", "4", "--lr", "0.01"]
     shown = call(*train, *options)  # done already: it only says so
-    assert f"{trained.accuracy:.1%}" in shown
+    assert f"{100 * trained.accuracy:.1f} %" in shown
     assert "3/hostile.png" in shown
     assert f"next: attribatch run {asked.data} --ensemble {asked.out}" in shown
     assert json.loads(call(*train, *options, "--json"))["accuracy"] == trained.accuracy
