@@ -65,11 +65,17 @@ def compile_where(text: str) -> ColumnElement[bool]:
     return _Parser(text).parse()
 
 
+def columns_in(text: str) -> list[str]:
+    """The columns that a filter names, in its order. Raises UsageError as `compile_where`."""
+    words = [token.word for token in _Parser(text).tokens if token.kind == "word"]
+    return [word for word in dict.fromkeys(words) if word in images.c]
+
+
 class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
         self._depth = 0
-        self._tokens = self._split()
+        self.tokens = self._split()
         self._next = 0
 
     def parse(self) -> ColumnElement[bool]:
@@ -103,7 +109,7 @@ class _Parser:
 
     @property
     def _peek(self) -> _Token:
-        return self._tokens[self._next]
+        return self.tokens[self._next]
 
     def _take(self) -> _Token:
         token = self._peek

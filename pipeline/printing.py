@@ -242,15 +242,17 @@ def _tuned(name: str, measured: dict[str, Any]) -> Iterator[str]:
         yield f"{name}: member {index} runs {way['name']}" + ("" if way["name"] == "as given" else f" ({change})")
 
 
-def page(found: "Page", labelled: bool, *, as_json: bool) -> None:
-    """Rows of the index; where there are none, also whether labels were there to compare with."""
+def page(found: "Page", labelled: bool, asked: Sequence[str], *, as_json: bool) -> None:
+    """Rows of the index with the columns that were asked for; where there are none, whether there are labels."""
     if as_json:
         print_json({"rows": found.rows, "next": found.next})
         return
     if not found.rows:
         out.print("no image matches" + ("" if labelled else "; no image of this run has a label"))
         return
-    columns = [*_COLUMNS, "error"] if any(row.error for row in found.rows) else list(_COLUMNS)
+    columns = list(dict.fromkeys([*_COLUMNS, *asked]))
+    if any(row.error for row in found.rows) and "error" not in asked:
+        columns.append("error")
     table = Table(*columns, box=None, header_style="bold")
     for row in found.rows:
         table.add_row(*(escape(_cell(getattr(row, column))) for column in columns))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from db.filters import columns_in
 from pipeline import printing
 from pipeline.commands.running import Json, RunRef, open_pipeline
 
@@ -52,7 +53,8 @@ def query(
     if as_csv:
         printing.csv_rows(page.rows)
     else:
-        printing.page(page, labelled, as_json=as_json)
+        asked = [*columns_in(where or ""), *([sort.lstrip("-")] if sort else [])]
+        printing.page(page, labelled, asked, as_json=as_json)
 
 
 def export(

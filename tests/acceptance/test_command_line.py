@@ -59,6 +59,10 @@ def test_run_status_query_show_audit(tmp_path: Path, run_arguments: list[str]) -
     csv = attribatch(home, "query", "latest", "--where", "label = 'cat'", "--csv").stdout.splitlines()
     assert csv[0].startswith("run_id,row,key")
     assert len(csv) == 7
+    asked = ("--where", "entropy > 0 or label = 'gini'", "--sort", "-sign_agreement")
+    titles = attribatch(home, "query", "latest", *asked).stdout.splitlines()[0].split()
+    assert titles[-2:] == ["entropy", "sign_agreement"]
+    assert titles.count("label") == 1
     png = tmp_path / "cat.png"
     attribatch(home, "show", "cat/0.png", "--out", str(png))
     with Image.open(png) as picture:

@@ -6,7 +6,7 @@ from sqlalchemy.dialects import sqlite
 
 from db.encoding import image_values
 from db.errors import UsageError
-from db.filters import MAX_DEPTH, MAX_LENGTH, compile_where
+from db.filters import MAX_DEPTH, MAX_LENGTH, columns_in, compile_where
 from db.ledger import Ledger
 from db.queries import find_images
 from db.records import ImageRow, ImageState
@@ -169,3 +169,9 @@ def test_longest_filter_is_within_the_databases_limits(stored: Engine) -> None:
     assert [each.row for each in find_images(stored, RUN.id, where=longest).rows] == [1]
     many = f"row in ({', '.join(['1'] * (MAX_LENGTH // 3 - 5))})"
     assert [each.row for each in find_images(stored, RUN.id, where=many).rows] == [1]
+
+
+def test_a_filter_names_its_columns_in_order_and_once() -> None:
+    asked = "not (Gini > 0.5 or label in ('entropy', \"gini\")) and mispredicted and label != predicted"
+    assert columns_in(asked) == ["gini", "label", "predicted"]
+    assert columns_in("failed") == columns_in(" ") == []
