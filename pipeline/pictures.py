@@ -92,8 +92,8 @@ def layer(values: Floats, colours: str = "blue-red") -> Image.Image:
     """A map to be laid over its image, RGBA: the sign's colour, the more opaque the larger |map|."""
     summed = flat(values)
     cover = 255 * np.clip(np.abs(summed) / scale_of(summed), 0, 1) ** 0.7
-    ends = np.where(summed[..., None] >= 0, _STRONG[colours][1], _STRONG[colours][0])
-    return Image.fromarray(np.concatenate([ends, cover[..., None]], axis=-1).round().astype(np.uint8), "RGBA")
+    ends = np.asarray(_STRONG[colours], np.uint8)[(summed >= 0).astype(np.intp)]  # (H, W, 3)
+    return Image.fromarray(np.dstack([ends, cover.round().astype(np.uint8)]), "RGBA")
 
 
 def magnitude_colours(values: Floats) -> Bytes:
@@ -169,10 +169,10 @@ def shortened(text: str, most: int = 18) -> str:
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
-def png_bytes(picture: Image.Image) -> bytes:
-    """A picture as a PNG file's bytes."""
+def png_bytes(picture: Image.Image, *, fast: bool = False) -> bytes:
+    """A picture as a PNG file's bytes, as few as can be; or `fast`: a seventh larger, in a tenth of the time."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="PNG", **({"compress_level": 1} if fast else {"optimize": True}))
     return buffer.getvalue()
 
 

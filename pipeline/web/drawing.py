@@ -105,7 +105,7 @@ def picture(
         return _placeholder(here.public(str(error)), 404)
     except Retryable as error:
         return _placeholder(here.public(str(error)), 503)
-    return Response(pictures.png_bytes(drawn), 200, headers, "image/png")
+    return Response(pictures.png_bytes(drawn, fast=True), 200, headers, "image/png")
 
 
 def _draw(here: Asked, row: ImageRow, kind: Kind, colours: str) -> Image.Image:

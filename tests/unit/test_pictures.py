@@ -78,9 +78,10 @@ def test_grey_and_colour_images_become_rgb_and_values_are_clipped() -> None:
     assert np.asarray(pictures.to_picture(colour))[0, 0].tolist() == [0, 128, 255]
 
 
-def test_a_png_reads_back_as_it_was() -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_png_reads_back_as_it_was(fast: bool) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 7, 3), dtype=np.uint8))
-    read = Image.open(io.BytesIO(pictures.png_bytes(picture)))
+    read = Image.open(io.BytesIO(pictures.png_bytes(picture, fast=fast)))
     assert (np.asarray(read) == np.asarray(picture)).all()
     assert pictures.data_uri(picture).startswith("data:image/png;base64,iVBOR")
 
