@@ -170,9 +170,9 @@ def shortened(text: str, most: int = 18) -> str:
 
 
 def png_bytes(picture: Image.Image, *, fast: bool = False) -> bytes:
-    """A picture as a PNG file's bytes, as few as can be; or `fast`: a seventh larger, in a tenth of the time."""
+    """A picture as a PNG file's bytes; `fast` makes up to a seventh more of them in a quarter of the time."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", **({"compress_level": 1} if fast else {"optimize": True}))
+    picture.save(buffer, format="PNG", compress_level=1 if fast else 6)  # Pillow's `optimize` takes 200 ms for a layer
     return buffer.getvalue()
 
 
