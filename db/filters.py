@@ -161,7 +161,8 @@ class _Parser:
         if token.word in _FLAGS:
             return _FLAGS[token.word]
         self._column(token)
-        raise self._error(sign, "expected one of = != < <= > >= in here")
+        hint = "; what is not there is asked for by = null" if sign.word == "is" else ""
+        raise self._error(sign, f"expected one of = != < <= > >= in here{hint}")
 
     def _compare(self, column: ColumnElement[Any]) -> ColumnElement[bool]:
         sign = self._take()

@@ -124,7 +124,7 @@ class ImageRow:
     bottom_right_share: float | None = None
     effective_pixels: float | None = None  # exp of the entropy in nats: as many even pixels would have it
     sign_agreement: float | None = None  # share of |attribution| where all members have one sign; None for a single one
-    baseline_sensitivity: float | None = None  # as member_disagreement, over baselines; None for a single one
+    baseline_sensitivity: float | None = None  # mean L1 distance of two baselines' maps, 0..2; None for a single one
     top_classes: str | None = None  # JSON: the five most probable classes, [[name, mean probability], ...]
     map_run: str | None = None
     map_row: int | None = None

@@ -26,16 +26,16 @@ class Explained:
 
     row: ImageRow
     mean: Floats  # (C, H, W), C = 1 where channels are summed
-    std: Floats | None  # (C, H, W) over members; of summed channels the sum, an upper bound
+    std: Floats | None  # (C, H, W) over members
     path: Floats  # (2, PATH_POINTS) F(alpha) and mean absolute gradient
 
 
 def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[Explained]:
     """Rows and maps of what was computed, in its order. A picture whose map is not finite gets a failed row."""
     found = computed.found
-    maps, spread = _stored(spec, found.mean), _stored(spec, found.std)
+    maps, spread = _array(found.mean), _array(found.std)
     measures, unknown = measure(maps), np.full(len(maps), np.nan)
-    several, baselines = len(spec.models) > 1, found.baseline_std
+    several = len(spec.models) > 1
     alphas, curves = _double(found.path_alphas), _double(torch.stack([found.path_outputs, found.path_gradients]))
     sure, predicted = computed.probabilities.max(1)
     tops = top_classes(spec, computed.probabilities)
@@ -48,7 +48,7 @@ def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[Explained]:
         "error_estimate": _double(found.error_estimate),
         "member_disagreement": relative_spread(spread, maps) if several else unknown,
         "sign_agreement": _double(share_agreed(found.mean, found.sign_agreement >= 1)) if several else unknown,
-        "baseline_sensitivity": unknown if baselines is None else relative_spread(_stored(spec, baselines), maps),
+        "baseline_sensitivity": _double(found.baseline_sensitivity),
     } | {name: getattr(measures, name) for name in MapMeasures.__slots__}
     explained = []
     for i, picture in enumerate(computed.pictures):
@@ -110,10 +110,8 @@ def _row(run_id: str, picture: Picture, classes: dict[str, Any], figures: dict[s
     )
 
 
-def _stored(spec: RunSpec, maps: Tensor) -> Floats:
-    """Maps (N, C, H, W) as they are stored: C = 1 where channels are summed."""
-    summed = maps.sum(1, keepdim=True) if spec.channels == "sum" else maps
-    return summed.float().cpu().numpy().copy()
+def _array(values: Tensor) -> Floats:
+    return values.float().cpu().numpy().copy()
 
 
 def _double(values: Tensor) -> NDArray[np.float64]:

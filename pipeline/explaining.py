@@ -250,11 +250,11 @@ class Explainer:
 
     def _attribute(self, pictures: Sequence[Picture], pixels: Tensor, targets: Tensor, size: int) -> Attribution:
         spec = self.spec
-        output = cast("Any", spec.output)
+        output, summed = cast("Any", spec.output), spec.channels == "sum"
         if spec.attribution == "saliency":
-            return saliency(self._members, pixels, targets, output=output)
+            return saliency(self._members, pixels, targets, output=output, sum_channels=summed)
         if spec.attribution == "input_x_gradient":
-            return input_x_gradient(self._members, pixels, targets, output=output)
+            return input_x_gradient(self._members, pixels, targets, output=output, sum_channels=summed)
         stack, weights = self.baselines(pictures, pixels)
         return integrated_gradients(
             self._fast or self._members,
@@ -270,6 +270,7 @@ class Explainer:
             output=output,
             internal_batch_size=size,
             precision=cast("Any", "float32" if spec.precision == "auto" else spec.precision),
+            sum_channels=summed,
         )
 
     def pixels(self, pictures: Sequence[Picture]) -> Tensor:

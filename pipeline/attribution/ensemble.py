@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +25,26 @@ def statistics(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, (maps - mean).square().mean(0).sqrt(), agreement  # 10 times faster than std over few members
 
 
-def spread(maps: Tensor, weights: Tensor) -> Tensor:
-    """Population standard deviation of (K, N, ...) by weights (K,) that sum to 1: (N, ...)."""
-    weights = weights.to(maps)
-    mean = torch.tensordot(weights, maps, 1)
-    variance: Tensor = torch.tensordot(weights, (maps - mean).square(), 1)
-    return variance.sqrt()
+def distance(one: Tensor, other: Tensor) -> Tensor:
+    """L1 distance of each row, relative to the mean L1 norm of both: (N, P) twice -> (N,) float64, 0..2.
+
+    Independent maps of one size are 1.41 apart (normally distributed values).
+    """
+    one, other = one.double(), other.double()
+    apart = (one - other).abs().sum(1)
+    return torch.where(apart == 0, 0.0, 2 * apart / (one.abs().sum(1) + other.abs().sum(1)))
+
+
+def mean_distance(maps: Tensor, weights: Tensor) -> Tensor:
+    """Mean `distance` of all pairs of (K, N, ...), by the products of their weights (K,): (N,), NaN without a pair."""
+    counted = weights.nonzero()[:, 0].tolist()
+    total = torch.zeros(maps.shape[1], dtype=torch.float64, device=maps.device)
+    share = 0.0
+    for i, j in combinations(counted, 2):
+        weight = float(weights[i] * weights[j])
+        total += weight * distance(maps[i].flatten(1), maps[j].flatten(1))
+        share += weight
+    return total / share if share else torch.full_like(total, torch.nan)
 
 
 def share_agreed(maps: Tensor, agreed: Tensor) -> Tensor:

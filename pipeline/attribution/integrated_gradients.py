@@ -21,12 +21,15 @@ from pipeline.declarations import Method, Output, Precision
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """Maps of N inputs and what is known about them. Maps are (N, ...) in the inputs' dtype, figures float64."""
+    """Maps of N inputs and what is known about them. Maps are (N, ...) in the inputs' dtype, figures float64.
+
+    Where channels are summed, maps are (N, 1, ...), and members and baselines are compared after it.
+    """
 
     mean: Tensor  # (N, ...) the map: mean over members and baselines
     std: Tensor  # (N, ...) over members, 0 for one
     sign_agreement: Tensor  # (N, ...) share of members with the sign of the mean
-    baseline_std: Tensor | None  # (N, ...) over baselines by their weights, of the mean over members; None for one
+    baseline_sensitivity: Tensor  # (N,) mean distance, 0..2, between the maps of two baselines; NaN for one
     output: Tensor  # (N,) F(x) of the target, mean over members
     baseline_output: Tensor  # (N,) F(x') of the target, mean over paths
     convergence_delta: Tensor  # (N,) signed: sum of attributions - (F(x) - F(x')), mean over paths
@@ -59,6 +62,7 @@ def integrated_gradients(
     output: Output = "logit",
     internal_batch_size: int | None = None,
     precision: Precision = "float32",
+    sum_channels: bool = False,
 ) -> Attribution:
     """Attribute the target outputs of a batch to its inputs.
 
@@ -80,6 +84,7 @@ def integrated_gradients(
         internal_batch_size: rows of one forward and backward pass; chosen from the input's size by default.
         precision: "float32" computes in the inputs' own dtype (float64 stays float64), "float64" on copies in double,
             "bfloat16" runs the members under autocast.
+        sum_channels: sum maps over the inputs' first dimension after N; the error estimate stays that of all channels.
 
     Raises:
         ValueError: shapes that do not fit, targets out of range, unknown names.
@@ -116,21 +121,39 @@ def integrated_gradients(
             sums.refine(members, path.stack([path.next_level(spent, one) for one in profiles]), active)
             spent = 2 * spent - 1
             error = sums.error_estimate(rule)
-    return sums.result(inputs.dtype, error, None if tolerance is None else error <= tolerance)
+    converged = None if tolerance is None else error <= tolerance
+    return sums.result(inputs.dtype, error, converged, sum_channels=sum_channels)
 
 
 def input_x_gradient(
-    members: nn.Module | Sequence[nn.Module], inputs: Tensor, targets: Tensor, *, output: Output = "logit"
+    members: nn.Module | Sequence[nn.Module],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    output: Output = "logit",
+    sum_channels: bool = False,
 ) -> Attribution:
     """Input times gradient: one node at alpha = 1 on the path from zero. Arguments as for `integrated_gradients`."""
     zero = torch.zeros_like(inputs[:1])[None]
     return integrated_gradients(
-        members, inputs, targets, baselines=zero, method="riemann_right", n_steps=1, output=output
+        members,
+        inputs,
+        targets,
+        baselines=zero,
+        method="riemann_right",
+        n_steps=1,
+        output=output,
+        sum_channels=sum_channels,
     )
 
 
 def saliency(
-    members: nn.Module | Sequence[nn.Module], inputs: Tensor, targets: Tensor, *, output: Output = "logit"
+    members: nn.Module | Sequence[nn.Module],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    output: Output = "logit",
+    sum_channels: bool = False,
 ) -> Attribution:
     """Absolute gradient at the input (Simonyan et al. 2013), mean over members. Arguments as above.
 
@@ -146,7 +169,7 @@ def saliency(
         sums.refine(members, nodes, torch.arange(len(inputs), device=inputs.device))
     sums.maps.abs_()
     sums.path_sums.fill_(torch.nan)
-    return sums.result(inputs.dtype, sums.error_estimate("riemann_right"), None)
+    return sums.result(inputs.dtype, sums.error_estimate("riemann_right"), None, sum_channels=sum_channels)
 
 
 class _Sums:
@@ -202,17 +225,23 @@ class _Sums:
         """(N,) float64."""
         return convergence.error_estimate(self.difference, self.maps.mean(0), method)
 
-    def result(self, dtype: torch.dtype, error: Tensor, converged: Tensor | None) -> Attribution:
+    def result(self, dtype: torch.dtype, error: Tensor, converged: Tensor | None, *, sum_channels: bool) -> Attribution:
         """Everything that is known, maps in `dtype`."""
-        mean, std, agreement = ensemble.statistics(self.maps)
-        weights, by_baseline = self.problem.weights, self.by_baseline
+        maps, by_baseline = self.maps, self.by_baseline
+        if sum_channels:
+            maps = maps.sum(2, keepdim=True)
+            by_baseline = None if by_baseline is None else by_baseline.sum(2, keepdim=True)
+        mean, std, agreement = ensemble.statistics(maps)
+        weights = self.problem.weights
         deltas = self.path_sums - (self.end[:, None] - self.start)  # (M, K, N)
         alphas, (outputs, gradients) = self._mean_curves()
         return Attribution(
             mean=mean.to(dtype),
             std=std.to(dtype),
             sign_agreement=agreement.to(dtype),
-            baseline_std=None if by_baseline is None else ensemble.spread(by_baseline, weights).to(dtype),
+            baseline_sensitivity=torch.full_like(error, torch.nan)
+            if by_baseline is None
+            else ensemble.mean_distance(by_baseline, weights),
             output=self.end.mean(0),
             baseline_output=torch.tensordot(weights, self.start.mean(0), 1),
             convergence_delta=torch.tensordot(weights, deltas.mean(0), 1),

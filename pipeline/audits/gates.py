@@ -25,7 +25,7 @@ MEANINGS: Mapping[str, str] = {
     "error_above": "part of the images whose error estimate is above the run's tolerance, or 0.1",
     "member_disagreement": "median",
     "sign_agreement": "mean share of a map where all members have one sign",
-    "baseline_sensitivity": "median spread of a map over the baselines, relative to it",
+    "baseline_sensitivity": "median distance of the maps of two baselines, 0 to 2",
 }
 
 

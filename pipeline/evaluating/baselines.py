@@ -13,8 +13,9 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from pipeline.attribution.ensemble import distance
 from pipeline.declarations import Baseline
-from pipeline.evaluating.figures import cosine, distance, rank_correlation
+from pipeline.evaluating.figures import cosine, rank_correlation
 from pipeline.evaluating.subject import Subject, summed
 from pipeline.spec import RunSpec
 

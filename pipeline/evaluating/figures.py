@@ -42,13 +42,6 @@ def cosine(one: Tensor, other: Tensor) -> Tensor:
     return torch.where((sizes[0] > 0) & (sizes[1] == 0), 0.0, found)
 
 
-def distance(one: Tensor, other: Tensor) -> Tensor:
-    """L1 distance of each row, relative to the mean L1 norm of both: (N, P) twice -> (N,) float64, 0..2."""
-    one, other = one.double(), other.double()
-    apart = (one - other).abs().sum(1)
-    return torch.where(apart == 0, 0.0, 2 * apart / (one.abs().sum(1) + other.abs().sum(1)))
-
-
 def estimate(values: Floats, weights: Floats | None = None, *, seed: int) -> Estimate:
     """Mean over images with its percentile bootstrap interval at 95 % (Efron and Tibshirani 1993, chapter 13).
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.attribution.ensemble import distance
 from pipeline.evaluating import agreement, baselines, randomising, removal, stability
-from pipeline.evaluating.figures import distance
 from pipeline.evaluating.subject import Subject
 from pipeline.spec import RunSpec
 

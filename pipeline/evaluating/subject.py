@@ -20,7 +20,10 @@ Ask = Callable[[Tensor, Tensor], Tensor]  # pixels (B, C, H, W), targets (B,) ->
 
 @dataclass(frozen=True)
 class Engine:
-    """A run's spec and what computes it. Members are run as they were given, in the spec's own precision."""
+    """A run's spec and what computes it.
+
+    Members are run as they were given, in the spec's own precision, and channels are kept.
+    """
 
     spec: RunSpec
     members: Sequence[nn.Module]
@@ -35,7 +38,8 @@ class Engine:
         """The run's explainer, or one of other baselines or members."""
         # Ways of `auto` are chosen for the run's own members, and randomised ones are others.
         precision = "float32" if self.spec.precision == "auto" else self.spec.precision
-        spec = replace(self.spec, baselines=tuple(baselines or self.spec.baselines), precision=precision)
+        chosen = tuple(baselines or self.spec.baselines)
+        spec = replace(self.spec, baselines=chosen, precision=precision, channels="keep")
         made = Explainer(
             spec, members or self.members, samples=self.samples, device=self.device, take_turns=self.take_turns
         )

@@ -63,6 +63,8 @@ def test_run_status_query_show_audit(tmp_path: Path, run_arguments: list[str]) -
     titles = attribatch(home, "query", "latest", *asked).stdout.splitlines()[0].split()
     assert titles[-2:] == ["entropy", "sign_agreement"]
     assert titles.count("label") == 1
+    unlabelled = attribatch(home, "query", "latest", "--where", "error = null").stdout
+    assert "error is empty for these images" in unlabelled
     png = tmp_path / "cat.png"
     attribatch(home, "show", "cat/0.png", "--out", str(png))
     with Image.open(png) as picture:

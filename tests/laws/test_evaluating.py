@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from db.records import Entry
 from pipeline.attribution import baseline_stack, integrated_gradients
+from pipeline.attribution.ensemble import distance
 from pipeline.declarations import Baseline
 from pipeline.evaluating import MEASURES
-from pipeline.evaluating.figures import cosine, distance, estimate, rank_correlation
+from pipeline.evaluating.figures import cosine, estimate, rank_correlation
 from pipeline.evaluating.imputing import impute
 from pipeline.evaluating.measures import Measured
 from pipeline.evaluating.randomising import layers, randomised, stages

@@ -1,13 +1,15 @@
 """The public function's own promises: tolerance, figures, dtypes, untouched models, errors that name the culprit."""
 
+import math
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pipeline.attribution import integrated_gradients
-from pipeline.attribution.ensemble import predict
+from pipeline.attribution.ensemble import mean_distance, predict, share_agreed, statistics
 from tests.laws.conftest import relu_cnn, smooth_mlp
 
 Digits = tuple[Tensor, Tensor]
@@ -88,27 +90,55 @@ def test_one_member_has_no_spread(digits: Digits, trained: list[nn.Module]) -> N
     assert (found.sign_agreement == 1).all()
 
 
-def test_one_baseline_has_no_spread_and_equal_ones_have_none(digits: Digits, trained: list[nn.Module]) -> None:
+def test_one_baseline_has_no_distance_and_equal_ones_none(digits: Digits, trained: list[nn.Module]) -> None:
     images, labels = digits[0][:2], digits[1][:2]
-    assert integrated_gradients(trained, images, labels, baselines=BLACK, n_steps=4).baseline_std is None
-    twice = integrated_gradients(trained, images, labels, baselines=BLACK.repeat(2, 1, 1, 1, 1), n_steps=4).baseline_std
-    assert twice is not None
-    assert twice.max() < 1e-6
+    alone = integrated_gradients(trained, images, labels, baselines=BLACK, n_steps=4)
+    assert alone.baseline_sensitivity.isnan().all()
+    twice = integrated_gradients(trained, images, labels, baselines=BLACK.repeat(2, 1, 1, 1, 1), n_steps=4)
+    assert twice.baseline_sensitivity.max() < 1e-6
 
 
-def test_the_spread_over_baselines_of_adapted_steps_is_that_of_single_runs(
+def test_the_distance_of_baselines_of_adapted_steps_is_that_of_single_runs(
     digits: Digits, trained: list[nn.Module]
 ) -> None:
-    images, labels, starts = digits[0][:6], digits[1][:6], torch.rand(3, 1, 1, 16, 16)
-    together = integrated_gradients(
-        trained, images, labels, baselines=starts, tolerance=1e-9, max_steps=33, internal_batch_size=7
-    )
-    alone = [
-        integrated_gradients(trained, images, labels, baselines=start[None], tolerance=1e-9, max_steps=33).mean
+    images, labels, starts = digits[0][:6], digits[1][:6], torch.rand(2, 1, 1, 16, 16)
+    asked: dict[str, Any] = {"tolerance": 1e-9, "max_steps": 33}
+    together = integrated_gradients(trained, images, labels, baselines=starts, internal_batch_size=7, **asked)
+    one, other = (
+        integrated_gradients(trained, images, labels, baselines=start[None], **asked).mean.flatten(1)
         for start in starts
-    ]
-    assert together.baseline_std is not None
-    torch.testing.assert_close(together.baseline_std, torch.stack(alone).std(0, correction=0), rtol=1e-3, atol=1e-6)
+    )
+    expected = 2 * (one - other).abs().sum(1) / (one.abs().sum(1) + other.abs().sum(1))
+    torch.testing.assert_close(together.baseline_sensitivity, expected.double(), rtol=1e-3, atol=1e-6)
+
+
+def test_maps_of_nothing_in_common_are_as_far_apart_and_agree_as_much_as_is_said() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for count, agreed in ((2, 0.707), (3, 0.433), (4, 0.25), (5, 0.140)):
+        maps = torch.randn(count, 1, 200_000, generator=generator)
+        mean, std, agreement = statistics(maps)
+        assert share_agreed(mean, agreement >= 1).item() == pytest.approx(agreed, abs=0.01)
+        assert mean_distance(maps, torch.ones(count)).item() == pytest.approx(math.sqrt(2), abs=0.01)
+        expected = math.sqrt(math.pi) * math.gamma(count / 2) / math.gamma((count - 1) / 2)
+        assert (std.sum() / mean.abs().sum()).item() == pytest.approx(expected, rel=0.01)
+
+
+def test_summed_channels_are_summed_before_members_and_baselines_are_compared() -> None:
+    members = [nn.Sequential(nn.Flatten(), nn.Linear(27, 8), nn.GELU(), nn.Linear(8, 3)).double() for _ in range(2)]
+    x, starts, targets = torch.rand(2, 3, 3, 3).double(), torch.rand(2, 1, 3, 3, 3).double(), torch.tensor([0, 2])
+    found = integrated_gradients(members, x, targets, baselines=starts, n_steps=5, sum_channels=True)
+    single = torch.stack(
+        [
+            torch.stack([integrated_gradients(m, x, targets, baselines=s[None], n_steps=5).mean.sum(1) for s in starts])
+            for m in members
+        ]
+    )  # (M, K, N, H, W)
+    torch.testing.assert_close(found.mean[:, 0], single.mean((0, 1)))
+    torch.testing.assert_close(found.std[:, 0], single.mean(1).std(0, correction=0))
+    one, other = single.mean(0).flatten(2)
+    torch.testing.assert_close(
+        found.baseline_sensitivity, 2 * (one - other).abs().sum(1) / (one.abs().sum(1) + other.abs().sum(1))
+    )
 
 
 def test_one_step_has_no_error_estimate(digits: Digits, trained: list[nn.Module]) -> None:

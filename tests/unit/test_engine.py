@@ -108,7 +108,8 @@ def test_agreement_and_sensitivity_are_those_of_runs_of_single_members_and_basel
     expected = np.where(agreed, np.abs(mean), 0).sum((1, 2, 3)) / weight
     assert 0.2 < expected.mean() < 0.98
     np.testing.assert_allclose([row.sign_agreement for row in every], expected, atol=2e-3)
-    expected = baselines.std(0).sum((1, 2, 3)) / weight
+    sizes = np.abs(baselines).sum((2, 3, 4))
+    expected = 2 * np.abs(baselines[0] - baselines[1]).sum((1, 2, 3)) / sizes.sum(0)
     assert expected.min() > 0.1
     np.testing.assert_allclose([row.baseline_sensitivity for row in every], expected, rtol=5e-3)
     assert {row.baseline_sensitivity for row in computed(baselines=("black",))[0]} == {None}

@@ -115,6 +115,7 @@ def test_filter_finds(stored: Engine, where: str, found: list[int]) -> None:
         ("label < null", "use = null or != null", "      ^"),
         ("label", "expected one of = != < <= > >= in", "     ^"),
         ("label 'cat'", "expected one of", "      ^^^^^"),
+        ("label is null", "in here; what is not there is asked for by = null", "      ^^"),
         ("label = ", "expected a value here", "        ^"),
         ("label == 'cat'", "expected a value here", "       ^"),
         ("= 3", "expected a column here", "^"),
