@@ -340,7 +340,7 @@ def _classes(found: "Audit") -> None:
     table = Table(box=None, header_style="bold")
     members, baselines = found.overall.member_disagreement is not None, found.overall.baseline_sensitivity is not None
     columns = ["class", "images", "completeness gap", "error estimate", "border share"]
-    columns += ["disagreement", "signs agreed"] * members + ["baseline sensitivity"] * baselines
+    columns += ["disagreement", "sign agreement"] * members + ["baseline sensitivity"] * baselines
     for column in columns:
         table.add_column(column, justify="left" if column == "class" else "right")
     for one in found.classes:
@@ -349,9 +349,9 @@ def _classes(found: "Audit") -> None:
         cells += [number(one.baseline_sensitivity)] * baselines
         table.add_row(escape(one.class_name), f"{one.images:,}", *cells)
     print_table(table)
-    out.print("[dim]medians, within half a percent; border share (in the outer eighth) and signs agreed: means")
+    out.print("[dim]medians, within half a percent; border share (in the outer eighth) and sign agreement: means")
     if members:
-        out.print("[dim]members with nothing in common: disagreement 1.0 of two, 1.6 of three; signs agreed 71 %, 43 %")
+        out.print("[dim]members with nothing in common: disagreement 1.0 of two, 1.6 of three; sign agreement 71 %, 43 %")
     if baselines:
         out.print("[dim]baseline sensitivity: distance of two baselines' maps; 0 the same, 1.41 nothing in common")
 
