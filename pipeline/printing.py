@@ -351,7 +351,9 @@ def _classes(found: "Audit") -> None:
     print_table(table)
     out.print("[dim]medians, within half a percent; border share (in the outer eighth) and sign agreement: means")
     if members:
-        out.print("[dim]members with nothing in common: disagreement 1.0 of two, 1.6 of three; sign agreement 71 %, 43 %")
+        out.print(
+            "[dim]members with nothing in common: disagreement 1.0 of two, 1.6 of three; sign agreement 71 %, 43 %"
+        )
     if baselines:
         out.print("[dim]baseline sensitivity: distance of two baselines' maps; 0 the same, 1.41 nothing in common")
 
