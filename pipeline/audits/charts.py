@@ -54,7 +54,7 @@ def draw(audit: Audit) -> list[Chart]:
 def _histogram(title: str, distribution: Mapping[str, Any], limit: float | None) -> Chart:
     edges, counts = (distribution["histogram"][key] for key in ("edges", "counts"))
     quantiles = distribution["quantiles"]
-    page, axes = _page(4.6, 2.8, top=0.55)
+    page, axes = _page(4.6, 2.6, top=0.55, bottom=0.35)
     widths = [after - before for before, after in pairwise(edges)]
     axes.bar(edges[:-1], counts, widths, align="edge", color=_BAR, edgecolor="white", linewidth=0.5)
     axes.set_ylabel("images", color=_INK)
@@ -125,14 +125,16 @@ def _places(classes: Sequence[ClassFigures]) -> Chart:
     return Chart(_saved(page), f"Border, centre and strongest corner of {len(classes)} classes: {said}")
 
 
-def _page(width: float, height: float, left: float = 0.6, top: float = 0.35) -> "tuple[Figure, Axes]":
+def _page(
+    width: float, height: float, left: float = 0.6, top: float = 0.35, bottom: float = 0.55
+) -> "tuple[Figure, Axes]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     page = Figure(figsize=(width, height), dpi=130, facecolor="white")
     FigureCanvasAgg(page)
     axes = page.subplots()
-    page.subplots_adjust(left=left / width, right=0.97, bottom=0.55 / height, top=1 - top / height)  # inches
+    page.subplots_adjust(left=left / width, right=0.97, bottom=bottom / height, top=1 - top / height)  # inches
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return page, axes
