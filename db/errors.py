@@ -19,6 +19,9 @@ The class decides what happens to a unit of work: `Retryable` is tried again lat
 `pipeline.errors` adds the leaves that only the pipeline knows.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class AttribatchError(Exception):
     """Whatever attribatch raises on purpose. The message names the culprit and the remedy."""
@@ -72,3 +75,9 @@ class IndexDamaged(Permanent):
 
 class NotFound(UsageError):
     """No run, image or object by that name."""
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """A question with the name that is most like a word; empty where none is like it."""
+    near = difflib.get_close_matches(word, list(names), 1, 0.6)
+    return f"did you mean {near[0]!r}?" if near else ""

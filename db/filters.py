@@ -10,7 +10,6 @@ neither true nor false, and so is its `not`: such images are left out. `mispredi
 without a label.
 """
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, literal, literal_column, not_, or_, true
 
-from db.errors import UsageError
+from db.errors import UsageError, did_you_mean
 from db.records import ImageState
 from db.tables import FAILED, MISPREDICTED, images
 
@@ -210,8 +209,8 @@ class _Parser:
     def _column(self, token: _Token, *, quotable: bool = False) -> ColumnElement[Any]:
         if token.word in images.c:
             return images.c[token.word]
-        near = difflib.get_close_matches(token.word, [*images.c.keys(), *_FLAGS], 1, 0.6)
-        hints = [f"did you mean {near[0]!r}?"] if near else []
+        near = did_you_mean(token.word, [*images.c.keys(), *_FLAGS])
+        hints = [near] if near else []
         if quotable:
             hints.append(f"write '{token.text}' in quotes if it is a text")
         elif not near:

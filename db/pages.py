@@ -35,7 +35,7 @@ from sqlalchemy.sql.operators import and_, custom_op, eq
 from sqlalchemy.sql.visitors import iterate, replacement_traverse
 
 from db.encoding import image_from_row
-from db.errors import UsageError
+from db.errors import UsageError, did_you_mean
 from db.records import ImageRow
 from db.tables import FAILED, IMAGE_SORTS, MISPREDICTED, images
 
@@ -157,7 +157,8 @@ class _Order:
     def parse(cls, sort: str | None) -> "_Order":
         name = (sort or "row").removeprefix("-")
         if name not in images.c:
-            raise UsageError(f"cannot sort by {name!r}; columns are: {', '.join(images.c.keys())}")
+            hint = did_you_mean(name, images.c.keys()) or f"columns are: {', '.join(images.c.keys())}"
+            raise UsageError(f"cannot sort by {name!r}; {hint}")
         return cls(images.c[name], descending=(sort or "").startswith("-"))
 
     def present(self, query: Select[Any], value: Any, row: int | None) -> Select[Any]:

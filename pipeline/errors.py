@@ -25,6 +25,7 @@ from db.errors import (
     StoreFull,
     StoreUnavailable,
     UsageError,
+    did_you_mean,
 )
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "UnreadableImage",
     "UsageError",
     "WorkersBroken",
+    "did_you_mean",
 ]
 
 

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from db.records import Schedule
-from pipeline.errors import SpecError
+from pipeline.errors import SpecError, did_you_mean
 
 FIGURES = ("drift", "class_drift", "ndcg")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -55,6 +55,8 @@ class Gate:
             SpecError: it is none.
         """
         match = _GATE.fullmatch(text)
+        if match is not None and match[1] not in figures and (hint := did_you_mean(match[1], figures)):
+            raise SpecError(f"gate {text!r} has no figure {match[1]!r}; {hint} Write for example {example}, in quotes")
         if match is None or match[1] not in figures or (most is not None and float(match[3]) > most):
             bounds = "a number" if most is None else f"a number from 0 to {most:g}"
             raise SpecError(

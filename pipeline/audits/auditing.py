@@ -150,13 +150,16 @@ def _examined(material: Material, seen: Survey) -> tuple[dict[str, list[ImageRow
     known = set(material.spec.class_names)
     examined = {name: part for name, part in seen.explained.items() if name in known and len(part) >= LEAST}
     small = [name for name in seen.names if name not in examined]
-    remarks = []
-    if small:
-        few = ", ".join(small[:5]) + (", ..." if len(small) > 5 else "")
-        remarks.append(
-            f"{len(small)} of {len(seen.names)} classes have fewer than {LEAST} images whose map explains the class, "
-            f"and were not searched for shortcuts: {few}"
-        )
+    few = ", ".join(small[:5]) + (", ..." if len(small) > 5 else "")
     if len(examined) < 2:
-        remarks.append("shortcuts need two classes to compare; none was searched for")
-    return examined, tuple(remarks)
+        fewer = f" (fewer: {few})" if small else ""
+        return examined, (
+            f"a search for shortcuts needs two classes with {LEAST} images or more whose map explains the class, and "
+            f"{len(examined) or 'none'} of {len(seen.names)} has them{fewer}",
+        )
+    if not small:
+        return examined, ()
+    return examined, (
+        f"{len(small)} of {len(seen.names)} classes have fewer than {LEAST} images whose map explains the class, and "
+        f"were not searched for shortcuts: {few}",
+    )

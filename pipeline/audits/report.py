@@ -73,7 +73,8 @@ def warnings(audit: Audit) -> list[str]:
         )
     if failed := sum(audit.failed.values()):
         found.append(f"{failed:,} of {failed + audit.images:,} images have no map and are left out.")
-    return found + [f"{remark[:1].upper()}{remark[1:]}." for remark in audit.remarks]
+    remarks = audit.remarks if audit.searched else ()  # else the summary says them
+    return found + [f"{remark[:1].upper()}{remark[1:]}." for remark in remarks]
 
 
 def _of(part: float, images: int) -> str:

@@ -166,8 +166,9 @@ def make_templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("visible", "percent", "number", "duration"):
+    for name in ("visible", "number", "duration"):
         found.filters[name] = getattr(wording, name)
+    found.filters |= {"percent": lambda *given: words.unbroken(wording.percent(*given)), "unbroken": words.unbroken}
     found.filters |= {"whole": lambda value: f"{value:,}", "moment": _moment, "on_clock": on_clock}
     found.filters |= {"query": with_query, "public": _public, "finding": _finding, "base_name": places.base_name}
     found.globals |= {"plots": plots, "words": words, "static_key": _static_key()}

@@ -14,7 +14,7 @@ from db.records import ImageRow, Progress, Run
 from pipeline import pictures, planning
 from pipeline.errors import NotFound, ObjectMissing
 from pipeline.spec import RunSpec
-from pipeline.web import drawing, material
+from pipeline.web import drawing, material, words
 from pipeline.web.answers import Asked, Here, View, twins, with_query
 from pipeline.web.gallery import is_small, public_row, quoted, rows_of
 from pipeline.wording import plural, visible
@@ -29,12 +29,6 @@ DISTRIBUTIONS = {
     "baseline_sensitivity": "Baseline sensitivity",
     "probability": "Probability",
     "gini": "Gini coefficient",
-}
-VERDICTS = {
-    "found": "Shortcut found",
-    "look": "Look for yourself",
-    "none": "No shortcut found",
-    "not searched": "Not searched",
 }
 By = Literal["predicted", "label"]
 MapKind = Literal["mean", "absolute", "median", "std", "member_std"]
@@ -68,9 +62,10 @@ def audit(here: Here, run: str, by: By = "predicted") -> View:
         "stored": stored,
         "note": note,
         "names": DISTRIBUTIONS,
-        "verdicts": VERDICTS,
+        "verdicts": words.VERDICTS,
         "findings": [_shown(here, stored, finding) for finding in (found or {}).get("findings", ())],
         "candidates": (found or {}).get("candidates", [])[:CANDIDATES],
+        "measured": {name for each in (found or {}).get("classes", ()) for name in each if each[name] is not None},
         "size": _size(stored),
         "pixelated": is_small(stored),
         "class_map": lambda name, kind="mean": class_map_address(stored, name, by, kind),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, BeforeValidator, Field
@@ -36,6 +36,7 @@ FIGURES = {  # field -> label, column, operator
     "disagreement_above": ("Disagreement >", "member_disagreement", ">"),
 }
 ONLY = {"": "all images", "mispredicted": "mispredicted", "failed": "failed", "not converged": "not converged"}
+FIGURE_COLUMNS = {name for name, kind in get_type_hints(ImageRow).items() if {int, float} & {kind, *get_args(kind)}}
 PIXELATED = 96  # inputs smaller than this are enlarged as squares
 
 router = APIRouter()
@@ -118,7 +119,13 @@ def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
         "tiles": [tile(stored, row, wanted, here.known) for row in rows],
         "next_query": next_query,
         "count": len(rows) if problem is None and following is None and not wanted.after else None,
-        "choices": {"sorts": SORTS, "only": ONLY, "figures": FIGURES, "modes": list(drawing.MODES), "colours": COLOURS},
+        "choices": {
+            "sorts": SORTS if wanted.sort in SORTS else SORTS | {wanted.sort: order_in_words(wanted.sort)},
+            "only": ONLY,
+            "figures": FIGURES,
+            "modes": list(drawing.MODES),
+            "colours": COLOURS,
+        },
         "pixelated": is_small(stored),
         "labelled": bool(rows) or here.pipeline.has_labels(stored.id),
         "classes": RunSpec.from_json(stored.spec).class_names,
@@ -153,8 +160,27 @@ def tile(run: Run, row: ImageRow, wanted: Wanted, known: Sequence[str] = ()) -> 
         "href": f"/runs/{run.id}/images/{row.row}",
         "layers": [drawing.address(run, row, kind, colours=wanted.colours) for kind in kinds],
         "alt": words.finding(row, known),
+        "figure": sorted_by(row, wanted.sort) if done else "",
         "wrong": done and row.label is not None and row.label != row.predicted,
     }
+
+
+def order_in_words(sort: str) -> str:
+    """What a sort is called: `gini` is "gini, smallest first"."""
+    column = sort.removeprefix("-")
+    name = column.replace("_", " ")
+    if column not in FIGURE_COLUMNS:
+        return f"{name}, from the last" if sort.startswith("-") else name
+    return f"{name}, {'largest' if sort.startswith('-') else 'smallest'} first"
+
+
+def sorted_by(row: ImageRow, sort: str) -> str:
+    """Name and value of the figure that images are sorted by; empty where it is no figure."""
+    column = sort.removeprefix("-")
+    if column not in FIGURE_COLUMNS or (value := getattr(row, column)) is None:
+        return ""
+    name = SORTS.get(f"-{column}", order_in_words(sort)).split(",")[0]
+    return f"{name} {value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{name} {value:.4g}"
 
 
 def is_small(run: Run) -> bool:

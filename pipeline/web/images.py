@@ -22,7 +22,7 @@ COLUMNS: dict[str, tuple[str | tuple[str, str], str]] = {  # of the table of fig
     "Error estimate": ("error_estimate", "percent"),
     "Gradient evaluations": ("evaluations", "whole"),
     "Member disagreement": ("member_disagreement", "number"),
-    "Part of the map where all members have one sign": ("sign_agreement", "percent"),
+    "Sign agreement of members": ("sign_agreement", "percent"),
     "Baseline sensitivity": ("baseline_sensitivity", "number"),
     "Border share": ("border_share", "percent"),
     "Positive share": ("positive_share", "percent"),
@@ -47,8 +47,8 @@ def image(here: Here, run: str, row: drawing.RowNumber) -> View:
         "image": public_row(found, here.known),
         "path": material.curve_of(here.pipeline, found) if done else None,
         "words": {
-            "completeness": words.gap_in_words(found.completeness_gap),
-            "error": words.error_in_words(found.error_estimate),
+            "completeness": words.gap_in_words(found),
+            "error": words.error_in_words(found),
         },
         "provenance": provenance(stored, spec, found),
         "top_classes": json.loads(found.top_classes) if found.top_classes else [],
@@ -90,7 +90,7 @@ def panels(run: Run, row: ImageRow, *, spread: bool) -> list[dict[str, str]]:
         ("negative", "Against", f"What speaks against {visible(row.target)}"),
     ]
     if spread:
-        shown.append(("std", "Spread", "Standard deviation over the members of the ensemble"))
+        shown.append(("std", "Spread over members", "Standard deviation over the members of the ensemble"))
     return [
         {"kind": kind, "title": title, "alt": alt, "src": drawing.address(run, row, kind)} for kind, title, alt in shown
     ]

@@ -10,6 +10,14 @@ from pipeline.spec import RunSpec
 from pipeline.web.places import base_name, public
 from pipeline.wording import known, number, percent, plural, visible
 
+CLOSE, ROUGH = 0.05, 0.15  # errors up to which single pixels, and regions, are numerically right
+VERDICTS = {
+    "found": "Shortcut found",
+    "look": "Look for yourself",
+    "none": "No shortcut found",
+    "not searched": "Not searched for shortcuts",
+}
+
 
 def public_source(run: Run) -> dict[str, str]:
     """Kind and name of the data set of a run."""
@@ -75,28 +83,53 @@ def finding(row: ImageRow, known: Sequence[str] = ()) -> str:
     return f"{key}: predicted {visible(row.predicted)}{label}{sure}{border}"
 
 
-def gap_in_words(gap: float | None) -> str:
-    """What the completeness gap means for who reads the map."""
+def gap_in_words(row: ImageRow) -> str:
+    """What the completeness gap of an image means for who reads its map."""
+    gap, error, before, after = row.completeness_gap, row.error_estimate, row.baseline_output, row.output
     if not known(gap):
         return "The completeness gap is not known."
     size = percent(gap)
-    if gap <= 0.01:
-        return f"The map adds up: its sum misses the change of the output along the path by {size}."
-    if gap <= 0.05:
-        return f"The map adds up closely: its sum misses the change of the output along the path by {size}."
-    return f"The map does not add up: its sum misses the change of the output by {size}. More steps would mend that."
+    if gap <= CLOSE:
+        closely = "" if gap <= 0.01 else " closely"
+        return f"The map adds up{closely}: its sum misses the change of the output along the path by {size}."
+    if known(error) and error <= CLOSE and known(before) and known(after):
+        return (
+            f"The output changes from {number(before, 3)} at the baseline to {number(after, 3)} at the image: less "
+            f"than the evidence for and against together. The completeness gap of {size} divides by this change, and "
+            "more steps need not lower it: look at the error estimate."
+        )
+    return f"The map does not add up: its sum misses the change of the output by {size}. More steps are more exact."
 
 
-def error_in_words(estimate: float | None) -> str:
-    """What the error estimate means for who reads the map."""
+def error_in_words(row: ImageRow) -> str:
+    """What the error estimate of an image, which is of the numbers alone, means for who reads its map."""
+    estimate = row.error_estimate
     if not known(estimate):
         return "The map's own error was not estimated."
-    size = percent(estimate)
-    if estimate <= 0.05:
-        return f"About {size} of the map would still move with more steps: single pixels can be read."
-    if estimate <= 0.15:
-        return f"About {size} of the map would still move with more steps: read regions, not single pixels."
-    return f"About {size} of the map would still move with more steps: take it as a rough sketch."
+    moves = f"About {percent(estimate)} of the map would still move with more steps:"
+    if estimate > ROUGH:
+        return f"{moves} take it as a rough sketch."
+    if estimate > CLOSE:
+        return f"{moves} read regions, not single pixels."
+    others = {"members": row.member_disagreement, "baselines": row.baseline_sensitivity}
+    sources = " and ".join(name for name, value in others.items() if known(value))
+    below = f" Whether {sources} agree on them is told below." if sources else ""
+    return f"{moves} numerically, single pixels can be read.{below}"
+
+
+def verdict_in_words(audit: Mapping[str, Any]) -> str:
+    """What a stored audit found, in a line."""
+    found = audit["findings"]
+    said: str = VERDICTS.get(audit["verdict"], audit["verdict"])
+    if not found:
+        return f"{said[:1].lower()}{said[1:]}"
+    where = "; ".join(f"class {visible(each['class'])} leans on the {each['place']}" for each in found[:3])
+    return f"{plural(len(found), 'shortcut')} found: {where}{'; ...' if len(found) > 3 else ''}"
+
+
+def unbroken(text: str) -> str:
+    """The same with shares that no line breaks before their sign."""
+    return text.replace(" %", "\u00a0%")
 
 
 def matching(count: int) -> str:

@@ -113,6 +113,11 @@ def test_what_is_no_gate_is_refused_with_an_example(text: str) -> None:
         Gate.parse(text)
 
 
+def test_a_misspelled_figure_of_a_gate_is_told_its_name() -> None:
+    with pytest.raises(SpecError, match=r"no figure 'class_drft'; did you mean 'class_drift'\?"):
+        Gate.parse("class_drft>0.1")
+
+
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "a" * 65, "a\n"])
 def test_names_can_be_typed(name: str) -> None:
     with pytest.raises(SpecError, match="schedule name"):

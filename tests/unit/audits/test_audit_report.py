@@ -81,6 +81,16 @@ def test_a_clean_audit_says_so() -> None:
     assert "shortcut that has no fixed place can be missed" in text
 
 
+def test_why_shortcuts_were_not_searched_for_is_said_once() -> None:
+    material = a_material(count=12)
+    few = replace(material, rows=[row for row in material.rows if row.predicted == "mark"][:4])
+    few = replace(few, rows=[*few.rows, *(row for row in material.rows if row.predicted == "dark")])
+    result = audit(few)
+    why = "two classes with 5 images or more whose map explains the class, and none of 2 has them (fewer: dark, mark)"
+    assert why in result.summary
+    assert Page(render(result, few)).text.count(why) == 1
+
+
 def test_names_from_outside_are_escaped() -> None:
     material = a_material()
     names = tuple(HOSTILE if name == "mark" else name for name in material.spec.class_names)

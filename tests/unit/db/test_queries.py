@@ -154,6 +154,10 @@ def test_cursor_of_another_question_is_refused(engine: Engine) -> None:
 def test_unknown_sort_and_empty_pages_are_refused(engine: Engine) -> None:
     with pytest.raises(UsageError, match="cannot sort by 'size'; columns are: run_id"):
         find_images(engine, RUN.id, sort="-size")
+    with pytest.raises(
+        UsageError, match=r"cannot sort by 'baseline_sensitivty'; did you mean 'baseline_sensitivity'\?$"
+    ):
+        find_images(engine, RUN.id, sort="-baseline_sensitivty")
     with pytest.raises(UsageError, match="limit is 0"):
         find_images(engine, RUN.id, limit=0)
 

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import re
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from urllib.parse import quote
@@ -10,11 +12,12 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 
-from db.records import ImageState
+from db.records import ImageRow, ImageState
 from pipeline.api import Pipeline
 from pipeline.maps import MapReader
+from pipeline.planning import report_key
 from pipeline.web import gallery
-from pipeline.web.words import finding
+from pipeline.web.words import error_in_words, finding, gap_in_words
 from tests.sites import HOSTILE, Installation
 
 
@@ -213,6 +216,65 @@ def test_an_image_page_says_everything_that_is_stored(
     assert found["top_classes"][0] == [row.predicted, pytest.approx(row.probability, abs=1e-3)]
     assert sum(probability for _, probability in found["top_classes"]) == pytest.approx(1, abs=1e-3)
     assert "Most probable classes" in html
+
+
+@pytest.mark.parametrize(
+    ("gap", "error", "sensitivity", "said", "unsaid"),
+    [
+        (0.092, 0.027, None, "from 0.123 at the baseline to 0.456 at the image", "does not add up"),
+        (0.092, 0.2, None, "does not add up", "single pixels"),
+        (0.092, None, None, "does not add up", "at the baseline"),
+        (0.004, 0.027, None, "single pixels can be read. Whether members agree", "baselines"),
+        (0.004, 0.027, 0.5, "Whether members and baselines agree", "does not add up"),
+    ],
+)
+def test_sentences_about_a_map_agree_with_each_other(
+    gap: float, error: float | None, sensitivity: float | None, said: str, unsaid: str
+) -> None:
+    row = ImageRow("r", 0, "a.png", "1", ImageState.DONE, completeness_gap=gap, error_estimate=error)
+    row = replace(row, baseline_output=0.1234, output=0.4561, member_disagreement=1.0, baseline_sensitivity=sensitivity)
+    text = f"{gap_in_words(row)} {error_in_words(row)}"
+    assert said in text
+    assert unsaid not in text
+
+
+@pytest.mark.parametrize("column", ["gini", "sign_agreement", "error_estimate", "evaluations", "row"])
+def test_tiles_show_the_figure_that_they_are_sorted_by(
+    browser: TestClient, opened: Pipeline, installation: Installation, column: str
+) -> None:
+    html = browser.get(f"/runs/{installation.run.id}/images?sort=-{column}").text
+    shown = [float(one.rsplit(" ", 1)[1].replace(",", "")) for one in re.findall(r'class="sorted">([^<]+)<', html)]
+    rows = opened.find(installation.run.id, sort=f"-{column}", where="not failed").rows
+    assert shown == [pytest.approx(getattr(row, column), rel=1e-3) for row in rows if getattr(row, column) is not None]
+    name = re.escape(column.replace("_", " "))
+    assert re.search(f'<option value="-{column}" selected>{name}, largest first<', html)
+
+
+def test_the_table_of_classes_has_the_columns_that_the_audit_has(
+    browser: TestClient, opened: Pipeline, installation: Installation
+) -> None:
+    address = f"/runs/{installation.run.id}/audit"
+    key = report_key(installation.run.id, "audit-predicted.json")
+    stored = opened.objects.get(key)
+    known = json.loads(stored)
+    try:
+        for one in known["classes"]:
+            one |= {"sign_agreement": 0.814, "baseline_sensitivity": None}
+        opened.objects.put(key, json.dumps(known).encode())
+        html = browser.get(address).text
+        assert ("Signs agreed" in html, "81\u00a0%" in html, ">Baseline sensitivity</th>" in html) == (
+            True,
+            True,
+            False,
+        )
+        for one in known["classes"]:
+            one.pop("sign_agreement")
+            one.pop("baseline_sensitivity")
+        opened.objects.put(key, json.dumps(known).encode())
+        assert "Signs agreed" not in browser.get(address).text
+    finally:
+        opened.objects.put(key, stored)
+    assert "1 shortcut found: class" in browser.get(f"/runs/{installation.run.id}").text
 
 
 def test_audit_and_class_pages_show_what_was_stored(browser: TestClient, installation: Installation) -> None:
