@@ -262,7 +262,7 @@ def test_the_table_of_classes_has_the_columns_that_the_audit_has(
             one |= {"sign_agreement": 0.814, "baseline_sensitivity": None}
         opened.objects.put(key, json.dumps(known).encode())
         html = browser.get(address).text
-        assert ("Signs agreed" in html, "81\u00a0%" in html, ">Baseline sensitivity</th>" in html) == (
+        assert ("Sign agreement" in html, "81\u00a0%" in html, ">Baseline sensitivity</th>" in html) == (
             True,
             True,
             False,
@@ -271,7 +271,7 @@ def test_the_table_of_classes_has_the_columns_that_the_audit_has(
             one.pop("sign_agreement")
             one.pop("baseline_sensitivity")
         opened.objects.put(key, json.dumps(known).encode())
-        assert "Signs agreed" not in browser.get(address).text
+        assert "Sign agreement" not in browser.get(address).text
     finally:
         opened.objects.put(key, stored)
     assert "1 shortcut found: class" in browser.get(f"/runs/{installation.run.id}").text
