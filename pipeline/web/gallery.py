@@ -16,6 +16,7 @@ from pipeline.pictures import COLOURS
 from pipeline.spec import RunSpec
 from pipeline.web import drawing, places, words
 from pipeline.web.answers import Asked, Here, View, twins, with_query
+from pipeline.wording import number
 
 PAGE = 60
 COUNTED, COUNTING_SECONDS = 10_000, 2.0  # a filter without an index reads every row: seconds at a million
@@ -180,7 +181,9 @@ def sorted_by(row: ImageRow, sort: str) -> str:
     if column not in FIGURE_COLUMNS or (value := getattr(row, column)) is None:
         return ""
     name = SORTS.get(f"-{column}", order_in_words(sort)).split(",")[0]
-    return f"{name} {value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{name} {value:.4g}"
+    if isinstance(value, int):
+        return f"{name} {value:,}"
+    return f"{name} {number(value, 3)}" if abs(value) >= 1e-3 else f"{name} {value:.2g}"
 
 
 def is_small(run: Run) -> bool:
