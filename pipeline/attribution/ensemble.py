@@ -1,4 +1,4 @@
-"""What members say together: mean, spread and agreement of their maps, and their common prediction."""
+"""What members say together: mean, spread, agreement and distance of their maps, and their common prediction."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

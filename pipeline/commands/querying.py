@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from db.filters import columns_in
 from pipeline import printing
 from pipeline.commands.running import Json, RunRef, open_pipeline
 
@@ -47,6 +46,8 @@ def query(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with every column.")] = False,
 ) -> None:
     """Find images of a run by what the index knows of them."""
+    from db.filters import columns_in
+
     with open_pipeline() as pipeline:
         page = pipeline.find(ref, where=where, sort=sort, limit=limit, after=after)
         labelled = bool(page.rows) or pipeline.has_labels(ref)

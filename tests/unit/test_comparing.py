@@ -202,5 +202,5 @@ def test_the_command_prints_and_its_gate_ends_with_code_4(
     monkeypatch.setattr("pipeline.audits.drift.LEAST", 100)  # images of a class: in none is the drift known then
     code, text = call("--json", "--fail-on", "class_drift>0.9")
     assert (code, json.loads(text)["exceeded"], json.loads(text)["class_drift"]) == (4, True, None)
-    with pytest.raises(UsageError, match="is not one comparison of cosine, rank_correlation"):
+    with pytest.raises(UsageError, match="has no figure 'cosinus'; did you mean 'cosine'"):
         call("--fail-on", "cosinus<0.9")
