@@ -14,7 +14,7 @@ from db.records import Entry, ImageRow, ImageState
 from pipeline.attribution.ensemble import share_agreed
 from pipeline.explaining import Computed, Picture
 from pipeline.maps import Floats, resample_path
-from pipeline.measures import MapMeasures, measure, relative_spread
+from pipeline.measures import MapMeasures, measure, member_disagreement
 from pipeline.spec import RunSpec
 
 TOP = 5  # classes of each image whose probability is stored
@@ -46,7 +46,7 @@ def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[Explained]:
         "convergence_delta": _double(found.convergence_delta),
         "completeness_gap": _double(found.completeness_gap),
         "error_estimate": _double(found.error_estimate),
-        "member_disagreement": relative_spread(spread, maps) if several else unknown,
+        "member_disagreement": member_disagreement(spread, maps) if several else unknown,
         "sign_agreement": _double(share_agreed(found.mean, found.sign_agreement >= 1)) if several else unknown,
         "baseline_sensitivity": _double(found.baseline_sensitivity),
     } | {name: getattr(measures, name) for name in MapMeasures.__slots__}

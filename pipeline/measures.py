@@ -66,8 +66,8 @@ def _regions(share: Floats) -> dict[str, Floats]:
     }
 
 
-def relative_spread(std: NDArray[np.floating], mean: NDArray[np.floating]) -> Floats:
-    """Sum of a standard deviation (n, C, H, W), over members or over baselines, over the sum of |mean|, (n,)."""
+def member_disagreement(std: NDArray[np.floating], mean: NDArray[np.floating]) -> Floats:
+    """Sum of the members' standard deviation over the sum of |mean|, (n,); 0 for one member."""
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = np.asarray(std, np.float64).sum((1, 2, 3))
         return np.asarray(spread / np.abs(np.asarray(mean, np.float64)).sum((1, 2, 3)))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline import printing
+from pipeline.commands.querying_printing import csv_rows, exported, print_page
 from pipeline.commands.running import Json, RunRef, open_pipeline
 
 Where = Annotated[
@@ -52,10 +53,10 @@ def query(
         page = pipeline.find(ref, where=where, sort=sort, limit=limit, after=after)
         labelled = bool(page.rows) or pipeline.has_labels(ref)
     if as_csv:
-        printing.csv_rows(page.rows)
+        csv_rows(page.rows)
     else:
         asked = [*columns_in(where or ""), *([sort.lstrip("-")] if sort else [])]
-        printing.page(page, labelled, asked, as_json=as_json)
+        print_page(page, labelled, asked, as_json=as_json)
 
 
 def export(
@@ -78,4 +79,4 @@ def export(
         found = pipeline.export(
             ref, format=format_name, out=path, where=where, sort=sort, limit=limit, overwrite=overwrite
         )
-    printing.exported(found, as_json=as_json)
+    exported(found, as_json=as_json)

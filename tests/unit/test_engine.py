@@ -91,30 +91,6 @@ def test_one_member_alone_neither_agrees_nor_disagrees(
     assert all(row.member_disagreement for row in rows(shop, run))
 
 
-def test_agreement_and_sensitivity_are_those_of_runs_of_single_members_and_baselines(
-    pipeline: Pipeline, shop: Workshop, request_: RunRequest
-) -> None:
-    def computed(**changes: object) -> tuple[list[ImageRow], np.ndarray]:
-        run = pipeline.submit(replace(request_, **{"baselines": ("black", "white"), "target": "label", **changes}))  # type: ignore[arg-type]
-        work(shop, run.id)
-        found = rows(shop, run)
-        return found, pipeline.read_maps(found)
-
-    every, mean = computed()
-    members = np.stack([computed(models=(member,))[1] for member in request_.models])
-    baselines = np.stack([computed(baselines=(one,))[1] for one in ("black", "white")])
-    weight = np.abs(mean).sum((1, 2, 3))
-    agreed = (np.sign(members) == np.sign(members[0])).all(0)
-    expected = np.where(agreed, np.abs(mean), 0).sum((1, 2, 3)) / weight
-    assert 0.2 < expected.mean() < 0.98
-    np.testing.assert_allclose([row.sign_agreement for row in every], expected, atol=2e-3)
-    sizes = np.abs(baselines).sum((2, 3, 4))
-    expected = 2 * np.abs(baselines[0] - baselines[1]).sum((1, 2, 3)) / sizes.sum(0)
-    assert expected.min() > 0.1
-    np.testing.assert_allclose([row.baseline_sensitivity for row in every], expected, rtol=5e-3)
-    assert {row.baseline_sensitivity for row in computed(baselines=("black",))[0]} == {None}
-
-
 def test_maps_do_not_depend_on_how_images_are_cut_into_units(
     tmp_path: Path, pipeline: Pipeline, shop: Workshop, run: Run, request_: RunRequest
 ) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.measures import measure, relative_spread
+from pipeline.measures import measure, member_disagreement
 
 
 def test_an_even_map_spreads_everywhere() -> None:
@@ -44,5 +44,5 @@ def test_a_map_of_zeros_or_nan_has_no_figures() -> None:
 
 def test_disagreement_is_the_spread_relative_to_the_map() -> None:
     mean = np.array([[[[1.0, -3.0]]]])
-    assert relative_spread(np.array([[[[0.5, 0.5]]]]), mean)[0] == pytest.approx(0.25)
-    assert relative_spread(np.zeros_like(mean), mean)[0] == 0
+    assert member_disagreement(np.array([[[[0.5, 0.5]]]]), mean)[0] == pytest.approx(0.25)
+    assert member_disagreement(np.zeros_like(mean), mean)[0] == 0
