@@ -23,6 +23,11 @@ def percent(value: float | None, places: int | None = None) -> str:
     return f"{hundred:#.2g} %" if 0 < abs(hundred) < 9.95 else f"{hundred:.0f} %"
 
 
+def asked_percent(value: float) -> str:
+    """A share that somebody chose, as he wrote it: 5 %, 0.5 %."""
+    return f"{100 * value:g} %"
+
+
 def number(value: float | None, digits: int = 2) -> str:
     """A figure with so many places after the point; a dash where there is none."""
     return f"{value:.{digits}f}" if known(value) else NONE

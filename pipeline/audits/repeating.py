@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pipeline.audits.material import Material
 from pipeline.audits.results import Audit
 from pipeline.spec import RunSpec
+from pipeline.wording import asked_percent
 
 _PACKAGES = ("attribatch", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow")
 _DEFAULTS = {"target": "predicted", "output": "logit", "nodes": "fitted", "precision": "float32", "seed": 0,
@@ -43,7 +44,8 @@ def facts(audit: Audit, material: Material) -> list[tuple[str, str | Sequence[st
     run, spec = material.run, material.spec
     steps = f"{spec.method}, {spec.n_steps} steps"
     if spec.tolerance is not None:
-        steps = f"nested levels of up to {spec.max_steps} steps, until a map's estimated error is {spec.tolerance:.2%}"
+        wanted = asked_percent(spec.tolerance)
+        steps = f"nested levels of up to {spec.max_steps} steps, until a map's estimated error is {wanted}"
     prep = spec.preprocess
     return [
         ("run", [f"{run.id}{f' ({run.name})' if run.name else ''}"]),

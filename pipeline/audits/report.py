@@ -13,7 +13,7 @@ from pipeline.audits import charts, repeating
 from pipeline.audits.illustrations import class_pages, show_finding
 from pipeline.audits.material import Material
 from pipeline.audits.results import Audit
-from pipeline.wording import NONE, known, number, percent
+from pipeline.wording import NONE, asked_percent, known, number, percent
 
 CLASSES, CANDIDATES = 200, 20  # rows that are shown at most
 PAGES = 30  # classes that are shown with their maps and clusters
@@ -62,8 +62,8 @@ def warnings(audit: Audit) -> list[str]:
     above, unreliable = audit.overall.error_above, audit.unreliable_gaps
     if above is not None and above >= NOTEWORTHY:
         found.append(
-            f"{_of(above, audit.images)} have maps whose estimated error is above {100 * audit.tolerance:.0f} % (find "
-            f"them with: attribatch query {audit.run_id} --where 'error_estimate > {audit.tolerance:g}'): single "
+            f"{_of(above, audit.images)} have maps whose estimated error is above {asked_percent(audit.tolerance)} "
+            f"(find them with: attribatch query {audit.run_id} --where 'error_estimate > {audit.tolerance:g}'): single "
             "pixels of theirs may still move. A larger --n-steps or --max-steps is more exact."
         )
     if unreliable is not None and unreliable >= NOTEWORTHY:
@@ -91,6 +91,7 @@ def _environment() -> Environment:
     )
     found.filters |= {
         "percent": percent,
+        "asked_percent": asked_percent,
         "number": number,
         "small": lambda value: f"{value:.2g}" if known(value) else NONE,
         "figure": lambda value: f"{value:.3g}" if known(value) else NONE,

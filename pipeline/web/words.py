@@ -8,7 +8,7 @@ from typing import Any
 from db.records import ImageRow, ImageState, Run
 from pipeline.spec import RunSpec
 from pipeline.web.places import base_name, public
-from pipeline.wording import known, number, percent, plural, visible
+from pipeline.wording import asked_percent, known, number, percent, plural, visible
 
 CLOSE, ROUGH = 0.05, 0.15  # errors up to which single pixels, and regions, are numerically right
 VERDICTS = {
@@ -45,7 +45,7 @@ def facts(run: Run, spec: RunSpec) -> list[tuple[str, Sequence[str]]]:
     size = spec.preprocess
     steps = f"{spec.method.replace('_', ' ')}, {spec.n_steps} steps, {spec.nodes} nodes"
     if spec.tolerance is not None:
-        steps = f"nested levels of up to {spec.max_steps} steps, to an error of {percent(spec.tolerance)}"
+        steps = f"nested levels of up to {spec.max_steps} steps, to an error of {asked_percent(spec.tolerance)}"
     source = public_source(run)
     return [
         ("Data set", [f"{source['name']} ({source['kind']}), {run.image_count:,} images"]),

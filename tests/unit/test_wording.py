@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.wording import duration, number, percent
+from pipeline.wording import asked_percent, duration, number, percent
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,10 @@ def test_a_share_has_as_many_places_as_asked_for() -> None:
     assert percent(0.9933, 1) == "99.3 %"
     assert percent(0.05, 0) == "5 %"
     assert percent(None, 1) == "–"
+
+
+def test_a_share_that_was_asked_for_stands_as_it_was_written() -> None:
+    assert [asked_percent(value) for value in (0.05, 0.005, 0.123)] == ["5 %", "0.5 %", "12.3 %"]
 
 
 def test_figures_and_times() -> None:
