@@ -5,8 +5,8 @@
     result = audit(material)          # findings, candidates, classes, failed; result.to_json()
     html = render(result, material)   # one self-contained page
 
-Read in this order: material, auditing, sampling, reductions, candidates, fitting, clusters, colours,
-interventions, joining, shortcuts, deciding, results, gates, illustrations, charts, repeating, report.
+Read in this order: material, auditing, sampling, reductions, candidates, fitting, clusters, likeness, interventions,
+colours, shortcuts, deciding, results, gates, illustrations, charts, repeating, report.
 `sketches` serves reductions; drift and comparison are of two runs.
 """
 

@@ -25,10 +25,10 @@ from pipeline.audits.interventions import (
     Rate,
     Trial,
     conclude,
-    likeness,
     read_available,
     wilson,
 )
+from pipeline.audits.likeness import d_prime
 from pipeline.audits.material import Floats, Material
 
 IN_ALL, PER_CLASS, LEAST_EACH = 960, 48, 8
@@ -137,6 +137,6 @@ def run_colour_trial(
     return conclude(
         candidate,
         measured,
-        likeness=likeness(cast_of(own), cast_of(pool.pixels[others])),
+        likeness=d_prime(cast_of(own), cast_of(pool.pixels[others])),
         examples=[row.key for row, keep in zip(wanted, kept, strict=True) if keep],
     )

@@ -4,7 +4,7 @@
   classes; the part of their predictions that is lost.
 - sufficiency: images of other classes get the window of those leaning images; the part that turns into the class.
 - controls: the same trials, same images and donors, with windows of that size at four random places.
-- likeness: how far the window's content sets the leaning images apart from all others (`likeness`, d').
+- likeness: how far the window's content sets the leaning images apart from all others (d', see `likeness`).
 
 Content comes from other images of the data set, so that what the model sees stays near its data; a grey box
 would not. Donors and receivers come from one pool of images, balanced over classes and read once.
@@ -12,13 +12,14 @@ would not. Donors and receivers come from one pool of images, balanced over clas
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from db.records import ImageRow
 from pipeline.audits.candidates import Box, Candidate, overlap
+from pipeline.audits.likeness import contrast, extent, most_alike
 from pipeline.audits.material import Floats, Material
 
 LEANING = 24  # images that lean on the window most: at 16 a loss of 20 points would not exceed a control of 0
@@ -49,8 +50,11 @@ class Trial:
     sufficiency: Rate
     control_necessity: Rate
     control_sufficiency: Rate
-    likeness: float  # d', see `likeness`
-    examples: tuple[str, ...]  # keys of the images that lean on it most
+    likeness: float  # d' of the content's local contrast, see `likeness`; of a cast, of its colours
+    pixel_likeness: float  # d' of the content's pixels; of a cast 0
+    area: float  # of the image that the candidate covers, 0..1
+    examples: tuple[str, ...]  # keys of the images that lean on it most, those first whose content is alike
+    extent: Box | None = None  # of what sets the content apart: the mark, if it is one
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Pool:
 
     pixels: Floats  # (n, C, H, W)
     predicted: NDArray[np.int64]  # (n,)
+    contrast: Floats  # (n, H, W), see `likeness.contrast`
 
 
 def wilson(value: float, images: int) -> Rate:
@@ -98,7 +103,7 @@ def draw_pool(material: Material, rows: Sequence[ImageRow], rng: np.random.Gener
         seen[name] += 1
     drawn = [rows[index] for _, index in sorted(turns, key=lambda turn: turn[0])]
     _, pixels = read_available(material, drawn, POOL)
-    return Pool(pixels, material.ask(pixels))
+    return Pool(pixels, material.ask(pixels), contrast(pixels))
 
 
 def run_trial(
@@ -128,14 +133,21 @@ def run_trial(
         turned = (material.ask(paste(receivers, givers, where[1])) == index).mean()
         return wilson(float(lost), len(own)), wilson(float(turned), min(RECEIVERS, len(others)))
 
-    return conclude(
-        candidate,
-        measured,
-        likeness=content_likeness(
-            cut(own, box), cut(pool.pixels[others], box), at_border=_at_border(box, material.size)
-        ),
-        examples=[row.key for row, keep in zip(wanted, kept, strict=True) if keep],
+    own_contrast, other_contrast = contrast(own), pool.contrast[others]
+    likeness, part = most_alike(cut(own_contrast, box), cut(other_contrast, box))
+    pixel_likeness, _ = most_alike(cut(own, box), cut(pool.pixels, box)[others])
+    keys = [row.key for row, keep in zip(wanted, kept, strict=True) if keep]
+    return replace(
+        conclude(candidate, measured, likeness=likeness, examples=[keys[i] for i in _first(part, len(keys))]),
+        pixel_likeness=pixel_likeness,
+        area=(box[2] - box[0]) * (box[3] - box[1]) / math.prod(material.size),
+        extent=extent(own_contrast[part], other_contrast, box),
     )
+
+
+def _first(part: NDArray[np.int64], count: int) -> list[int]:
+    """Positions 0 to `count`, those of `part` before the others."""
+    return [*part.tolist(), *sorted(set(range(count)) - set(part.tolist()))]
 
 
 def conclude(
@@ -154,7 +166,7 @@ def conclude(
     unknown = Rate(math.nan, math.nan, math.nan, 0)
     worth = max(necessity.value, sufficiency.value) >= USE
     control = measured(True) if worth else (unknown, unknown)
-    return Trial(candidate, necessity, sufficiency, *control, likeness, tuple(examples[:EXAMPLES]))
+    return Trial(candidate, necessity, sufficiency, *control, likeness, 0.0, 1.0, tuple(examples[:EXAMPLES]))
 
 
 def _places(places: NDArray[np.int64], count: int, *, control: bool) -> NDArray[np.int64]:
@@ -171,40 +183,9 @@ def paste(images: Floats, sources: Floats, boxes: NDArray[np.int64]) -> Floats:
 
 
 def cut(images: Floats, box: Box) -> Floats:
-    """The box's content, (n, values)."""
+    """The box's content of (n, ..., H, W), (n, values)."""
     x0, y0, x1, y1 = box
-    return images[:, :, y0:y1, x0:x1].reshape(len(images), -1)
-
-
-def content_likeness(own: Floats, others: Floats, *, at_border: bool) -> float:
-    """`likeness` of a window's content; at the border also of its sorted values, and the larger of the two.
-
-    Objects seldom reach the border. What stands there in all images of a class is alike in its values, though not pixel
-    by pixel: a date, a number.
-    """
-    found = likeness(own, others)
-    return max(found, likeness(np.sort(own, axis=1), np.sort(others, axis=1))) if at_border else found
-
-
-def _at_border(box: Box, size: tuple[int, int]) -> bool:
-    (height, width), (x0, y0, x1, y1) = size, box
-    return min(x0, width - x1) <= width / 16 or min(y0, height - y1) <= height / 16
-
-
-def likeness(own: Floats, others: Floats) -> float:
-    """How far content sets a few images apart: d' along the difference of the means, own (n, D) against others (m, D).
-
-    Cross-fitted: the direction from one half, mean distance over pooled standard deviation from the other half,
-    averaged. 0 tells nothing, 4 errs on 2 % of images. 0.01 is added to the deviation: below it pixels do not differ.
-    """
-    found = []
-    for first in (0, 1):
-        fit, test = (own[first::2], others[first::2]), (own[1 - first :: 2], others[1 - first :: 2])
-        way = fit[0].mean(axis=0) - fit[1].mean(axis=0)
-        way = way / max(float(np.linalg.norm(way)), 1e-9)
-        one, two = test[0] @ way, test[1] @ way
-        found.append(float((one.mean() - two.mean()) / (math.sqrt((one.var() + two.var()) / 2) + 0.01)))
-    return sum(found) / 2
+    return images[..., y0:y1, x0:x1].reshape(len(images), -1)
 
 
 def _elsewhere(box: Box, size: tuple[int, int], rng: np.random.Generator) -> list[Box]:

@@ -37,7 +37,7 @@ class Finding:
     sufficiency_images: int  # images it was pasted into
     control_necessity: float  # the same at random places
     control_sufficiency: float
-    likeness: float  # how far the window's content sets the leaning images apart, in standard deviations
+    likeness: float  # how far its content sets the images that are most alike apart, in standard deviations (d')
     p_value: float  # permutation, corrected for every window tried
     examples: tuple[str, ...]  # keys of images that lean on it most
 
@@ -224,8 +224,8 @@ class Audit:
         strongest = "; ".join(one.sentence for one in self.doubtful[:3])
         return (
             f"No shortcut was confirmed. {looked} The model uses {len(self.doubtful)} of them: parts of the objects, "
-            f"as far as the tests can tell, but a mark whose content varies looks the same to them. Look for yourself, "
-            f"the strongest first: {strongest}."
+            "as far as the tests can tell, but a mark that looks different in each image is the same to them. "
+            f"Look for yourself, the strongest first: {strongest}."
         )
 
     def to_json(self) -> str:

@@ -1,7 +1,6 @@
-"""From candidates to findings: proposes places and colours, tests them, and lets `deciding` judge.
+"""From candidates to findings: proposes places and colours, tests them and the marks that show there.
 
-Of findings that overlap the one that is used most is kept, and a place around it that the model uses still more stands
-for it.
+`deciding` judges.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +13,8 @@ from db.records import ImageRow
 from pipeline.audits.candidates import Boxes, Candidate, Scan, overlap
 from pipeline.audits.colours import propose_colours, read_palette, run_colour_trial
 from pipeline.audits.deciding import decide
-from pipeline.audits.fitting import fit_all
+from pipeline.audits.fitting import SAME, fit_all, means_elsewhere, moved, union_share
 from pipeline.audits.interventions import Trial, draw_pool, run_trial
-from pipeline.audits.joining import join_all
 from pipeline.audits.material import Floats, Material
 from pipeline.audits.results import Cluster, Finding, Unconfirmed, place_name
 
@@ -24,7 +22,7 @@ ALPHA = 0.05
 FAMILIES = 2  # of permutation tests, windows and colours: p-values are multiplied by it (Bonferroni)
 TESTED = 90  # places, and as many colour casts, that are tested at most, the strangest first
 PERMUTATIONS = 199
-PART_USE = 0.1  # necessity or sufficiency of a place that is joined to others
+PART = 3.0  # d' of the contrast of a place that may be a part of a mark; all of a mark has 4 or more
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,8 @@ def find_shortcuts(
             failed.append((candidate, None, "too few images lean on it for a test"))
         else:
             trials.append(trial)
-    joined = [trial for one in _joined(trials, examined) if (trial := tested(one)) is not None]
-    confirmed, rejected = decide(trials, joined)
+    trials += [trial for one in _whole_marks(trials, examined) if (trial := tested(one)) is not None]
+    confirmed, rejected = decide(trials)
     failed += [(trial.candidate, trial, reason) for trial, reason in rejected]
     findings = [_finding(trial, len(examined.rows[trial.candidate.class_name]), material.size) for trial in confirmed]
     places = [_unconfirmed(*one, size=material.size) for one in failed]
@@ -93,11 +91,22 @@ def _places(examined: Examined, seed: int) -> list[Candidate]:
     return fit_all(windows, examined.grids, examined.size, examined.step)
 
 
-def _joined(trials: Sequence[Trial], examined: Examined) -> list[Candidate]:
-    """Shapes of the places that do something, if only a little."""
-    places = [trial for trial in trials if trial.candidate.kind != "colour"]
-    parts = [one.candidate for one in places if max(one.necessity.value, one.sufficiency.value) >= PART_USE]
-    return join_all(parts, [one.candidate for one in places], examined.grids, examined.size, examined.step)
+def _whole_marks(trials: Sequence[Trial], examined: Examined) -> list[Candidate]:
+    """The whole of each mark of which a part was tested, where that is another place: the model may use no part alone.
+
+    Attribution often shows parts of a mark (some strokes of a word); its content shows all of it.
+    """
+    elsewhere = means_elsewhere(examined.grids)
+    found: list[Candidate] = []
+    for trial in sorted(trials, key=lambda one: -one.likeness):
+        one, box = trial.candidate, trial.extent
+        if box is None or one.kind == "colour" or trial.likeness < PART:
+            continue
+        places = [other.candidate for other in trials if other.candidate.kind != "colour"] + found
+        known = [place.region for place in places if place.class_name == one.class_name]
+        if all(union_share(box, other) < SAME for other in known):
+            found.append(moved(one, box, examined.grids, elsewhere[one.class_name], examined.step))
+    return found
 
 
 def _twin(one: Candidate, other: Candidate) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
 from torch import nn
 
 from db.records import ImageRow, ImageState, Run
@@ -53,6 +53,19 @@ def digits() -> tuple[Floats, NDArray[np.int64]]:
     ]
     pixels: Floats = (np.stack(images)[:, None] / 255).astype(np.float32)
     return pixels, data.target.astype(np.int64)
+
+
+@lru_cache(maxsize=1)
+def on_photographs() -> Floats:
+    """The same scans, each upon another piece of one of scikit-learn's two photographs, in grey."""
+    photographs = [image.mean(axis=2) / 255 for image in load_sample_images().images]
+    rng = np.random.default_rng(5)
+    found = []
+    for scan in digits()[0]:
+        photograph, zoom = photographs[rng.integers(2)], int(rng.integers(1, 4))
+        y, x = (int(rng.integers(0, side - SIDE * zoom)) for side in photograph.shape)
+        found.append(np.maximum(scan, 0.8 * photograph[y : y + SIDE * zoom : zoom, x : x + SIDE * zoom : zoom]))
+    return np.stack(found).astype(np.float32)
 
 
 def marked(pixels: Floats, which: NDArray[np.bool_], kind: str, seed: int = 0) -> Floats:
@@ -157,6 +170,7 @@ def world(
     images: int = 300,
     taught: int = 1400,
     lured: float = 0.0,
+    photographs: bool = False,
 ) -> World:
     """Train on one part of the digits, audit the other. `planted=None` is a clean world.
 
@@ -164,9 +178,12 @@ def world(
     audited images alone.
     Networks rely on the mark the more, the fewer images are `taught`, and the larger the part of all images that are
     `lured`: marked and labelled as the class in training, so that the mark says more than the digit.
+    `photographs` puts the digits on photographs.
     """
     torch.set_num_threads(1)
     clean, labels = digits()
+    if photographs:
+        clean = on_photographs()
     rng = np.random.default_rng(seed)
     if corner == "colour":  # greyscale digits on grounds of many faint colours
         tints = np.random.default_rng(seed + 1).uniform(0, 0.08, (len(clean), 3, 1, 1)).astype(np.float32)

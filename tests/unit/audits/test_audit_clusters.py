@@ -10,7 +10,6 @@ from pipeline.audits.candidates import Candidate
 from pipeline.audits.clusters import FEWEST, cluster_maps
 from pipeline.audits.colours import cast_of, shift
 from pipeline.audits.fitting import fit_all, grid_shares, grid_step
-from pipeline.audits.interventions import content_likeness
 from tests.unit.audits.closed import CLASSES, a_material, rows_of
 
 
@@ -69,15 +68,6 @@ def test_the_grid_has_at_most_32_cells_a_side_and_shares_sum_to_1() -> None:
     shares = grid_shares(np.random.default_rng(0).normal(size=(3, 100, 30)).astype(np.float32), 4)
     assert shares.shape == (3, 25, 8)
     np.testing.assert_allclose(shares.sum(axis=(1, 2)), 1, rtol=1e-5)
-
-
-def test_text_that_varies_is_alike_at_the_border_by_its_values() -> None:
-    rng = np.random.default_rng(0)
-    own = np.zeros((24, 100), np.float32)
-    for image in own:
-        image[rng.permutation(100)[:40]] = 1  # as much ink in each, in other places
-    others = np.zeros((96, 100), np.float32)
-    assert content_likeness(own, others, at_border=True) > 2 * content_likeness(own, others, at_border=False)
 
 
 def test_a_cast_is_the_border_median_and_is_shifted_onto_other_images() -> None:

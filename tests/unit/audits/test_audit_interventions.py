@@ -1,11 +1,11 @@
-"""Swaps, pastes, rates and likeness, on models whose answers are known."""
+"""Swaps, pastes and rates, on models whose answers are known."""
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from pipeline.audits.candidates import Candidate
-from pipeline.audits.interventions import Trial, draw_pool, exceeds, likeness, paste, run_trial, wilson
+from pipeline.audits.interventions import Trial, draw_pool, exceeds, paste, run_trial, wilson
 from tests.unit.audits.closed import CLASSES, a_material, classes_of, rows_of
 
 
@@ -35,21 +35,6 @@ def test_paste_changes_each_images_own_box_and_nothing_else() -> None:
     assert not images.any()
 
 
-def test_likeness_is_the_distance_of_the_means_in_standard_deviations() -> None:
-    rng = np.random.default_rng(0)
-    own, others = rng.normal(0, 0.1, (400, 5)), rng.normal(0, 0.1, (4000, 5))
-    own[:, 2] += 0.5
-    assert likeness(own, others) == pytest.approx(0.5 / 0.11, rel=0.1)
-
-
-def test_likeness_of_the_same_content_is_about_zero_and_of_a_constant_mark_is_large() -> None:
-    rng = np.random.default_rng(0)
-    same = [likeness(rng.uniform(size=(16, 48)), rng.uniform(size=(150, 48))) for _ in range(20)]
-    assert abs(np.mean(same)) < 0.3
-    assert likeness(np.ones((16, 48)), np.zeros((150, 48))) > 100
-    assert likeness(np.zeros((16, 48)), np.zeros((150, 48))) == 0
-
-
 def trial_at(region: tuple[int, int, int, int], **world: object) -> Trial | None:
     material = a_material(**world)  # type: ignore[arg-type]
     rows = classes_of(material.done(), "predicted")["mark"]
@@ -66,6 +51,8 @@ def test_a_mark_that_alone_decides_is_necessary_and_sufficient_and_random_window
     assert (trial.control_necessity.value, trial.control_sufficiency.value) == (0.0, 0.0)
     assert trial.likeness > 6
     assert len(trial.examples) == 6
+    assert trial.extent is not None
+    np.testing.assert_allclose(trial.extent, (0, 0, 4, 4), atol=2)
 
 
 def test_another_window_does_nothing() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from db.records import ImageRow
 from pipeline.audits import Audit, audit
-from pipeline.audits.candidates import Candidate
+from pipeline.audits.candidates import Box, Candidate, Kind
 from pipeline.audits.deciding import decide
 from pipeline.audits.gates import MEANINGS, exceeded, figures_of, parse_gates
 from pipeline.audits.interventions import Trial, wilson
@@ -133,30 +133,53 @@ def planted_audit() -> Audit:
     return audit(a_material())
 
 
-def a_trial(name: str, *, like: float, lost: float, turned: float, share: float = 0.3, at: int = 0) -> Trial:
-    candidate = Candidate(name, (at, 0, at + 4, 4), share, 0.02, 1.0, 0.005, (0,), 24)
-    return Trial(candidate, wilson(lost, 24), wilson(turned, 96), wilson(0.0, 24), wilson(0.0, 96), like, ())
+def a_trial(
+    name: str, *, like: float, lost: float, turned: float, at: int = 0, pixels: float = 0.0, area: float = 0.1,
+    kind: Kind = "window",
+) -> Trial:  # fmt: skip
+    box = (at, 0, at + 4, 4)
+    candidate = Candidate(name, box, 0.3, 0.02, 1.0, 0.005, (0,), 24, kind)
+    rates = wilson(lost, 24), wilson(turned, 96), wilson(0.0, 24), wilson(0.0, 96)
+    return Trial(candidate, *rates, like, pixels, area, (), extent=box)
 
 
 def test_two_marks_in_two_classes_do_not_hide_each_other() -> None:
     marks = [a_trial("a", like=50, lost=0.8, turned=0.2), a_trial("b", like=50, lost=0.8, turned=0.2, at=28)]
-    objects = [a_trial(name, like=3, lost=0.5, turned=0.02, share=0.1, at=12) for name in "cde"]
+    objects = [a_trial(name, like=2, lost=0.5, turned=0.02, at=12) for name in "cde"]
     kept, rejected = decide(marks + objects)
     assert {one.candidate.class_name for one in kept} == {"a", "b"}
+    assert all(reason.startswith("used, but like a part of the object") for _, reason in rejected)
     assert len(rejected) == 3
 
 
 def test_where_every_class_has_constant_content_a_mark_must_stand_out() -> None:
     alike = [
-        a_trial(name, like=8, lost=0.4, turned=0.02, at=at) for name, at in zip("abcd", (0, 8, 16, 24), strict=True)
+        a_trial(name, like=7, lost=0.4, turned=0.2, at=at) for name, at in zip("abcd", (0, 8, 16, 24), strict=True)
     ]
     assert decide(alike)[0] == []
+    assert decide([*alike, a_trial("e", like=17, lost=0.4, turned=0.2, at=28)])[0][0].candidate.class_name == "e"
 
 
-def test_content_that_varies_is_a_finding_where_it_does_what_no_other_window_does() -> None:
-    watermark = a_trial("a", like=2, lost=0.95, turned=0.4)
-    objects = [a_trial(name, like=2, lost=0.5, turned=0.05, share=0.1, at=12) for name in "bcd"]
-    assert decide([watermark, *objects])[0] == [watermark]
+def test_a_soft_spot_is_a_mark_by_its_pixels() -> None:
+    assert decide([a_trial("a", like=1, pixels=9, lost=0.8, turned=0.2)])[0]
+    assert not decide([a_trial("a", like=1, pixels=7, lost=0.8, turned=0.2)])[0]
+
+
+def test_a_small_place_that_turns_many_images_is_a_mark_whatever_it_shows() -> None:
+    assert decide([a_trial("a", like=1, lost=0.9, turned=0.9, area=0.02)])[0]
+    assert not decide([a_trial("a", like=1, lost=0.9, turned=0.9, area=0.05)])[0]
+
+
+def test_a_mark_that_covers_a_part_of_the_object_is_no_finding_where_it_turns_no_image() -> None:
+    kept, rejected = decide([a_trial("a", like=20, lost=0.9, turned=0.05)])
+    assert kept == []
+    assert "the object beside or beneath it" in rejected[0][1]
+
+
+@pytest.mark.parametrize(("mark", "found"), [((0, 0, 4, 2), True), ((0, 3, 9, 6), False), (None, False)])
+def test_a_place_that_is_mostly_beside_the_mark_is_no_finding(mark: Box | None, found: bool) -> None:
+    place = replace(a_trial("a", like=20, lost=0.9, turned=0.5), extent=mark)
+    assert bool(decide([place])[0]) is found
 
 
 def test_overlapping_windows_of_a_class_are_one_finding() -> None:
@@ -166,16 +189,11 @@ def test_overlapping_windows_of_a_class_are_one_finding() -> None:
     assert "part of a finding" in rejected[0][1]
 
 
-def test_parts_of_a_mark_are_one_finding_the_place_around_them_that_is_used_most() -> None:
-    parts = [a_trial("a", like=50, lost=0.0, turned=0.4, at=at) for at in (0, 4)]
-    around = a_trial("a", like=3, lost=0.2, turned=0.9)
-    whole = replace(around, candidate=replace(around.candidate, region=(2, 0, 8, 6)))
-    other_class = replace(whole, candidate=replace(whole.candidate, class_name="b"))
-    kept, rejected = decide([*parts, whole, other_class])
-    assert kept == [whole]
-    assert [trial for trial, reason in rejected if "part of a finding" in reason] == parts
-    weaker = replace(whole, sufficiency=wilson(0.1, 96))
-    assert decide([*parts, weaker])[0] == parts
+def test_a_cast_on_few_images_is_a_finding_where_it_turns_others() -> None:
+    cast = a_trial("a", like=2.3, lost=0.5, turned=0.75, kind="colour")
+    assert decide([cast])[0] == [cast]
+    assert decide([replace(cast, necessity=wilson(0.0, 24))])[0] == []
+    assert decide([replace(cast, sufficiency=wilson(0.4, 96))])[0] == []
 
 
 @lru_cache
