@@ -148,7 +148,7 @@ def _guarded(shop: Workshop, unit: Unit, lost: threading.Event, step: Callable[[
     except Exception as error:
         surprise = None if isinstance(error, AttribatchError) else error  # its traceback is worth reading
         about = (unit.number, unit.run_id, unit.attempt)
-        log.error("unit %s of run %s failed, attempt %s: %s", *about, error, exc_info=surprise)  # noqa: TRY400 - an expected error: its sentence says all, a traceback would bury it
+        log.error("unit %s of run %s failed, attempt %s: %s", *about, error, exc_info=surprise)  # noqa: TRY400 - exc_info gives the traceback, and only where nobody expected the error: else its sentence says all
         retry_in = None if isinstance(error, UsageError) else RETRY_SECONDS * 2**unit.attempt
         return _failed(shop, unit, error, retry_in)
 

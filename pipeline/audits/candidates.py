@@ -201,9 +201,18 @@ def _sums(values: Floats, counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.add.reduceat(values, starts, axis=0) / scale[:, None]
 
 
-def overlap(one: Sequence[int] | Boxes, other: Sequence[int] | Boxes) -> float:
-    """Common area, as a part of the smaller box."""
+def area_of(box: Sequence[int] | Boxes) -> int:
+    """Pixels of a box."""
+    return int((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def shared_area(one: Sequence[int] | Boxes, other: Sequence[int] | Boxes) -> int:
+    """Pixels that two boxes have in common."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
-    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return float(max(0, width) * max(0, height) / smaller)
+    return int(max(0, width) * max(0, height))
+
+
+def overlap(one: Sequence[int] | Boxes, other: Sequence[int] | Boxes) -> float:
+    """Common area, as a part of the smaller box."""
+    return shared_area(one, other) / min(area_of(one), area_of(other))

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.audits.candidates import Box, Candidate
+from pipeline.audits.candidates import Box, Candidate, area_of, shared_area
 from pipeline.audits.material import Floats
 
 CELLS = 32  # a side of the grid has at most
@@ -105,7 +105,5 @@ def moved(one: Candidate, region: Box, grids: Mapping[str, Floats], elsewhere: F
 
 def union_share(one: Box, other: Box) -> float:
     """Intersection over union."""
-    across = max(0, min(one[2], other[2]) - max(one[0], other[0]))
-    down = max(0, min(one[3], other[3]) - max(one[1], other[1]))
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return across * down / (areas - across * down)
+    common = shared_area(one, other)
+    return common / (area_of(one) + area_of(other) - common)

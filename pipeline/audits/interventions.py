@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.records import ImageRow
-from pipeline.audits.candidates import Box, Candidate, overlap
+from pipeline.audits.candidates import Box, Candidate, area_of, overlap
 from pipeline.audits.likeness import contrast, extent, most_alike
 from pipeline.audits.material import Floats, Material
 
@@ -51,9 +51,9 @@ class Trial:
     control_necessity: Rate
     control_sufficiency: Rate
     likeness: float  # d' of the content's local contrast, see `likeness`; of a cast, of its colours
-    pixel_likeness: float  # d' of the content's pixels; of a cast 0
-    area: float  # of the image that the candidate covers, 0..1
     examples: tuple[str, ...]  # keys of the images that lean on it most, those first whose content is alike
+    pixel_likeness: float = 0.0  # d' of the content's pixels; of a cast 0
+    area: float = 1.0  # of the image that the candidate covers, 0..1; of a cast all
     extent: Box | None = None  # of what sets the content apart: the mark, if it is one
 
 
@@ -140,7 +140,7 @@ def run_trial(
     return replace(
         conclude(candidate, measured, likeness=likeness, examples=[keys[i] for i in _first(part, len(keys))]),
         pixel_likeness=pixel_likeness,
-        area=(box[2] - box[0]) * (box[3] - box[1]) / math.prod(material.size),
+        area=area_of(box) / math.prod(material.size),
         extent=extent(own_contrast[part], other_contrast, box),
     )
 
@@ -166,7 +166,7 @@ def conclude(
     unknown = Rate(math.nan, math.nan, math.nan, 0)
     worth = max(necessity.value, sufficiency.value) >= USE
     control = measured(True) if worth else (unknown, unknown)
-    return Trial(candidate, necessity, sufficiency, *control, likeness, 0.0, 1.0, tuple(examples[:EXAMPLES]))
+    return Trial(candidate, necessity, sufficiency, *control, likeness, tuple(examples[:EXAMPLES]))
 
 
 def _places(places: NDArray[np.int64], count: int, *, control: bool) -> NDArray[np.int64]:

@@ -140,7 +140,7 @@ def a_trial(
     box = (at, 0, at + 4, 4)
     candidate = Candidate(name, box, 0.3, 0.02, 1.0, 0.005, (0,), 24, kind)
     rates = wilson(lost, 24), wilson(turned, 96), wilson(0.0, 24), wilson(0.0, 96)
-    return Trial(candidate, *rates, like, pixels, area, (), extent=box)
+    return Trial(candidate, *rates, like, (), pixel_likeness=pixels, area=area, extent=box)
 
 
 def test_two_marks_in_two_classes_do_not_hide_each_other() -> None:
