@@ -28,6 +28,11 @@ def asked_percent(value: float) -> str:
     return f"{100 * value:g} %"
 
 
+def unbroken(text: str) -> str:
+    """The same with shares that no line breaks before their sign."""
+    return text.replace(" %", "\u00a0%")
+
+
 def number(value: float | None, digits: int = 2) -> str:
     """A figure with so many places after the point; a dash where there is none."""
     return f"{value:.{digits}f}" if known(value) else NONE

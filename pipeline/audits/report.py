@@ -13,7 +13,7 @@ from pipeline.audits import charts, repeating
 from pipeline.audits.illustrations import class_pages, show_finding
 from pipeline.audits.material import Material
 from pipeline.audits.results import Audit
-from pipeline.wording import NONE, asked_percent, known, number, percent
+from pipeline.wording import NONE, asked_percent, known, number, percent, unbroken
 
 CLASSES, CANDIDATES = 200, 20  # rows that are shown at most
 PAGES = 30  # classes that are shown with their maps and clusters
@@ -92,6 +92,7 @@ def _environment() -> Environment:
     found.filters |= {
         "percent": percent,
         "asked_percent": asked_percent,
+        "unbroken": unbroken,
         "number": number,
         "small": lambda value: f"{value:.2g}" if known(value) else NONE,
         "figure": lambda value: f"{value:.3g}" if known(value) else NONE,

@@ -168,7 +168,7 @@ def make_templates() -> Environment:
     )
     for name in ("visible", "number", "duration"):
         found.filters[name] = getattr(wording, name)
-    found.filters |= {"percent": lambda *given: words.unbroken(wording.percent(*given)), "unbroken": words.unbroken}
+    found.filters |= {"percent": lambda *given: wording.unbroken(wording.percent(*given)), "unbroken": wording.unbroken}
     found.filters |= {"whole": lambda value: f"{value:,}", "moment": _moment, "on_clock": on_clock}
     found.filters |= {"query": with_query, "public": _public, "finding": _finding, "base_name": places.base_name}
     found.globals |= {"plots": plots, "words": words, "static_key": _static_key()}

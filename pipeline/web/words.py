@@ -127,11 +127,6 @@ def verdict_in_words(audit: Mapping[str, Any]) -> str:
     return f"{plural(len(found), 'shortcut')} found: {where}{'; ...' if len(found) > 3 else ''}"
 
 
-def unbroken(text: str) -> str:
-    """The same with shares that no line breaks before their sign."""
-    return text.replace(" %", "\u00a0%")
-
-
 def matching(count: int) -> str:
     """How many images match a filter."""
     return f"{plural(count, 'image')} {'matches' if count == 1 else 'match'}"

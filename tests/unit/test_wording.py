@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.wording import asked_percent, duration, number, percent
+from pipeline.wording import asked_percent, duration, number, percent, unbroken
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,10 @@ def test_a_share_has_as_many_places_as_asked_for() -> None:
 
 def test_a_share_that_was_asked_for_stands_as_it_was_written() -> None:
     assert [asked_percent(value) for value in (0.05, 0.005, 0.123)] == ["5 %", "0.5 %", "12.3 %"]
+
+
+def test_no_line_breaks_between_a_share_and_its_sign() -> None:
+    assert unbroken("72 % lost, 18 % turned") == "72\u00a0% lost, 18\u00a0% turned"
 
 
 def test_figures_and_times() -> None:
