@@ -43,7 +43,6 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "splitting": splitting.section,
     "audit": audit.section,
     "shortcuts": shortcuts.section,
-    "held-out": shortcuts.held_out,
     "web": web.section,
 }
 

@@ -1,8 +1,10 @@
 """Marks of nine kinds planted in one of ten classes: which does the audit find, and what does it accuse wrongly?
 
 Worlds of tests/unit/audits/planted.py: digits at 32 x 32, plain and upon photographs, two bagged networks, the audit's
-own tests. Whether a network uses a mark is measured: the accuracy on marked images falls by 20 points or more when the
-mark is removed.
+own tests, 1,000 audited images: a fifth of a class are 20 of them. Whether a network uses a mark is measured: the
+accuracy on marked images falls by 20 points or more when the mark is removed.
+
+The thresholds of the audit were set on worlds with seeds below 20. Whoever moves one takes other seeds here afterwards.
 """
 
 import os
@@ -17,11 +19,11 @@ from pipeline.audits import Audit, audit
 from tests.unit.audits.planted import CORNERS, KINDS, world
 
 RATES = (1.0, 0.5, 0.2)
-SEEDS, HELD_OUT = range(4), range(8, 10)  # of each cell; those up to 7 were looked at when thresholds were set
+SEEDS = range(20, 24)  # of each cell: no threshold was set with these
 FAMILIES = {**dict.fromkeys(CORNERS, "corner"), **{kind: kind for kind in KINDS if kind not in CORNERS}}
 CLEAN = 5  # clean worlds for each seed
-SIZE: dict[str, Any] = {"images": 400, "taught": 600, "epochs": 4}
-ON_PHOTOGRAPHS: dict[str, Any] = {"images": 400, "taught": 1200, "epochs": 6, "photographs": True}
+SIZE: dict[str, Any] = {"images": 1000, "taught": 600, "epochs": 4}
+ON_PHOTOGRAPHS: dict[str, Any] = {"images": 1000, "taught": 797, "epochs": 8, "photographs": True}
 USED = 0.2
 
 
@@ -52,40 +54,29 @@ class Cell:
 
 def section() -> str:
     """Markdown of this section."""
-    return f"## Planted shortcuts\n\n{_measure(SEEDS)}"
-
-
-def held_out() -> str:
-    """The same of seeds that set no threshold."""
-    return (
-        "## Planted shortcuts in worlds that set no threshold\n\nAs above, other seeds: how often the audit finds what "
-        f"it was not made with.\n\n{_measure(HELD_OUT)}"
-    )
-
-
-def _measure(seeds: range) -> str:
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         cells = []
-        for cell in pool.map(_measured, _cells(seeds)):
+        for cell in pool.map(_measured, _cells()):
             cells.append(cell)
             name = f"{cell.kind or 'clean'} {cell.rate:.0%}{' on photographs' if cell.photographs else ''}"
             verdict = "FALSE" if cell.false else "MISSED" if cell.used and not cell.found else ""
             log(f"shortcuts: {name} {cell.seed} learned={cell.learned} costs {cell.drop:.2f}: {cell.told} {verdict}")
     plain, photographs = [c for c in cells if not c.photographs], [c for c in cells if c.photographs]
     return (
-        "Digits at 32 x 32, two bagged networks, 400 held-out images, a mark in one of ten "
+        "## Planted shortcuts\n\nDigits at 32 x 32, two bagged networks, 1,000 held-out images, a mark in one of ten "
         "classes; a fifth of the training images bears it too, labelled as the class, so that networks rely on it. "
-        "*Used*: accuracy on marked images falls by 20 points or more when the mark is removed.\n\n"
+        "*Used*: accuracy on marked images falls by 20 points or more when the mark is removed. No threshold was set "
+        "with these worlds.\n\n"
         f"{_hits(plain)}\n\n### On photographs\n\nThe same, the digits upon pieces of two photographs.\n\n"
         f"{_hits(photographs)}\n\n### False alarms\n\n{_false(plain, photographs)}"
     )
 
 
-def _cells(seeds: range) -> list[Cell]:
-    """All worlds of some seeds: with marks, with marks no network ever saw, clean; half as many on photographs."""
+def _cells() -> list[Cell]:
+    """All worlds: with marks, with marks no network ever saw, clean; half as many on photographs."""
     cells = []
     for photographs, step in ((False, 1), (True, 2)):
-        for seed in seeds[::step]:
+        for seed in SEEDS[::step]:
             cells += [Cell(kind, rate, True, photographs, seed) for kind in KINDS for rate in RATES]
             cells += [Cell(kind, RATES[seed // step % 2], False, photographs, seed) for kind in KINDS]
             cells += [Cell(None, 0, False, photographs, CLEAN * seed + i) for i in range(CLEAN)]

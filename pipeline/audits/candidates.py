@@ -29,7 +29,7 @@ from pipeline.audits.material import Floats
 FRACTIONS = (1 / 8, 3 / 16, 1 / 4, 3 / 8)  # of the shorter side; the stride is half of it
 LENGTHS = (3 / 8, 1 / 2, 5 / 8, 1.0)  # of a strip along a border, of that border; its thickness is one of THICKNESSES
 THICKNESSES = (1 / 8, 3 / 16, 1 / 4)
-LEAST = 5  # images that a class needs
+LEAST = 6  # images that a class needs, and that a test needs: on fewer nothing is tested
 # where a candidate comes from: places of the class, of a cluster of its maps, or the colours of its images
 Kind = Literal["window", "cluster", "colour"]
 Boxes = NDArray[np.int64]  # (k, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive
@@ -92,7 +92,7 @@ class Scan:
     the windows in any way: by a cluster's images, or grown to the shape of a mark.
 
     Args:
-        shares: (n, k) per class, from `window_shares`; a class with fewer than 5 images is left out.
+        shares: (n, k) per class, from `window_shares`; a class with fewer than 6 images is left out.
         boxes: the windows (k, 4).
         permutations: how often images are dealt to classes at random.
         seed: of the permutations.

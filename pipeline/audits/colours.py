@@ -18,7 +18,6 @@ from db.records import ImageRow
 from pipeline.audits.candidates import LEAST, Candidate, permuted
 from pipeline.audits.interventions import (
     DONORS,
-    FEWEST,
     LEANING,
     RECEIVERS,
     Pool,
@@ -117,12 +116,12 @@ def run_colour_trial(
 ) -> Trial | None:
     """Measure one colour; see `interventions.run_trial`."""
     rng = np.random.default_rng([seed, index, 3])
-    leaning = candidate.order[: min(LEANING, max(FEWEST, candidate.leaning))]
+    leaning = candidate.order[: min(LEANING, max(LEAST, candidate.leaning))]
     wanted = [palette.rows[candidate.class_name][place] for place in leaning]
     pixels = material.read_images(wanted)
     kept = material.ask(pixels) == index
     others = np.flatnonzero(pool.predicted != index)
-    if kept.sum() < FEWEST or len(others) < FEWEST:
+    if kept.sum() < LEAST or len(others) < LEAST:
         return None
     own = pixels[kept]
     images, donors = np.repeat(own, DONORS, axis=0), pool.pixels[rng.choice(others, len(own) * DONORS)]

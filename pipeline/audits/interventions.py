@@ -18,17 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.records import ImageRow
-from pipeline.audits.candidates import Box, Candidate, area_of, overlap
-from pipeline.audits.likeness import contrast, extent, most_alike
+from pipeline.audits.candidates import LEAST, Box, Candidate, area_of, overlap
+from pipeline.audits.likeness import contrast, d_prime, extent, lower_end, most_alike
 from pipeline.audits.material import Floats, Material
 
 LEANING = 24  # images that lean on the window most: at 16 a loss of 20 points would not exceed a control of 0
 DONORS = 4  # per leaning image
 RECEIVERS = 96  # images of other classes
 POOL = 192  # donors and receivers are drawn from these
+COMPARED = 96  # images that lean on a used window: their content is compared
 USE = 0.2  # predictions lost, or images turned: what counts as use, see `shortcuts`
 EXAMPLES = 6
-FEWEST = 6  # leaning images, or images of other classes: below this nothing is tested
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,23 @@ class Trial:
     sufficiency: Rate
     control_necessity: Rate
     control_sufficiency: Rate
-    likeness: float  # d' of the content's local contrast, see `likeness`; of a cast, of its colours
+    likeness: float  # d' of the tested images' local contrast, see `likeness`; of a cast, of its colours
     examples: tuple[str, ...]  # keys of the images that lean on it most, those first whose content is alike
-    pixel_likeness: float = 0.0  # d' of the content's pixels; of a cast 0
+    alike: tuple[str, ...] = ()  # keys of the images that lean on it whose content is most alike; of a cast none
+    alike_likeness: float = 0.0  # the d' of these
+    mixed: bool = False  # whether some of the tested images are not among them
     area: float = 1.0  # of the image that the candidate covers, 0..1; of a cast all
-    extent: Box | None = None  # of what sets the content apart: the mark, if it is one
+    extent: Box | None = None  # of what sets the alike images apart: the mark, if it is one
+
+    @property
+    def worth(self) -> bool:
+        """Whether it does as much as a place that is used: a control is needed only then."""
+        return max(self.necessity.value, self.sufficiency.value) >= USE
+
+    @property
+    def surely(self) -> float:
+        """Lower end of its likeness: of few images it says little."""
+        return lower_end(self.likeness, self.necessity.images)
 
 
 @dataclass(frozen=True)
@@ -115,14 +127,12 @@ def run_trial(
     images of other classes.
     """
     rng = np.random.default_rng([seed, index, *candidate.region])
-    most = min(LEANING, max(FEWEST, candidate.leaning))
-    wanted, pixels = read_available(material, [rows[position] for position in candidate.order], most)
-    kept = material.ask(pixels) == index
+    ordered = [rows[position] for position in candidate.order]
+    wanted, own = _predicted_as(index, material, ordered, min(LEANING, max(LEAST, candidate.leaning)))
     others = np.flatnonzero(pool.predicted != index)
-    if kept.sum() < FEWEST or len(others) < FEWEST:
+    if len(own) < LEAST or len(others) < LEAST:
         return None
-    own, box = pixels[kept], candidate.region
-    places = np.array([box, *_elsewhere(box, material.size, rng)])  # (5, 4): the window, then the controls
+    places = np.array([candidate.region, *_elsewhere(candidate.region, material.size, rng)])  # (5, 4): then controls
     images, donors = np.repeat(own, DONORS, axis=0), pool.pixels[rng.choice(others, len(own) * DONORS)]
     receivers = pool.pixels[rng.choice(others, RECEIVERS, replace=len(others) < RECEIVERS)]
     givers = own[rng.integers(0, len(own), RECEIVERS)]
@@ -133,21 +143,35 @@ def run_trial(
         turned = (material.ask(paste(receivers, givers, where[1])) == index).mean()
         return wilson(float(lost), len(own)), wilson(float(turned), min(RECEIVERS, len(others)))
 
+    like = d_prime(cut(contrast(own), candidate.region), cut(pool.contrast, candidate.region)[others])
+    trial = conclude(candidate, measured, likeness=like, examples=[row.key for row in wanted])
+    if trial.worth and candidate.leaning > LEANING:
+        wanted, own = _predicted_as(index, material, ordered, min(COMPARED, candidate.leaning))
+    return _with_content(trial, wanted, own, pool, others)
+
+
+def _predicted_as(index: int, material: Material, rows: Sequence[ImageRow], most: int) -> tuple[list[ImageRow], Floats]:
+    """Those of the first `most` available rows that are predicted as a class, and their pixels."""
+    wanted, pixels = read_available(material, rows, most)
+    kept = material.ask(pixels) == index
+    return [row for row, keep in zip(wanted, kept, strict=True) if keep], pixels[kept]
+
+
+def _with_content(trial: Trial, rows: Sequence[ImageRow], own: Floats, pool: Pool, others: NDArray[np.int64]) -> Trial:
+    """A trial with what the images that lean on its place show there."""
+    box, tested = trial.candidate.region, trial.necessity.images
     own_contrast, other_contrast = contrast(own), pool.contrast[others]
-    likeness, part = most_alike(cut(own_contrast, box), cut(other_contrast, box))
-    pixel_likeness, _ = most_alike(cut(own, box), cut(pool.pixels, box)[others])
-    keys = [row.key for row, keep in zip(wanted, kept, strict=True) if keep]
+    value, part = most_alike(cut(own_contrast, box), cut(other_contrast, box))
+    alike = tuple(rows[i].key for i in part)
     return replace(
-        conclude(candidate, measured, likeness=likeness, examples=[keys[i] for i in _first(part, len(keys))]),
-        pixel_likeness=pixel_likeness,
-        area=area_of(box) / math.prod(material.size),
+        trial,
+        area=area_of(box) / pool.pixels[0, 0].size,
+        alike=alike,
+        alike_likeness=value,
+        mixed=not set(range(tested)) <= set(part.tolist()),
         extent=extent(own_contrast[part], other_contrast, box),
+        examples=tuple(dict.fromkeys((*alike, *trial.examples)))[:EXAMPLES],
     )
-
-
-def _first(part: NDArray[np.int64], count: int) -> list[int]:
-    """Positions 0 to `count`, those of `part` before the others."""
-    return [*part.tolist(), *sorted(set(range(count)) - set(part.tolist()))]
 
 
 def conclude(
@@ -162,11 +186,12 @@ def conclude(
     The control is measured only where one of them reaches `USE`: else the model hardly uses the candidate, whatever the
     control does, and its rates are NaN.
     """
-    necessity, sufficiency = measured(False)
     unknown = Rate(math.nan, math.nan, math.nan, 0)
-    worth = max(necessity.value, sufficiency.value) >= USE
-    control = measured(True) if worth else (unknown, unknown)
-    return Trial(candidate, necessity, sufficiency, *control, likeness, tuple(examples[:EXAMPLES]))
+    trial = Trial(candidate, *measured(False), unknown, unknown, likeness, tuple(examples[:EXAMPLES]))
+    if not trial.worth:
+        return trial
+    necessity, sufficiency = measured(True)
+    return replace(trial, control_necessity=necessity, control_sufficiency=sufficiency)
 
 
 def _places(places: NDArray[np.int64], count: int, *, control: bool) -> NDArray[np.int64]:

@@ -3,22 +3,25 @@
 A window's content is compared as *local contrast*: how much each pixel differs from its surroundings, whatever its
 sign, pooled over a few pixels. Where lines and edges are is the same for a mark upon any background, for a
 half-transparent one, for one that is shifted a little, and for a date whose figures change; strokes of a digit or the
-fur of an animal put them elsewhere in each image. Pixel values are compared beside it: soft spots have no contrast.
+fur of an animal put them elsewhere in each image. A soft spot without an edge has no contrast, and is not told from an
+object.
 
 Often only a part of the images that lean on a place bear the mark (the others have an object there), and a mixture is
-not alike. So the images are parted in two by their content (k-means), and the part that stands out most counts.
+not alike. So the images are parted by their content (k-means), and the part that stands out most is tested by itself.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audits.candidates import Box
+from pipeline.audits.candidates import LEAST, Box
 from pipeline.audits.material import Floats
 
-LEAST = 6  # images that are alike, at least
+ALIKE = 3.5  # lower end of d' from which the content of images is alike
+PARTS = (2, 4)  # by which images are parted in content
 CELLS = 32  # a side of the image has at most; contrast is pooled over 3 x 3 of them
 EXTENTS = (1 / 6, 1 / 3)  # of the largest difference in contrast: what belongs to a mark, the widest that fits
 GAP = 4  # cells that may lie between parts of a mark, such as letters
@@ -59,23 +62,35 @@ def d_prime(own: Floats, others: Floats) -> float:
     return sum(found) / 2
 
 
+def lower_end(value: float, images: int) -> float:
+    """Lower end of the interval of a d' from so many images, at two standard errors (Hedges and Olkin 1985)."""
+    return value - 2 * math.sqrt((1 + value**2 / 2) / images)
+
+
 def most_alike(own: Floats, others: Floats) -> tuple[float, NDArray[np.int64]]:
-    """The largest d' of content (n, D) against others (m, D), and which images have it: all, or one of two parts."""
-    found = [(d_prime(own[part], others), part) for part in _parts(own)]
-    return max(found, key=lambda one: one[0])
+    """The d' of content (n, D) against others (m, D), and of which images: all if they are alike, or the best part.
+
+    Parts are compared by the lower end of d': a few images have a large one by chance.
+    """
+    every = np.arange(len(own))
+    found = [(d_prime(own, others), every)]
+    if lower_end(found[0][0], len(own)) < ALIKE:
+        found += [(d_prime(own[part], others), part) for part in _parts(own)]
+    return max(found, key=lambda one: lower_end(one[0], len(one[1])))
 
 
 def _parts(own: Floats) -> Iterator[NDArray[np.int64]]:
-    """All images, and two parts of at least 6 that differ in content."""
+    """Two and four parts of at least 6 images that differ in content."""
     from sklearn.cluster import KMeans
 
-    yield np.arange(len(own))
-    if len(own) < 2 * LEAST or not own.any() or np.ptp(own, axis=0).max() == 0:
-        return
-    label = KMeans(2, n_init=3, random_state=0).fit_predict(own)
-    for value in (0, 1):
-        if (label == value).sum() >= LEAST:
-            yield np.flatnonzero(label == value)
+    different = len(np.unique(own, axis=0))
+    for parts in PARTS:
+        if len(own) < 2 * LEAST or different < parts:
+            return
+        label = KMeans(parts, n_init=3, random_state=0).fit_predict(own)
+        for value in range(parts):
+            if (label == value).sum() >= LEAST:
+                yield np.flatnonzero(label == value)
 
 
 def extent(own: Floats, others: Floats, box: Box) -> Box | None:

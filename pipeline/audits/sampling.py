@@ -1,7 +1,7 @@
 """The first pass, over rows alone: which classes there are, and a random sample of each. Reads no map and no image.
 
 The sample of a class is its rows with the smallest hashes of (seed, row): the same whatever the order and the batches,
-and a smaller sample is part of a larger one. At most 256 rows a class and 10,000 in all are held, 5 a class at least.
+and a smaller sample is part of a larger one. At most 256 rows a class and 10,000 in all are held, 6 a class at least.
 """
 
 import hashlib

@@ -69,7 +69,9 @@ def find_shortcuts(
             failed.append((candidate, None, "too few images lean on it for a test"))
         else:
             trials.append(trial)
-    trials += [trial for one in _whole_marks(trials, examined) if (trial := tested(one)) is not None]
+    for place, bearing in _whole_marks(trials, examined):
+        if (trial := tested(bearing)) is not None:
+            trials.append(replace(trial, candidate=place))
     confirmed, rejected = decide(trials)
     failed += [(trial.candidate, trial, reason) for trial, reason in rejected]
     findings = [_finding(trial, len(examined.rows[trial.candidate.class_name]), material.size) for trial in confirmed]
@@ -91,21 +93,25 @@ def _places(examined: Examined, seed: int) -> list[Candidate]:
     return fit_all(windows, examined.grids, examined.size, examined.step)
 
 
-def _whole_marks(trials: Sequence[Trial], examined: Examined) -> list[Candidate]:
-    """The whole of each mark of which a part was tested, where that is another place: the model may use no part alone.
+def _whole_marks(trials: Sequence[Trial], examined: Examined) -> list[tuple[Candidate, Candidate]]:
+    """The whole of each mark of which a part was tested: as a place, and with the images that bear it to be tested.
 
-    Attribution often shows parts of a mark (some strokes of a word); its content shows all of it.
+    Attribution often shows parts of a mark (some strokes of a word); its content shows all of it. Where only some of
+    the images that lean on the part bear the mark, the place is tested on them, even if it was tested on others.
     """
     elsewhere = means_elsewhere(examined.grids)
-    found: list[Candidate] = []
-    for trial in sorted(trials, key=lambda one: -one.likeness):
+    places = [trial.candidate for trial in trials if trial.candidate.kind != "colour"]
+    found: list[tuple[Candidate, Candidate]] = []
+    for trial in sorted(trials, key=lambda one: -one.alike_likeness):
         one, box = trial.candidate, trial.extent
-        if box is None or one.kind == "colour" or trial.likeness < PART:
+        known = [place for place, _ in found] + ([] if trial.mixed else places)
+        regions = [place.region for place in known if place.class_name == one.class_name]
+        if box is None or trial.alike_likeness < PART or any(union_share(box, other) >= SAME for other in regions):
             continue
-        places = [other.candidate for other in trials if other.candidate.kind != "colour"] + found
-        known = [place.region for place in places if place.class_name == one.class_name]
-        if all(union_share(box, other) < SAME for other in known):
-            found.append(moved(one, box, examined.grids, elsewhere[one.class_name], examined.step))
+        whole = moved(one, box, examined.grids, elsewhere[one.class_name], examined.step)
+        keys = [row.key for row in examined.rows[one.class_name]]
+        bearing = tuple(place for place in whole.order if keys[place] in trial.alike)
+        found.append((whole, replace(whole, order=bearing, leaning=len(bearing)) if trial.mixed else whole))
     return found
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.audits.candidates import Box
-from pipeline.audits.deciding import MARK
 from pipeline.audits.interventions import cut
-from pipeline.audits.likeness import contrast, d_prime, extent, most_alike
+from pipeline.audits.likeness import ALIKE, contrast, d_prime, extent, lower_end, most_alike
 from pipeline.audits.material import Floats
 from tests.unit.audits.planted import digits, marked
 
@@ -59,7 +58,7 @@ def of_threes(kind: str, bearing: int) -> tuple[Floats, Floats]:
 def test_a_mark_on_all_or_some_of_the_images_is_alike(kind: str, bearing: int) -> None:
     own, others = of_threes(kind, bearing)
     value, part = most_alike(cut(own, BOTTOM), cut(others, BOTTOM))
-    assert value > MARK
+    assert lower_end(value, len(part)) > ALIKE
     assert set(part) <= set(range(bearing))
     assert len(part) >= 8
 
@@ -78,7 +77,8 @@ def test_what_digits_show_in_a_place_varies(label: int) -> None:
     pixels, labels = digits()
     own, others = contrast(pixels[labels == label][:24]), contrast(pixels[labels != label][:150])
     for box in (BOTTOM, (8, 8, 24, 24), (0, 0, 16, 16), (12, 4, 20, 28)):
-        assert most_alike(cut(own, box), cut(others, box))[0] < MARK
+        value, part = most_alike(cut(own, box), cut(others, box))
+        assert lower_end(value, len(part)) < ALIKE
 
 
 def test_without_a_difference_all_images_are_one_part() -> None:

@@ -87,7 +87,7 @@ def test_why_shortcuts_were_not_searched_for_is_said_once() -> None:
     few = replace(material, rows=[row for row in material.rows if row.predicted == "mark"][:4])
     few = replace(few, rows=[*few.rows, *(row for row in material.rows if row.predicted == "dark")])
     result = audit(few)
-    why = "two classes with 5 images or more whose map explains the class, and none of 2 has them (fewer: dark, mark)"
+    why = "two classes with 6 images or more whose map explains the class, and none of 2 has them (fewer: dark, mark)"
     assert why in result.summary
     assert Page(render(result, few)).text.count(why) == 1
 
