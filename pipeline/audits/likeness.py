@@ -63,7 +63,10 @@ def d_prime(own: Floats, others: Floats) -> float:
 
 
 def lower_end(value: float, images: int) -> float:
-    """Lower end of the interval of a d' from so many images, at two standard errors (Hedges and Olkin 1985)."""
+    """Lower end of the interval of a d' from so many images, at two standard errors (after Hedges and Olkin 1985).
+
+    The variance is that of the smaller group alone, (1 + d'^2 / 2) / n: the others are many.
+    """
     return value - 2 * math.sqrt((1 + value**2 / 2) / images)
 
 

@@ -55,6 +55,24 @@ def test_a_mark_that_alone_decides_is_necessary_and_sufficient_and_random_window
     np.testing.assert_allclose(trial.extent, (0, 0, 4, 4), atol=2)
 
 
+def test_where_most_of_the_first_images_do_not_bear_the_mark_those_that_do_are_told() -> None:
+    material = a_material(rate=0.5, count=360)
+    rows = classes_of(material.done(), "predicted")["mark"]
+    bears = (material.images(rows)[:, 0, :4, :4] > 0.9).all(axis=(1, 2))
+    bare, bearing = list(np.flatnonzero(~bears)), list(np.flatnonzero(bears))
+    order = [*bare[:16], *bearing[:8], *bare[16:24], *bearing[8:32]]
+    candidate = Candidate("mark", (0, 0, 4, 4), 0.3, 0.01, 1.0, 0.005, order=tuple(order), leaning=len(order))
+    pool = draw_pool(material, rows_of(material), np.random.default_rng(0))
+    trial = run_trial(material, candidate, rows, pool, index=CLASSES.index("mark"), seed=0)
+    assert trial is not None
+    assert trial.surely < 2
+    assert trial.mixed
+    assert set(trial.alike) <= {rows[place].key for place in bearing[:32]}
+    assert len(trial.alike) >= 8
+    assert set(trial.examples) <= set(trial.alike)
+    assert trial.alike_likeness > 6
+
+
 def test_another_window_does_nothing() -> None:
     trial = trial_at((24, 24, 28, 28))
     assert trial is not None
