@@ -2,9 +2,10 @@
 
 Worlds of tests/unit/audits/planted.py: digits at 32 x 32, plain and upon photographs, two bagged networks, the audit's
 own tests, 1,000 audited images: a fifth of a class are 20 of them. Whether a network uses a mark is measured: the
-accuracy on marked images falls by 20 points or more when the mark is removed.
+accuracy on marked images falls by 20 points or more when the mark is removed, and not by chance (McNemar's exact test
+at 5 %: on 6 of 20 images if none is gained).
 
-The thresholds of the audit were set on worlds with seeds below 20. Whoever moves one takes other seeds here afterwards.
+The thresholds of the audit were set on worlds with seeds below 30. Whoever moves one takes other seeds here afterwards.
 """
 
 import os
@@ -19,12 +20,12 @@ from pipeline.audits import Audit, audit
 from tests.unit.audits.planted import CORNERS, KINDS, world
 
 RATES = (1.0, 0.5, 0.2)
-SEEDS = range(20, 24)  # of each cell: no threshold was set with these
+SEEDS = range(30, 34)  # of each cell: no threshold was set with these
 FAMILIES = {**dict.fromkeys(CORNERS, "corner"), **{kind: kind for kind in KINDS if kind not in CORNERS}}
 CLEAN = 5  # clean worlds for each seed
 SIZE: dict[str, Any] = {"images": 1000, "taught": 600, "epochs": 4}
 ON_PHOTOGRAPHS: dict[str, Any] = {"images": 1000, "taught": 797, "epochs": 8, "photographs": True}
-USED = 0.2
+USED, CHANCE = 0.2, 0.05
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Cell:
     photographs: bool
     seed: int
     drop: float = 0.0
+    p_value: float = 1.0  # of the drop
     found: bool = False  # in its class
     others: int = 0  # findings in other classes
     told: str = ""  # the findings
@@ -44,7 +46,7 @@ class Cell:
     @property
     def used(self) -> bool:
         """Whether the networks use the mark."""
-        return self.learned and self.drop >= USED
+        return self.learned and self.drop >= USED and self.p_value <= CHANCE
 
     @property
     def false(self) -> bool:
@@ -65,8 +67,8 @@ def section() -> str:
     return (
         "## Planted shortcuts\n\nDigits at 32 x 32, two bagged networks, 1,000 held-out images, a mark in one of ten "
         "classes; a fifth of the training images bears it too, labelled as the class, so that networks rely on it. "
-        "*Used*: accuracy on marked images falls by 20 points or more when the mark is removed. No threshold was set "
-        "with these worlds.\n\n"
+        "*Used*: accuracy on marked images falls by 20 points or more when the mark is removed, significantly "
+        "(McNemar's exact test, 5 %: on 6 of 20 images). No threshold was set with these worlds.\n\n"
         f"{_hits(plain)}\n\n### On photographs\n\nThe same, the digits upon pieces of two photographs.\n\n"
         f"{_hits(photographs)}\n\n### False alarms\n\n{_false(plain, photographs)}"
     )
@@ -86,20 +88,20 @@ def _cells() -> list[Cell]:
 def _measured(cell: Cell) -> Cell:
     size = ON_PHOTOGRAPHS if cell.photographs else SIZE
     if cell.kind is None:
-        return _with(cell, 0.0, audit(world(seed=20_000 + cell.seed, **size).material), "")
+        return _with(cell, audit(world(seed=20_000 + cell.seed, **size).material), "")
     number = 1000 * KINDS.index(cell.kind) + 100 * RATES.index(cell.rate) + 10 * cell.learned + cell.seed
     planted = number % 7 + cell.seed % 3
     lured = 0.2 if cell.learned else 0.0
     made = world(
         seed=number, planted=planted, corner=cell.kind, rate=cell.rate, learned=cell.learned, lured=lured, **size
     )
-    return _with(cell, made.drop, audit(made.material), str(planted))
+    return _with(replace(cell, drop=made.drop, p_value=made.p_value), audit(made.material), str(planted))
 
 
-def _with(cell: Cell, drop: float, said: Audit, planted: str) -> Cell:
+def _with(cell: Cell, said: Audit, planted: str) -> Cell:
     own = [one for one in said.findings if one.class_name == planted]
     told = ", ".join(f"{one.class_name} {one.kind} {one.region}" for one in said.findings) or "nothing"
-    return replace(cell, drop=drop, found=bool(own), others=len(said.findings) - len(own), told=told)
+    return replace(cell, found=bool(own), others=len(said.findings) - len(own), told=told)
 
 
 def _hits(cells: Sequence[Cell]) -> str:
@@ -109,9 +111,11 @@ def _hits(cells: Sequence[Cell]) -> str:
     for name in [*dict.fromkeys(FAMILIES.values()), "all"]:
         part = [cell for cell in marks if name in ("all", FAMILIES[cell.kind or ""])]
         used = [[cell for cell in part if cell.used and cell.rate == rate] for rate in RATES]
-        less = [cell for cell in part if not cell.used]
-        rows.append([name, *[f"{sum(c.found for c in some)} / {len(some)}" for some in [*used, less]]])
-    return table(["mark", *[f"{rate:.0%} of the class: found / used" for rate in RATES], "used by less: found"], rows)
+        few = [cell for cell in part if cell.drop >= USED and not cell.used]
+        less = [cell for cell in part if cell.drop < USED]
+        rows.append([name, *[f"{sum(c.found for c in some)} / {len(some)}" for some in [*used, few, less]]])
+    rates = [f"{rate:.0%} of the class: found / used" for rate in RATES]
+    return table(["mark", *rates, "20 points, but not significant: found", "used by less: found"], rows)
 
 
 def _false(*groups: Sequence[Cell]) -> str:

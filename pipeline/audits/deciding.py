@@ -8,7 +8,9 @@ A candidate becomes a finding in three steps.
    difference). 20 % is how use is defined here: accuracy on marked images falls by 20 points without the mark.
 3. *It is a mark, not a part of the object*. Objects are used too: digits are centred and fill the image, and the middle
    of a 0 reaches necessity 0.97 and sufficiency 0.61, so that no threshold on these two separates. It turns at least
-   10 % of other images (what is only lost may be the object that a mark covers in part), and one of two must hold:
+   10 % of other images (what is only lost may be the object that a mark covers in part), and more than random windows
+   do, and more than the same place of the class's images that do not bear it, where there are 6 of them (what these
+   turn is the object's). And one of two must hold:
    a. its content is alike in the tested images, and unlike that of all others (`likeness`): the lower end of d' of its
       local contrast is at least 3.5, and 6 or three times the median of the best used places of the other classes
       (print looks the same in all images, whatever the class). What sets the contrast apart covers at least half of
@@ -73,7 +75,8 @@ def _is_used(trial: Trial) -> bool:
 
 
 def _is_mark(trial: Trial, places: Sequence[Trial]) -> bool:
-    if trial.sufficiency.value < TURNED or not exceeds(trial.sufficiency, trial.control_sufficiency):
+    controls = [trial.control_sufficiency, *([trial.without] if trial.without else [])]
+    if trial.sufficiency.value < TURNED or not all(exceeds(trial.sufficiency, control) for control in controls):
         return False
     if trial.sufficiency.low >= FOR_ITS_SIZE * trial.area:
         return True
@@ -114,7 +117,8 @@ def _why_not(trial: Trial, used: Sequence[Trial], confirmed: Sequence[Trial]) ->
     if trial.surely >= ALIKE:
         return (
             f"{LIKE_OBJECT}: a mark stands there {_compared(trial)}, but the object beside or beneath it may be "
-            "what is used: most of the place is no mark, or it turns few images, or other classes have the like"
+            "what is used: most of the place is no mark, or it turns few images or no more than the place does without "
+            "it, or other classes have the like"
         )
     return f"{LIKE_OBJECT}: its content varies as an object's does {_compared(trial)}"
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from db.records import ImageRow
 from pipeline.audits.candidates import LEAST, Box, Candidate, area_of, overlap
-from pipeline.audits.likeness import contrast, d_prime, extent, lower_end, most_alike
+from pipeline.audits.likeness import ALIKE, contrast, d_prime, extent, like, lower_end, most_alike
 from pipeline.audits.material import Floats, Material
 
 LEANING = 24  # images that lean on the window most: at 16 a loss of 20 points would not exceed a control of 0
@@ -54,7 +54,11 @@ class Trial:
     examples: tuple[str, ...]  # keys of the images that lean on it most, those first whose content is alike
     alike: tuple[str, ...] = ()  # keys of the images that lean on it whose content is most alike; of a cast none
     alike_likeness: float = 0.0  # the d' of these
-    mixed: bool = False  # whether some of the tested images are not among them
+    bare: tuple[str, ...] = ()  # keys of the other images that lean on it
+    mixed: bool = False  # whether some of the tested images are among these
+    without: Rate | None = (
+        None  # images that turn where the place is pasted from images of the class that are not alike
+    )
     area: float = 1.0  # of the image that the candidate covers, 0..1; of a cast all
     extent: Box | None = None  # of what sets the alike images apart: the mark, if it is one
 
@@ -119,10 +123,18 @@ def draw_pool(material: Material, rows: Sequence[ImageRow], rng: np.random.Gener
 
 
 def run_trial(
-    material: Material, candidate: Candidate, rows: Sequence[ImageRow], pool: Pool, *, index: int, seed: int
+    material: Material,
+    candidate: Candidate,
+    rows: Sequence[ImageRow],
+    pool: Pool,
+    *,
+    index: int,
+    seed: int,
+    bare: Sequence[ImageRow] = (),
 ) -> Trial | None:
     """Measure one candidate. `rows` are the class's examined images, `index` is the class's output.
 
+    `bare` are images of the class that lean on the place and do not bear its mark: what they turn is the object's.
     None where fewer than 6 images that are predicted as the class lean on the window, or the pool has fewer than 6
     images of other classes.
     """
@@ -135,19 +147,26 @@ def run_trial(
     places = np.array([candidate.region, *_elsewhere(candidate.region, material.size, rng)])  # (5, 4): then controls
     images, donors = np.repeat(own, DONORS, axis=0), pool.pixels[rng.choice(others, len(own) * DONORS)]
     receivers = pool.pixels[rng.choice(others, RECEIVERS, replace=len(others) < RECEIVERS)]
-    givers = own[rng.integers(0, len(own), RECEIVERS)]
+
+    def turned(sources: Floats, control: bool) -> Rate:
+        givers = sources[rng.integers(0, len(sources), RECEIVERS)]
+        answers = material.ask(paste(receivers, givers, _places(places, RECEIVERS, control=control)))
+        return wilson(float((answers == index).mean()), min(RECEIVERS, len(others)))
 
     def measured(control: bool) -> tuple[Rate, Rate]:
-        where = [_places(places, len(part), control=control) for part in (images, receivers)]
-        lost = (material.ask(paste(images, donors, where[0])) != index).mean()
-        turned = (material.ask(paste(receivers, givers, where[1])) == index).mean()
-        return wilson(float(lost), len(own)), wilson(float(turned), min(RECEIVERS, len(others)))
+        answers = material.ask(paste(images, donors, _places(places, len(images), control=control)))
+        return wilson(float((answers != index).mean()), len(own)), turned(own, control)
 
-    like = d_prime(cut(contrast(own), candidate.region), cut(pool.contrast, candidate.region)[others])
-    trial = conclude(candidate, measured, likeness=like, examples=[row.key for row in wanted])
-    if trial.worth and candidate.leaning > LEANING:
+    likeness = d_prime(cut(contrast(own), candidate.region), cut(pool.contrast, candidate.region)[others])
+    trial = conclude(candidate, measured, likeness=likeness, examples=[row.key for row in wanted])
+    trial = _with_content(trial, wanted, own, pool, others)
+    if candidate.leaning > LEANING and (trial.worth or lower_end(trial.alike_likeness, len(trial.alike)) >= ALIKE):
         wanted, own = _predicted_as(index, material, ordered, min(COMPARED, candidate.leaning))
-    return _with_content(trial, wanted, own, pool, others)
+        trial = _with_content(trial, wanted, own, pool, others)
+    if trial.worth and len(bare) >= LEAST:
+        _, without = _predicted_as(index, material, bare, LEANING)
+        trial = replace(trial, without=turned(without, control=False) if len(without) >= LEAST else None)
+    return trial
 
 
 def _predicted_as(index: int, material: Material, rows: Sequence[ImageRow], most: int) -> tuple[list[ImageRow], Floats]:
@@ -162,11 +181,13 @@ def _with_content(trial: Trial, rows: Sequence[ImageRow], own: Floats, pool: Poo
     box, tested = trial.candidate.region, trial.necessity.images
     own_contrast, other_contrast = contrast(own), pool.contrast[others]
     value, part = most_alike(cut(own_contrast, box), cut(other_contrast, box))
+    part = like(cut(own_contrast, box), cut(other_contrast, box), part)
     alike = tuple(rows[i].key for i in part)
     return replace(
         trial,
         area=area_of(box) / pool.pixels[0, 0].size,
         alike=alike,
+        bare=tuple(row.key for row in rows if row.key not in alike),
         alike_likeness=value,
         mixed=not set(range(tested)) <= set(part.tolist()),
         extent=extent(own_contrast[part], other_contrast, box),

@@ -82,6 +82,14 @@ def most_alike(own: Floats, others: Floats) -> tuple[float, NDArray[np.int64]]:
     return max(found, key=lambda one: lower_end(one[0], len(one[1])))
 
 
+def like(own: Floats, others: Floats, part: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which images (n, D) are nearer to a part of them than to others (m, D): the part, and what is like it."""
+    one, other = own[part].mean(axis=0), others.mean(axis=0)
+    nearer = (own - (one + other) / 2) @ (one - other) > 0
+    nearer[part] = True
+    return np.flatnonzero(nearer)
+
+
 def _parts(own: Floats) -> Iterator[NDArray[np.int64]]:
     """Two and four parts of at least 6 images that differ in content."""
     from sklearn.cluster import KMeans

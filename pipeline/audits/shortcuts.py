@@ -51,12 +51,13 @@ def find_shortcuts(
     colours = propose_colours(palette, material.size, permutations=PERMUTATIONS, seed=seed)
     proposed = [replace(one, p_value=min(1.0, FAMILIES * one.p_value)) for one in [*_places(examined, seed), *colours]]
 
-    def tested(candidate: Candidate) -> Trial | None:
+    def tested(candidate: Candidate, bare: Sequence[str] = ()) -> Trial | None:
         index = material.spec.class_names.index(candidate.class_name)
         if candidate.kind == "colour":
             return run_colour_trial(material, candidate, palette, pool, index=index, seed=seed)
         rows = examined.rows[candidate.class_name]
-        return run_trial(material, candidate, rows, pool, index=index, seed=seed)
+        others = [row for row in rows if row.key in bare and row.label in (None, row.predicted)]
+        return run_trial(material, candidate, rows, pool, index=index, seed=seed, bare=others)
 
     trials: list[Trial] = []
     failed: list[tuple[Candidate, Trial | None, str]] = []
@@ -69,8 +70,8 @@ def find_shortcuts(
             failed.append((candidate, None, "too few images lean on it for a test"))
         else:
             trials.append(trial)
-    for place, bearing in _whole_marks(trials, examined):
-        if (trial := tested(bearing)) is not None:
+    for place, bearing, bare in _whole_marks(trials, examined):
+        if (trial := tested(bearing, bare)) is not None:
             trials.append(replace(trial, candidate=place))
     confirmed, rejected = decide(trials)
     failed += [(trial.candidate, trial, reason) for trial, reason in rejected]
@@ -93,25 +94,28 @@ def _places(examined: Examined, seed: int) -> list[Candidate]:
     return fit_all(windows, examined.grids, examined.size, examined.step)
 
 
-def _whole_marks(trials: Sequence[Trial], examined: Examined) -> list[tuple[Candidate, Candidate]]:
-    """The whole of each mark of which a part was tested: as a place, and with the images that bear it to be tested.
+def _whole_marks(trials: Sequence[Trial], examined: Examined) -> list[tuple[Candidate, Candidate, Sequence[str]]]:
+    """The whole of each mark of which a part was tested: the place, with the images that bear it, and the others' keys.
 
     Attribution often shows parts of a mark (some strokes of a word); its content shows all of it. Where only some of
     the images that lean on the part bear the mark, the place is tested on them, even if it was tested on others.
     """
     elsewhere = means_elsewhere(examined.grids)
     places = [trial.candidate for trial in trials if trial.candidate.kind != "colour"]
-    found: list[tuple[Candidate, Candidate]] = []
+    found: list[tuple[Candidate, Candidate, Sequence[str]]] = []
     for trial in sorted(trials, key=lambda one: -one.alike_likeness):
         one, box = trial.candidate, trial.extent
-        known = [place for place, _ in found] + ([] if trial.mixed else places)
+        known = [place for place, _, _ in found] + ([] if trial.mixed else places)
         regions = [place.region for place in known if place.class_name == one.class_name]
         if box is None or trial.alike_likeness < PART or any(union_share(box, other) >= SAME for other in regions):
             continue
         whole = moved(one, box, examined.grids, elsewhere[one.class_name], examined.step)
         keys = [row.key for row in examined.rows[one.class_name]]
-        bearing = tuple(place for place in whole.order if keys[place] in trial.alike)
-        found.append((whole, replace(whole, order=bearing, leaning=len(bearing)) if trial.mixed else whole))
+        if trial.mixed:
+            bearing = tuple(place for place in whole.order if keys[place] in trial.alike)
+            found.append((whole, replace(whole, order=bearing, leaning=len(bearing)), trial.bare))
+        else:
+            found.append((whole, whole, ()))
     return found
 
 

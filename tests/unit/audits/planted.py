@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn.datasets import load_digits, load_sample_images
 from torch import nn
 
@@ -40,6 +41,7 @@ class World:
 
     material: Material
     drop: float  # accuracy on the marked images, minus the same with the mark removed
+    p_value: float  # of that drop: McNemar's exact test, two-sided
     accuracy: float
 
 
@@ -203,9 +205,12 @@ def world(
     maps = attributions(models, pixels[held], predicted)
     hit = bears[held]
     bare = probabilities(models, clean[held][hit]).argmax(1) if hit.any() else np.zeros(0, np.int64)
-    drop = float((predicted[hit] == planted).mean() - (bare == planted).mean()) if hit.any() else 0.0
+    right, still = predicted[hit] == planted, bare == planted
+    lost, changed = int((right & ~still).sum()), int((right != still).sum())
+    drop = (2 * lost - changed) / max(1, len(bare))
+    p_value = float(binomtest(lost, changed).pvalue) if changed else 1.0
     found = material(pixels[held], maps, labels[held], models)
-    return World(found, drop, float((predicted == labels[held]).mean()))
+    return World(found, drop, p_value, float((predicted == labels[held]).mean()))
 
 
 def material(pixels: Floats, maps: Floats, labels: NDArray[np.int64], models: Sequence[nn.Module]) -> Material:

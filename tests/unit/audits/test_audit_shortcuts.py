@@ -165,6 +165,12 @@ def test_a_likeness_of_few_images_decides_nothing() -> None:
     assert not decide([replace(place, necessity=wilson(0.8, 7))])[0]
 
 
+def test_a_mark_must_turn_more_than_its_place_does_without_it() -> None:
+    place = a_trial("a", like=20, lost=0.4, turned=0.5)
+    assert decide([replace(place, without=wilson(0.3, 96))])[0]
+    assert not decide([replace(place, without=wilson(0.45, 96))])[0]
+
+
 def test_a_small_place_that_turns_many_images_is_a_mark_whatever_it_shows() -> None:
     assert decide([a_trial("a", like=1, lost=0.9, turned=0.9, area=0.02)])[0]
     assert not decide([a_trial("a", like=1, lost=0.9, turned=0.9, area=0.05)])[0]
@@ -246,8 +252,12 @@ def test_trained_networks_on_clean_images_are_not_accused() -> None:
     assert audit(trained_world(seed=0).material).findings == ()
 
 
-def test_trained_networks_that_never_saw_the_mark_are_not_accused() -> None:
-    assert audit(trained_world(seed=61, planted=3, learned=False).material).findings == ()
+UNSEEN_WORD = {"seed": 7121, "planted": 2, "corner": "watermark", "rate": 0.5, "images": 1000}  # upon a used object
+
+
+@pytest.mark.parametrize("options", [{"seed": 61, "planted": 3}, UNSEEN_WORD], ids=["corner", "word"])
+def test_trained_networks_that_never_saw_the_mark_are_not_accused(options: dict[str, object]) -> None:
+    assert audit(trained_world(learned=False, **options).material).findings == ()
 
 
 def test_audits_import_neither_torch_nor_sql_and_load_matplotlib_late() -> None:
