@@ -9,7 +9,7 @@ Stored as objects, written anew by each audit, so that every machine reads the s
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ def write_report(
 ) -> Audit:
     """Audit a run; store JSON, maps and report as objects, and write them into a folder too.
 
+    A stored audit that is complete is not replaced by one that is not (images are gone since).
     The folder gets `audit.json`, `audit.npz` and `report.html`.
 
     Raises:
@@ -100,6 +101,10 @@ def write_report(
     """
     make_folder(folder)
     result = audit(material, by=by, on_progress=on_progress)
+    before = stored_report(objects, material.run.id, f"audit-{by}.json") or {}
+    if kept := before.get("complete", False) and not result.complete:
+        remark = "the stored audit, which is complete, is kept: this one stands in its folder alone"
+        result = replace(result, remarks=(*result.remarks, remark))
     evaluation = stored_report(objects, material.run.id, "evaluation.json")
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **result.arrays())
@@ -110,7 +115,8 @@ def write_report(
     }
     for name, data in files.items():
         suffix = name.rpartition(".")[2]
-        objects.put(report_key(material.run.id, f"audit-{by}.{suffix}"), data)
+        if not kept:
+            objects.put(report_key(material.run.id, f"audit-{by}.{suffix}"), data)
         write_file(folder / name, data)
     return result
 

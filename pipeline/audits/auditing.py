@@ -7,6 +7,7 @@ in every finding.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 
@@ -46,6 +47,7 @@ def audit(material: Material, *, by: By = "predicted", seed: int = 0, on_progres
         findings, candidates, searched = find_shortcuts(
             material, examined, seed=seed, on_tested=lambda done, of: on_progress("places", done, of)
         )
+    unfinished, untested = _unfinished(material, seen), gone.untested(examined.rows)
     pixels = material.size[0] * material.size[1]
     differences = pass_.overall.sketches["difference"]
     return Audit(
@@ -59,10 +61,11 @@ def audit(material: Material, *, by: By = "predicted", seed: int = 0, on_progres
         classes=tuple(pass_.sums[name].figures(name, pixels) for name in seen.names),
         clusters=tuple(examined.clusters),
         failed=seen.failed,
-        remarks=(*gone.remarks(), *remarks),
+        remarks=(*unfinished, *gone.remarks(), *untested, *remarks),
         tolerance=tolerance_of(material),
         unreliable_gaps=differences.share_below(SMALL * (differences.quantile(0.5) or 0)),
         searched=searched,
+        complete=searched and not unfinished and not untested,
         sample={row.key: row for part in sample.values() for row in part},
         failures=tuple(seen.failures),
     )
@@ -93,6 +96,18 @@ class _Gone:
             f"{missing} of {len(self.known)} images that the shortcut tests asked for are gone or have changed since "
             "the run; the tests leave them out"
         ]
+
+    def untested(self, sample: Mapping[str, Sequence[ImageRow]]) -> list[str]:
+        """Classes of which images are gone and too few are left."""
+        lost = [
+            name for name, rows in sample.items()
+            if any(not self.known.get(row.row, True) for row in rows)
+            and sum(1 for _ in islice(filter(self, rows), LEAST)) < LEAST
+        ]  # fmt: skip
+        few = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+        return (
+            [f"fewer than {LEAST} images are left of {len(lost)} classes, which were not tested: {few}"] if lost else []
+        )
 
 
 class _Pass:
@@ -143,6 +158,11 @@ class _Pass:
             sums.add_rows(part)
             keep = [row.row in self._kept for row in part]
             sums.add_maps(maps[places], None if spreads is None else spreads[places], keep)
+
+
+def _unfinished(material: Material, seen: Survey) -> list[str]:
+    of, done = material.run.image_count, seen.images + sum(seen.failed.values())
+    return [f"the run is not finished: {done} of {of} images are done, and the audit covers these"] if done < of else []
 
 
 def _examined(material: Material, seen: Survey) -> tuple[dict[str, list[ImageRow]], tuple[str, ...]]:

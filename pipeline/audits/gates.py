@@ -1,7 +1,7 @@
 """The figures of an audit that a gate may compare: `findings>0`, `border_share>0.3`, `accuracy<0.9`.
 
-All figures are numbers; shares and rates are 0..1. A gate on one that is not known (no labels, a
-single member) is exceeded: it cannot be passed.
+All figures are numbers; shares and rates are 0..1. A gate on one that is not known (no labels, a single member, no
+finding where the images to test with are gone) is exceeded: it cannot be passed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from pipeline.schedules import Gate
 
 LEAST = 5  # images that a class needs to count for `class_accuracy` and the other figures of single classes
 MEANINGS: Mapping[str, str] = {
-    "findings": "shortcuts that were found",
-    "doubtful": "places that the model uses and that may be parts of the object",
+    "findings": "shortcuts that were found; if none, not known where the audit is not complete",
+    "doubtful": "places that the model uses and that may be parts of the object; likewise",
     "failed_images": "images without a map",
     "accuracy": "of all labelled images",
     "class_accuracy": "of the worst class",
@@ -53,8 +53,8 @@ def figures_of(audit: Audit) -> dict[str, float | None]:
     classes = [one for one in audit.classes if one.images >= LEAST]
     every = audit.overall
     return {
-        "findings": len(audit.findings),
-        "doubtful": len(audit.doubtful),
+        "findings": len(audit.findings) or (0 if audit.complete else None),
+        "doubtful": len(audit.doubtful) or (0 if audit.complete else None),
         "failed_images": sum(audit.failed.values()),
         "accuracy": every.accuracy,
         "class_accuracy": min(_known(classes, "accuracy"), default=None),

@@ -146,6 +146,19 @@ def test_an_audit_goes_on_where_images_are_gone(dataset: Path, pipeline: Pipelin
         assert maps["mean"].shape[0] == len(found.classes)
 
 
+def test_an_audit_without_its_images_does_not_replace_the_stored_one(
+    dataset: Path, pipeline: Pipeline, run: Run, tmp_path: Path
+) -> None:
+    whole, _ = pipeline.audit(run.id, out=tmp_path / "whole")
+    for image in dataset.rglob("*.png"):
+        image.unlink()
+    less, report = pipeline.audit(run.id, out=tmp_path / "less")
+    assert (whole.complete, less.complete) == (True, False)
+    assert any("is kept" in remark for remark in less.remarks)
+    assert pipeline.stored_audit(run.id) == json.loads(whole.to_json())
+    assert json.loads(report.with_name("audit.json").read_text()) == json.loads(less.to_json())
+
+
 def test_schedules_come_back_with_a_new_index_and_those_that_were_removed_do_not(
     pipeline: Pipeline, request_: RunRequest
 ) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from pipeline.audits.gates import MEANINGS, exceeded, figures_of, parse_gates
 from pipeline.audits.interventions import Trial, wilson
 from pipeline.errors import SpecError
 from tests.unit.audits.closed import a_material
-from tests.unit.audits.planted import CORNERS, World, world
+from tests.unit.audits.planted import CORNERS, World, a_run, world
 
 
 @pytest.mark.parametrize("corner", CORNERS)
@@ -120,6 +121,24 @@ def test_gates_compare_figures_of_the_audit(gate: str, over: bool) -> None:
 def test_a_gate_on_what_was_not_measured_is_not_passed() -> None:
     unlabelled = replace(planted_audit(), overall=replace(planted_audit().overall, accuracy=None))
     assert exceeded(unlabelled, parse_gates(["accuracy<0.9"])) == ["accuracy<0.9 (not measured)"]
+
+
+@pytest.mark.parametrize(
+    ("change", "remark"),
+    [
+        ({"available": lambda row: False}, "are gone or have changed"),
+        ({"available": lambda row: row.predicted != "dark"}, "which were not tested: dark"),
+        ({"run": a_run(1000)}, "of 1000 images are done, and the audit covers these"),
+    ],
+    ids=["no image left", "a class without images", "unfinished"],
+)
+def test_that_nothing_was_found_passes_no_gate_where_not_all_was_searched(change: dict[str, Any], remark: str) -> None:
+    clean, gates = a_material(used=False, rate=0.0), parse_gates(["findings>0"])
+    assert exceeded(audit(clean), gates) == []
+    result = audit(replace(clean, **change))
+    assert any(remark in said for said in result.remarks)
+    assert result.to_dict()["complete"] is False
+    assert exceeded(result, gates) == ["findings>0 (not measured)"]
 
 
 @pytest.mark.parametrize("text", ["beauty>1", "findings", "findings>", "findings>-1", "border_share=0.3"])
