@@ -322,6 +322,14 @@ def print_table(table: Table) -> None:
     Console(highlight=False, width=width).print(table)
 
 
+def unfinished(found: Progress) -> None:
+    """A line beside the answer where a run is not finished."""
+    seen = found.images_done + found.images_failed
+    if seen < found.images_total:
+        of = plural(found.images_total, "image")
+        err.print(f"run {found.run_id} is not finished: {seen:,} of {of} are done", markup=False)
+
+
 def _verdict(found: "Audit") -> None:
     for finding in found.findings:
         out.print(f"[bold]finding:[/] {escape(finding.sentence)}")

@@ -41,6 +41,8 @@ def compare(
     gate = None if fail_on is None else Gate.parse(fail_on, figures=FIGURES)
     with open_pipeline() as pipeline, printing.working("comparing the maps"):
         found = pipeline.compare(a, b, by=by, limit=limit)
+        for run in (found.run_a, found.run_b):
+            printing.unfinished(pipeline.status(run))
     exceeded = gate is not None and gate.exceeded(found.figures()) is not False  # what is not measured is not passed
     comparison(found, exceeded=exceeded if gate else None, as_json=as_json)
     if exceeded:

@@ -79,4 +79,5 @@ def export(
         found = pipeline.export(
             ref, format=format_name, out=path, where=where, sort=sort, limit=limit, overwrite=overwrite
         )
+        printing.unfinished(pipeline.status(ref))
     exported(found, as_json=as_json)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from sqlalchemy import insert
+from typer.testing import CliRunner
 
 from db.encoding import image_values
 from db.pair_queries import count_unmatched, iter_pairs
@@ -86,6 +87,10 @@ def test_what_is_compared_before_the_end_is_not_kept(
     assert not pipeline.status(waiting.id).over
     assert 0 < pipeline.compare("one", "waiting").shared_images < 18
     assert pipeline.stored_comparison("one", "waiting") is None
+    env = {"ATTRIBATCH_HOME": str(pipeline.settings.home)}
+    for asked in (["compare", "one", "waiting"], ["export", "waiting", "--out", str(pipeline.settings.home / "w.npz")]):
+        said = CliRunner().invoke(app, asked, env=env)
+        assert (said.exit_code, said.stderr.count("is not finished: 6 of 18 images are done")) == (0, 1), said.output
     work(shop, waiting.id)
     assert pipeline.compare("one", "waiting").shared_images == 18
     kept = pipeline.stored_comparison("one", "waiting")
