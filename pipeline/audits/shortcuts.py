@@ -72,7 +72,7 @@ def find_shortcuts(
             trials.append(trial)
     for place, bearing, bare in _whole_marks(trials, examined):
         if (trial := tested(bearing, bare)) is not None:
-            trials.append(replace(trial, candidate=place))
+            trials.append(replace(trial, candidate=place, extent=place.region))
     confirmed, rejected = decide(trials)
     failed += [(trial.candidate, trial, reason) for trial, reason in rejected]
     findings = [_finding(trial, len(examined.rows[trial.candidate.class_name]), material.size) for trial in confirmed]
