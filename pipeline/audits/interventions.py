@@ -4,7 +4,9 @@
   classes; the part of their predictions that is lost.
 - sufficiency: images of other classes get the window of those leaning images; the part that turns into the class.
 - controls: the same trials, same images and donors, with windows of that size at four random places.
-- likeness: how far the window's content sets the leaning images apart from all others (d', see `likeness`).
+- likeness: how far the window's content sets the leaning images apart from all others (d', see `likeness`), and which
+  of them it sets apart most: the images that bear a mark, if there is one, to be tested by themselves.
+- without: the images that turn with the window of images of the class that do not bear it; then that is the object's.
 
 Content comes from other images of the data set, so that what the model sees stays near its data; a grey box
 would not. Donors and receivers come from one pool of images, balanced over classes and read once.

@@ -212,7 +212,7 @@ def test_overlapping_windows_of_a_class_are_one_finding() -> None:
     strong, weak = a_trial("a", like=90, lost=0.9, turned=0.3), a_trial("a", like=90, lost=0.5, turned=0.1, at=3)
     kept, rejected = decide([weak, strong])
     assert kept == [strong]
-    assert "part of a finding" in rejected[0][1]
+    assert "overlaps a finding" in rejected[0][1]
 
 
 def test_a_cast_on_few_images_is_a_finding_where_it_turns_others() -> None:
