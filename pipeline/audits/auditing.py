@@ -42,8 +42,8 @@ def audit(material: Material, *, by: By = "predicted", seed: int = 0, on_progres
     examined = pass_.examined(seed)
     findings: list[Finding] = []
     candidates: list[Unconfirmed] = []
-    searched = len(examined.rows) >= 2
-    if searched:
+    comparable = searched = len(examined.rows) >= 2
+    if comparable:
         findings, candidates, searched = find_shortcuts(
             material, examined, seed=seed, on_tested=lambda done, of: on_progress("places", done, of)
         )
@@ -65,7 +65,7 @@ def audit(material: Material, *, by: By = "predicted", seed: int = 0, on_progres
         tolerance=tolerance_of(material),
         unreliable_gaps=differences.share_below(SMALL * (differences.quantile(0.5) or 0)),
         searched=searched,
-        complete=searched and not unfinished and not untested,
+        complete=searched is comparable and not unfinished and not untested,
         sample={row.key: row for part in sample.values() for row in part},
         failures=tuple(seen.failures),
     )

@@ -77,7 +77,7 @@ def most_alike(own: Floats, others: Floats) -> tuple[float, NDArray[np.int64]]:
     """
     every = np.arange(len(own))
     found = [(d_prime(own, others), every)]
-    if lower_end(found[0][0], len(own)) < ALIKE:
+    if lower_end(found[0][0], len(own)) < 2 * ALIKE:  # below, one image in twenty may be another
         found += [(d_prime(own[part], others), part) for part in _parts(own)]
     return max(found, key=lambda one: lower_end(one[0], len(one[1])))
 

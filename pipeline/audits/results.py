@@ -187,7 +187,7 @@ class Audit:
     tolerance: float  # errors above it are counted: the run's own, or 0.1
     unreliable_gaps: float | None  # part of the images where |F(x) - F(x')| is below a tenth of the run's median
     searched: bool = True  # whether there were two classes to compare, and images to test with
-    complete: bool = True  # whether they were searched, the run is finished, and images of every class are still there
+    complete: bool = True  # whether the run is finished, and images of every class that was searched are still there
     sample: Mapping[str, ImageRow] = field(
         default_factory=dict
     )  # examined images by key, for pictures; not in the JSON

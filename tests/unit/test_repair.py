@@ -14,8 +14,10 @@ from pipeline.api import Pipeline, RunRequest
 from pipeline.engine import Workshop
 from pipeline.errors import ObjectMissing
 from pipeline.planning import manifest_key, report_key, run_key
+from pipeline.reporting import write_report
 from pipeline.storing import sidecar_key
 from pipeline.work import work
+from tests.unit.audits.closed import a_material
 
 
 @pytest.fixture
@@ -146,17 +148,16 @@ def test_an_audit_goes_on_where_images_are_gone(dataset: Path, pipeline: Pipelin
         assert maps["mean"].shape[0] == len(found.classes)
 
 
-def test_an_audit_without_its_images_does_not_replace_the_stored_one(
-    dataset: Path, pipeline: Pipeline, run: Run, tmp_path: Path
-) -> None:
-    whole, _ = pipeline.audit(run.id, out=tmp_path / "whole")
-    for image in dataset.rglob("*.png"):
-        image.unlink()
-    less, report = pipeline.audit(run.id, out=tmp_path / "less")
+def test_an_audit_without_its_images_does_not_replace_the_stored_one(pipeline: Pipeline, tmp_path: Path) -> None:
+    material = a_material()
+    whole = write_report(material, pipeline.objects, by="predicted", folder=tmp_path / "whole")
+    without = replace(material, available=lambda row: False)
+    less = write_report(without, pipeline.objects, by="predicted", folder=tmp_path / "less")
     assert (whole.complete, less.complete) == (True, False)
     assert any("is kept" in remark for remark in less.remarks)
-    assert pipeline.stored_audit(run.id) == json.loads(whole.to_json())
-    assert json.loads(report.with_name("audit.json").read_text()) == json.loads(less.to_json())
+    stored = pipeline.objects.get(report_key(material.run.id, "audit-predicted.json"))
+    assert stored == whole.to_json().encode() == (tmp_path / "whole" / "audit.json").read_bytes()
+    assert (tmp_path / "less" / "audit.json").read_text() == less.to_json()
 
 
 def test_schedules_come_back_with_a_new_index_and_those_that_were_removed_do_not(

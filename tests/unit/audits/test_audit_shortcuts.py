@@ -233,6 +233,7 @@ USED = [
     {"seed": 28, "planted": 8, "corner": "top-left corner", "lured": 0.2},
     {"seed": 505, "planted": 5, "corner": "bottom-left corner", "lured": 0.2},
     {"seed": 519, "planted": 9, "corner": "top-right corner", "lured": 0.2, "rate": 0.5},
+    {"seed": 1152, "planted": 4, "corner": "top-right corner", "lured": 0.2, "rate": 0.5, "images": 1000},
 ]
 
 
