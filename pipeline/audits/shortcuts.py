@@ -22,7 +22,7 @@ ALPHA = 0.05
 FAMILIES = 2  # of permutation tests, windows and colours: p-values are multiplied by it (Bonferroni)
 TESTED = 90  # places, and as many colour casts, that are tested at most, the strangest first
 PERMUTATIONS = 199
-PART = 3.0  # d' of the contrast of a place that may be a part of a mark; all of a mark has 4 or more
+PART = 3.0  # d' of the contrast of a place that may be a part of a mark; all of a mark has more
 
 
 @dataclass(frozen=True)
