@@ -8,9 +8,9 @@ A candidate becomes a finding in three steps.
    difference). 20 % is how use is defined here: accuracy on marked images falls by 20 points without the mark.
 3. *It is a mark, not a part of the object*. Objects are used too: digits are centred and fill the image, and the middle
    of a 0 reaches necessity 0.97 and sufficiency 0.61, so that no threshold on these two separates. It turns at least
-   10 % of other images (what is only lost may be the object that a mark covers in part), and more than random windows
-   do, and, unless it turns most, more than the same place of the class's images that do not bear it, where there are
-   6 of them (what these turn is the object's). And one of two must hold:
+   10 % of other images (lower bound; what is only lost may be the object that a mark covers in part), more than random
+   windows do, and, unless it turns most, more than the same place of the class's images that do not bear it, where
+   there are 6 of them (what these turn is the object's). And one of two must hold:
    a. its content is alike in the tested images, and unlike that of all others (`likeness`): the lower end of d' of its
       local contrast is at least 3.5, and 6 or three times the median of the best used places of the other classes
       (print looks the same in all images, whatever the class). What sets the contrast apart covers at least half of
@@ -44,7 +44,7 @@ from pipeline.audits.results import LIKE_OBJECT
 OVER_OTHERS = 3.0  # times what other classes reach, see `_usual`
 SURELY = 6.0  # lower end of d' that needs no comparison
 FOR_ITS_SIZE = 30.0  # images turned, lower bound, over the part of the image that the place covers
-TURNED = 0.1  # other images that a mark turns, at least
+TURNED = 0.1  # other images that a mark turns, lower bound
 MOST = 0.5  # other images that a mark turns, lower bound, whatever the object beneath it does
 CAST_TURNED = 0.3  # other images that a cast turns which is not alike, lower bound
 
@@ -77,7 +77,7 @@ def _is_used(trial: Trial) -> bool:
 
 def _is_mark(trial: Trial, places: Sequence[Trial]) -> bool:
     turned = trial.sufficiency
-    if turned.value < TURNED or not exceeds(turned, trial.control_sufficiency):
+    if turned.low < TURNED or not exceeds(turned, trial.control_sufficiency):
         return False
     if trial.without and turned.low < MOST and not exceeds(turned, trial.without):
         return False

@@ -209,7 +209,7 @@ def test_a_place_that_is_mostly_beside_the_mark_is_no_finding(mark: Box | None, 
 
 
 def test_overlapping_windows_of_a_class_are_one_finding() -> None:
-    strong, weak = a_trial("a", like=90, lost=0.9, turned=0.3), a_trial("a", like=90, lost=0.5, turned=0.1, at=3)
+    strong, weak = a_trial("a", like=90, lost=0.9, turned=0.3), a_trial("a", like=90, lost=0.5, turned=0.2, at=3)
     kept, rejected = decide([weak, strong])
     assert kept == [strong]
     assert "overlaps a finding" in rejected[0][1]
