@@ -159,8 +159,7 @@ def run_trial(
         answers = material.ask(paste(images, donors, _places(places, len(images), control=control)))
         return wilson(float((answers != index).mean()), len(own)), turned(own, control)
 
-    likeness = d_prime(cut(contrast(own), candidate.region), cut(pool.contrast, candidate.region)[others])
-    trial = conclude(candidate, measured, likeness=likeness, examples=[row.key for row in wanted])
+    trial = conclude(candidate, measured, examples=[row.key for row in wanted])
     trial = _with_content(trial, wanted, own, pool, others)
     if candidate.leaning > LEANING and (trial.worth or lower_end(trial.alike_likeness, len(trial.alike)) >= ALIKE):
         wanted, own = _predicted_as(index, material, ordered, min(COMPARED, candidate.leaning))
@@ -182,11 +181,13 @@ def _with_content(trial: Trial, rows: Sequence[ImageRow], own: Floats, pool: Poo
     """A trial with what the images that lean on its place show there."""
     box, tested = trial.candidate.region, trial.necessity.images
     own_contrast, other_contrast = contrast(own), pool.contrast[others]
-    value, part = most_alike(cut(own_contrast, box), cut(other_contrast, box))
-    part = like(cut(own_contrast, box), cut(other_contrast, box), part)
+    content, elsewhere = cut(own_contrast, box), cut(other_contrast, box)
+    value, part = most_alike(content, elsewhere)
+    part = like(content, elsewhere, part)
     alike = tuple(rows[i].key for i in part)
     return replace(
         trial,
+        likeness=d_prime(content[:tested], elsewhere),
         area=area_of(box) / pool.pixels[0, 0].size,
         alike=alike,
         bare=tuple(row.key for row in rows if row.key not in alike),
@@ -201,8 +202,8 @@ def conclude(
     candidate: Candidate,
     measured: Callable[[bool], tuple[Rate, Rate]],
     *,
-    likeness: float,
     examples: Sequence[str],
+    likeness: float = 0.0,
 ) -> Trial:
     """A trial from a function that gives necessity and sufficiency, or those of the control.
 

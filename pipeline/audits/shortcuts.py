@@ -105,14 +105,14 @@ def _whole_marks(trials: Sequence[Trial], examined: Examined) -> list[tuple[Cand
     found: list[tuple[Candidate, Candidate, Sequence[str]]] = []
     for trial in sorted(trials, key=lambda one: -one.alike_likeness):
         one, box = trial.candidate, trial.extent
-        known = [place for place, _, _ in found] + ([] if trial.mixed else places)
-        regions = [place.region for place in known if place.class_name == one.class_name]
+        known = [whole for whole, _, _ in found] + ([] if trial.mixed else places)
+        regions = [other.region for other in known if other.class_name == one.class_name]
         if box is None or trial.alike_likeness < PART or any(union_share(box, other) >= SAME for other in regions):
             continue
         whole = moved(one, box, examined.grids, elsewhere[one.class_name], examined.step)
-        keys = [row.key for row in examined.rows[one.class_name]]
         if trial.mixed:
-            bearing = tuple(place for place in whole.order if keys[place] in trial.alike)
+            rows = examined.rows[one.class_name]
+            bearing = tuple(position for position in whole.order if rows[position].key in trial.alike)
             found.append((whole, replace(whole, order=bearing, leaning=len(bearing)), trial.bare))
         else:
             found.append((whole, whole, ()))
