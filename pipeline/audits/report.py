@@ -90,7 +90,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {
-        "percent": percent,
+        "percent": lambda *given: unbroken(percent(*given)),
         "asked_percent": asked_percent,
         "unbroken": unbroken,
         "number": number,
@@ -98,6 +98,6 @@ def _environment() -> Environment:
         "figure": lambda value: f"{value:.3g}" if known(value) else NONE,
         "whole": lambda value: f"{value:,}",
         "count": lambda value: f"{value:,.0f}" if known(value) else NONE,
-        "interval": lambda pair: f"{100 * pair[0]:.0f} to {100 * pair[1]:.0f} %",
+        "interval": lambda pair: f"{100 * pair[0]:.0f} to {100 * pair[1]:.0f}\u00a0%",
     }
     return found
