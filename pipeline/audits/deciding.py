@@ -11,10 +11,12 @@ A candidate becomes a finding in three steps.
    10 % of other images (lower bound; what is only lost may be the object that a mark covers in part), more than random
    windows do, and, unless it turns most, more than the same place of the class's images that do not bear it, where
    there are 6 of them (what these turn is the object's). And one of two must hold:
-   a. its content is alike in the tested images, and unlike that of all others (`likeness`): the lower end of d' of its
+   a. its content is alike in the tested images, and unlike that of all others (`likeness`). The lower end of d' of its
       local contrast is at least 3.5, and 6 or three times the median of the best used places of the other classes
-      (print looks the same in all images, whatever the class). What sets the contrast apart covers at least half of
-      the place, so that no object beside a mark is taken for it;
+      (print looks the same in all images, whatever the class); or it is at least 1.75 and three times what all other
+      classes reach but one, which may bear a mark too (before photographs a half-transparent word is hard to tell from
+      what is behind it, but objects are harder still). What sets the contrast apart covers at least half of the
+      place, so that no object beside a mark is taken for it;
    b. it turns more than a part of an object of its size does: the lower bound of sufficiency is at least 30 times the
       part of the image that it covers. That finds small marks whatever they look like.
 
@@ -41,8 +43,10 @@ from pipeline.audits.interventions import USE, Trial, exceeds
 from pipeline.audits.likeness import ALIKE
 from pipeline.audits.results import LIKE_OBJECT
 
-OVER_OTHERS = 3.0  # times what other classes reach, see `_usual`
+OVER_OTHERS = 3.0  # times what other classes reach
 SURELY = 6.0  # lower end of d' that needs no comparison
+OTHERS = 4  # classes with used places that a place is compared with at least, to be a mark below `ALIKE`
+APART = 1.75  # lower end of d' of such a mark
 FOR_ITS_SIZE = 30.0  # images turned, lower bound, over the part of the image that the place covers
 TURNED = 0.1  # other images that a mark turns, lower bound
 MOST = 0.5  # other images that a mark turns, lower bound, whatever the object beneath it does
@@ -83,8 +87,13 @@ def _is_mark(trial: Trial, places: Sequence[Trial]) -> bool:
         return False
     if trial.sufficiency.low >= FOR_ITS_SIZE * trial.area:
         return True
-    least = max(ALIKE, min(SURELY, OVER_OTHERS * _usual(trial, places)))
-    return trial.surely >= least and _is_mostly_mark(trial)
+    return trial.surely >= _least(_of_others(trial, places)) and _is_mostly_mark(trial)
+
+
+def _least(others: Sequence[float]) -> float:
+    """The lower end of d' from which content is a mark's, by the largest of each other class, in order."""
+    least = max(ALIKE, min(SURELY, OVER_OTHERS * float(np.median(others)))) if others else ALIKE
+    return min(least, max(APART, OVER_OTHERS * others[-2])) if len(others) >= OTHERS else least
 
 
 def _is_mostly_mark(trial: Trial) -> bool:
@@ -99,14 +108,14 @@ def _casts(used: Sequence[Trial]) -> list[Trial]:
     return alike or [one for one in used if one.sufficiency.low >= max(CAST_TURNED, one.control_sufficiency.high)]
 
 
-def _usual(trial: Trial, places: Sequence[Trial]) -> float:
-    """Median over the other classes of the largest lower end of d' in their used places; 0 where there are none."""
+def _of_others(trial: Trial, places: Sequence[Trial]) -> list[float]:
+    """The largest lower end of d' in the used places of each other class that has any, the smallest first."""
     best: dict[str, float] = {}
     for other in places:
         if not _same_class(trial, other):
             name = other.candidate.class_name
             best[name] = max(best.get(name, 0.0), other.surely)
-    return float(np.median(list(best.values()))) if best else 0.0
+    return sorted(best.values())
 
 
 def _why_not(trial: Trial, used: Sequence[Trial], confirmed: Sequence[Trial]) -> str:

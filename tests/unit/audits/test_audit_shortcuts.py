@@ -178,6 +178,18 @@ def test_where_every_class_has_constant_content_a_mark_must_stand_out() -> None:
     assert decide([*alike, a_trial("e", like=17, lost=0.4, turned=0.2, at=28)])[0][0].candidate.class_name == "e"
 
 
+def test_a_mark_that_is_hard_to_see_must_stand_out_from_all_other_classes_but_one() -> None:
+    hard = a_trial("a", like=4.5, lost=0.4, turned=0.5)  # of 24 images: at least 3.1
+    objects = [a_trial(name, like=1.2, lost=0.5, turned=0.1, at=12) for name in "bcd"]  # at least 0.7
+    assert decide([hard, *objects])[0] == []  # too few to compare with
+    objects.append(a_trial("e", like=6, lost=0.4, turned=0.05, at=24))
+    assert decide([hard, *objects])[0] == [hard]
+    objects.append(a_trial("f", like=2.2, lost=0.4, turned=0.05, at=24))
+    assert decide([hard, *objects])[0] == []
+    faint = a_trial("a", like=2.4, lost=0.4, turned=0.5)  # at least 1.6
+    assert decide([faint, *(a_trial(name, like=0.5, lost=0.5, turned=0.1, at=12) for name in "bcde")])[0] == []
+
+
 def test_a_likeness_of_few_images_decides_nothing() -> None:
     place = a_trial("a", like=6.5, lost=0.8, turned=0.5)
     assert decide([place])[0]
@@ -240,9 +252,12 @@ USED = [
 PATTERN = {"corner": "logo", "seed": 5110, "planted": 0, "rate": 0.5}
 WORD = {"corner": "watermark", "seed": 7010, "planted": 3}
 HIDDEN = WORD | {"images": 1000}  # half of the images of the class are others, and lean on the place with no word there
+PHOTOGRAPHED = WORD | {"seed": 7070, "planted": 0, "images": 1000, "taught": 797, "epochs": 8, "photographs": True}
 
 
-@pytest.mark.parametrize("options", [PATTERN, WORD, HIDDEN], ids=["pattern", "word", "hidden word"])
+@pytest.mark.parametrize(
+    "options", [PATTERN, WORD, HIDDEN, PHOTOGRAPHED], ids=["pattern", "word", "hidden word", "word before photographs"]
+)
 def test_marks_whose_attribution_has_gaps_are_found_whole(options: dict[str, object]) -> None:
     one = trained_world(**{"lured": 0.2, "images": 400} | options)
     assert one.drop >= 0.2, "this world no longer tests anything: the networks do not use the mark"
