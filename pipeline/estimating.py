@@ -1,7 +1,7 @@
 """What a run would take: computes a few of its images and stores nothing."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from db.records import Entry, Run
@@ -11,7 +11,8 @@ from pipeline.explaining import Explainer, Picture
 from pipeline.maps import Floats
 from pipeline.spec import RunSpec
 
-SAMPLE_IMAGES = 2
+SAMPLE_IMAGES = 16  # at most, spread over the manifest: images differ in the steps that a tolerance takes
+SAMPLE_SECONDS = 20.0  # that the sample may take; one image is computed even if it takes longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,12 @@ def measure_cost(
     samples: Floats | None,
     device: str,
 ) -> Cost:
-    """Time the first readable images of a run.
+    """Time some readable images of a run, spread over its manifest.
 
     Args:
         run: planned, not stored.
         spec: of the run.
-        entries: of its manifest.
+        entries: of its manifest, in its order.
         pixels: reads one image, (C, H, W) in [0, 1]; may raise UnreadableImage.
         samples: of the `samples` baselines.
         device: where to compute.
@@ -47,21 +48,35 @@ def measure_cost(
     Raises:
         SpecError: no image can be read.
     """
-    pictures: list[Picture] = []
-    for entry in entries:
-        try:
-            pictures.append(Picture(entry, entry.key, pixels(entry)))
-        except UnreadableImage:
-            continue
-        if len(pictures) == SAMPLE_IMAGES + 1:
-            break
+    pictures = _spread(entries, run.image_count, pixels)
     if not pictures:
         raise SpecError("none of the images can be read; `attribatch run` says why for each")
     explainer = Explainer(spec, load_members(spec, device), samples=samples, device=device)
-    explainer.compute(pictures[:1])  # the first pass also chooses kernels and touches memory
-    started, timed = time.monotonic(), pictures[1:] or pictures
-    evaluations = float(explainer.compute(timed).found.evaluations.double().mean())
-    seconds = (time.monotonic() - started) / len(timed)
+
+    def computed(sample: Sequence[Picture]) -> tuple[float, float]:
+        started = time.monotonic()
+        evaluations = float(explainer.compute(sample).found.evaluations.double().mean())
+        return evaluations, time.monotonic() - started
+
+    timed = pictures[:1]
+    evaluations, seconds = computed(timed)  # the first pass also chooses kernels and touches memory
+    if seconds < SAMPLE_SECONDS:
+        affordable = max(1, int(SAMPLE_SECONDS / seconds))
+        timed = pictures[:: -(-len(pictures) // affordable)]
+        evaluations, seconds = computed(timed)
     paths = len(spec.models) * sum(baseline.n for baseline in spec.baselines)
     keys = tuple(picture.entry.key for picture in timed)
-    return Cost(run.image_count, paths, evaluations, seconds * run.image_count, keys)
+    return Cost(run.image_count, paths, evaluations, seconds / len(timed) * run.image_count, keys)
+
+
+def _spread(entries: Iterable[Entry], count: int, pixels: Callable[[Entry], Floats]) -> list[Picture]:
+    """At most `SAMPLE_IMAGES` readable images, at even distances among `count` entries."""
+    found: list[Picture] = []
+    for row, entry in enumerate(entries):
+        if row * SAMPLE_IMAGES < len(found) * count:
+            continue
+        try:
+            found.append(Picture(entry, entry.key, pixels(entry)))
+        except UnreadableImage:
+            continue
+    return found

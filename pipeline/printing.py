@@ -35,6 +35,12 @@ def error(message: str) -> None:
     err.print(f"[bold red]error:[/] {escape(message)}")
 
 
+def program() -> str:
+    """How this program was called, so that what is printed can be typed."""
+    called = Path(sys.argv[0])
+    return called.name if shutil.which(called.name) else str(called)
+
+
 # ---- while something runs
 
 
@@ -132,8 +138,8 @@ def demo(found: "DemoResult", *, home: Path, as_json: bool) -> None:
     out.print(f"index   {home / 'index.db'}", markup=False)
     out.print(f"maps    {home / 'objects' / 'runs' / found.run.id / 'maps'}", markup=False)
     out.print(
-        f"\nnext:   open the report in a browser\n        {_program()} query latest --where mispredicted\n"
-        f"        {_program()} show 0 --out first.png\n        {_program()} run --help",
+        f"\nnext:   open the report in a browser\n        {program()} query latest --where mispredicted\n"
+        f"        {program()} show 0 --out first.png\n        {program()} run --help",
         markup=False,
     )
 
@@ -174,7 +180,7 @@ def finished(run: Run, progress: Progress, failures: Sequence[ImageRow], reused:
         out.print(f"  {text}", markup=False)
     if progress.images_done:
         ref = run.name or run.id
-        out.print(f"next: {_program()} audit {ref}    {_program()} query {ref} --sort -error_estimate", markup=False)
+        out.print(f"next: {program()} audit {ref}    {program()} query {ref} --sort -error_estimate", markup=False)
 
 
 def detached(run: Run, *, as_json: bool) -> None:
@@ -199,7 +205,7 @@ def status(
         print_json([{"run": run.id, "name": run.name, "progress": progress, **more} for run, progress in found])
         return
     if not found:
-        out.print("no runs yet; start with: attribatch demo")
+        out.print(f"no runs yet; start with: {program()} demo", markup=False)
         return
     table = Table("run", "name", "state", "images", "failed", "units", "submitted", box=None, header_style="bold")
     for run, progress in found:
@@ -339,12 +345,6 @@ def _verdict(found: "Audit") -> None:
         out.print(f"{plural(count, 'image')} failed: {visible(reason)}", markup=False)
     for remark in found.remarks if found.searched else ():
         out.print(remark, markup=False)
-
-
-def _program() -> str:
-    """How this program was called, so that what is printed can be typed."""
-    called = Path(sys.argv[0])
-    return called.name if shutil.which(called.name) else str(called)
 
 
 def print_json(value: object) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from db.records import ImageRow
 from pipeline.audits.candidates import Box, Kind
 from pipeline.audits.material import By
-from pipeline.wording import percent
+from pipeline.wording import percent, plural
 
 Map = NDArray[np.float32]
 STRONG = 0.5  # lower bound of necessity or sufficiency from which a class leans on a place, and not in part
@@ -51,11 +51,11 @@ class Finding:
         return (
             f"Class {self.class_name!r} {self._leans} the {self.place} (x {x0}-{x1}, y {y0}-{y1}){some}: it holds "
             f"{percent(self.share)} of the class's positive attribution ({percent(self.share_elsewhere)} in "
-            f"other classes); swapping it in {self.necessity_images} images loses {percent(self.necessity)} of the "
-            f"predictions {_interval(self.necessity_interval)}, and pasting it into {self.sufficiency_images} other "
-            f"images turns {percent(self.sufficiency)} of them into {self.class_name!r} "
-            f"{_interval(self.sufficiency_interval)} (random windows: {percent(self.control_necessity)} and "
-            f"{percent(self.control_sufficiency)})."
+            f"other classes); swapping it in the {self.necessity_images} images that lean on it most loses "
+            f"{percent(self.necessity)} of the predictions {_interval(self.necessity_interval)}, and pasting it into "
+            f"{self.sufficiency_images} other images turns {percent(self.sufficiency)} of them into "
+            f"{self.class_name!r} {_interval(self.sufficiency_interval)} (random windows: "
+            f"{percent(self.control_necessity)} and {percent(self.control_sufficiency)})."
         )
 
     @property
@@ -68,10 +68,10 @@ class Finding:
     def _colour_sentence(self) -> str:
         return (
             f"Class {self.class_name!r} {self._leans} the colour cast of the image in {self.images} of "
-            f"{self.examined} images: giving {self.necessity_images} of them the cast of other images loses "
-            f"{percent(self.necessity)} of the predictions {_interval(self.necessity_interval)}, and giving theirs to "
-            f"{self.sufficiency_images} other images turns {percent(self.sufficiency)} of them into "
-            f"{self.class_name!r} {_interval(self.sufficiency_interval)} (other casts of that size: "
+            f"{self.examined} images: giving the {self.necessity_images} that show it most the cast of "
+            f"other images loses {percent(self.necessity)} of the predictions {_interval(self.necessity_interval)}, "
+            f"and giving theirs to {self.sufficiency_images} other images turns {percent(self.sufficiency)} of them "
+            f"into {self.class_name!r} {_interval(self.sufficiency_interval)} (other casts of that size: "
             f"{percent(self.control_necessity)} and {percent(self.control_sufficiency)})."
         )
 
@@ -219,14 +219,15 @@ class Audit:
             return " ".join(finding.sentence for finding in self.findings)
         if not self.searched:
             return f"Shortcuts were not searched for: {'; '.join(self.remarks)}."
-        looked = f"{len(self.candidates)} suspicious places were looked at." if self.candidates else ""
+        looked = f" {_were(len(self.candidates), 'suspicious place')} looked at." if self.candidates else ""
         if not self.doubtful:
-            return f"No shortcut was found. {looked}".strip()
+            return f"No shortcut was found.{looked}"
+        count = len(self.doubtful)
+        used = "one of them: a part of the object" if count == 1 else f"{count} of them: parts of the objects"
         strongest = "; ".join(one.sentence for one in self.doubtful[:3])
         return (
-            f"No shortcut was confirmed. {looked} The model uses {len(self.doubtful)} of them: parts of the objects, "
-            "as far as the tests can tell, but a mark that looks different in each image is the same to them. "
-            f"Look for yourself, the strongest first: {strongest}."
+            f"No shortcut was confirmed.{looked} The model uses {used}, as far as the tests can tell, but a mark that "
+            f"looks different in each image is the same to them. Look for yourself, the strongest first: {strongest}."
         )
 
     def to_json(self) -> str:
@@ -287,6 +288,10 @@ def place_name(region: Box, size: tuple[int, int]) -> str:
         return f"{down}-{across} corner" if flush_x and flush_y else f"{inner} {across}"
     border = flush_x if across else flush_y
     return f"{across or down} {'border' if border else 'part'}"
+
+
+def _were(count: int, noun: str) -> str:
+    return f"{plural(count, noun)} {'was' if count == 1 else 'were'}"
 
 
 def _third(start: int, end: int, length: int, names: tuple[str, str, str]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from pipeline.printing import out, print_json, print_table
+from pipeline.printing import out, print_json, print_table, program
 from pipeline.wording import percent, plural, visible
 
 if TYPE_CHECKING:
@@ -31,4 +31,4 @@ def trained(found: "Ensemble", folder: Path, *, as_json: bool) -> None:
     out.print(f"{len(found.class_names)} classes; {counts}, {found.skipped_images:,} left out", markup=False)
     for one in found.skipped[:SHOWN]:
         out.print(f"  {visible(one.reason)}", markup=False)
-    out.print(f"\nnext: attribatch run {found.recipe['data']} --ensemble {folder}", markup=False)
+    out.print(f"\nnext: {program()} run {found.recipe['data']} --ensemble {folder}", markup=False)

@@ -281,7 +281,7 @@ def test_audit_and_class_pages_show_what_was_stored(browser: TestClient, install
     html = browser.get(f"/runs/{installation.run.id}/audit").text
     assert "Shortcut found" in html
     assert 'viewBox="0 0 8 8"' in html
-    assert '<rect x="5" y="0" width="3" height="3"/>' in html
+    assert '<rect class="over" x="4.89" y="-0.11" width="3.22" height="3.22"/>' in html, "around x 5-8, y 0-3"
     assert "deletion" in html
     found = browser.get(f"/runs/{installation.run.id}/audit.json").json()
     assert sum(found["distributions"]["border_share"]["counts"]) == 13
