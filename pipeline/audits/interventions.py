@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from db.records import ImageRow
 from pipeline.audits.candidates import LEAST, Box, Candidate, area_of, overlap
-from pipeline.audits.likeness import ALIKE, contrast, d_prime, extent, like, lower_end, most_alike
+from pipeline.audits.likeness import ALIKE, contrast, d_prime, extent, lower_end, most_alike, parted
 from pipeline.audits.material import Floats, Material
 
 LEANING = 24  # images that lean on the window most: at 16 a loss of 20 points would not exceed a control of 0
@@ -56,7 +56,7 @@ class Trial:
     examples: tuple[str, ...]  # keys of the images that lean on it most, those first whose content is alike
     alike: tuple[str, ...] = ()  # keys of the images that lean on it whose content is most alike; of a cast none
     alike_likeness: float = 0.0  # the d' of these
-    bare: tuple[str, ...] = ()  # keys of the other images that lean on it
+    bare: tuple[str, ...] = ()  # keys of the other images that lean on it, those that are least alike first
     mixed: bool = False  # whether some of the tested images are among these
     without: Rate | None = (
         None  # images that turn where the place is pasted from images of the class that are not alike
@@ -183,14 +183,14 @@ def _with_content(trial: Trial, rows: Sequence[ImageRow], own: Floats, pool: Poo
     own_contrast, other_contrast = contrast(own), pool.contrast[others]
     content, elsewhere = cut(own_contrast, box), cut(other_contrast, box)
     value, part = most_alike(content, elsewhere)
-    part = like(content, elsewhere, part)
+    part, unlike = parted(content, elsewhere, part)
     alike = tuple(rows[i].key for i in part)
     return replace(
         trial,
         likeness=d_prime(content[:tested], elsewhere),
         area=area_of(box) / pool.pixels[0, 0].size,
         alike=alike,
-        bare=tuple(row.key for row in rows if row.key not in alike),
+        bare=tuple(rows[i].key for i in unlike),
         alike_likeness=value,
         mixed=not set(range(tested)) <= set(part.tolist()),
         extent=extent(own_contrast[part], other_contrast, box),

@@ -82,12 +82,17 @@ def most_alike(own: Floats, others: Floats) -> tuple[float, NDArray[np.int64]]:
     return max(found, key=lambda one: lower_end(one[0], len(one[1])))
 
 
-def like(own: Floats, others: Floats, part: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which images (n, D) are nearer to a part of them than to others (m, D): the part, and what is like it."""
+def parted(own: Floats, others: Floats, part: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which images (n, D) are nearer to a part of them than to others (m, D): the part and its like; and which are not.
+
+    The latter start with those that are the least like the part: marks that are hard to see come last.
+    """
     one, other = own[part].mean(axis=0), others.mean(axis=0)
-    nearer = (own - (one + other) / 2) @ (one - other) > 0
+    along = (own - (one + other) / 2) @ (one - other)
+    nearer = along > 0
     nearer[part] = True
-    return np.flatnonzero(nearer)
+    order = np.argsort(along, kind="stable")
+    return np.flatnonzero(nearer), order[~nearer[order]]
 
 
 def _parts(own: Floats) -> Iterator[NDArray[np.int64]]:

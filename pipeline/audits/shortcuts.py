@@ -56,7 +56,8 @@ def find_shortcuts(
         if candidate.kind == "colour":
             return run_colour_trial(material, candidate, palette, pool, index=index, seed=seed)
         rows = examined.rows[candidate.class_name]
-        others = [row for row in rows if row.key in bare and row.label in (None, row.predicted)]
+        by_key = {row.key: row for row in rows}
+        others = [by_key[key] for key in bare if by_key[key].label in (None, by_key[key].predicted)]
         return run_trial(material, candidate, rows, pool, index=index, seed=seed, bare=others)
 
     trials: list[Trial] = []

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.audits.candidates import Box
 from pipeline.audits.interventions import cut
-from pipeline.audits.likeness import ALIKE, contrast, d_prime, extent, lower_end, most_alike
+from pipeline.audits.likeness import ALIKE, contrast, d_prime, extent, lower_end, most_alike, parted
 from pipeline.audits.material import Floats
 from tests.unit.audits.planted import digits, marked
 
@@ -61,6 +61,16 @@ def test_a_mark_on_all_or_some_of_the_images_is_alike(kind: str, bearing: int) -
     assert lower_end(value, len(part)) > ALIKE
     assert set(part) <= set(range(bearing))
     assert len(part) >= 8
+
+
+@pytest.mark.parametrize("kind", ["watermark", "date", "logo"])
+def test_images_are_parted_into_those_that_bear_a_mark_and_those_that_do_not(kind: str) -> None:
+    own, others = (cut(values, BOTTOM) for values in of_threes(kind, 12))
+    bearing, bare = parted(own, others, np.arange(6))
+    assert sorted([*bearing, *bare]) == list(range(24))
+    assert set(range(6)) <= set(bearing)
+    assert len(set(bearing) & set(range(12))) >= 11
+    assert set(bare[:6]) <= set(range(12, 24)), "the least like it come first"
 
 
 @pytest.mark.parametrize(("kind", "whole"), [("watermark", (4, 22, 28, 30)), ("logo", (10, 24, 30, 31))])
