@@ -5,7 +5,7 @@ own tests, 1,000 audited images: a fifth of a class are 20 of them. Whether a ne
 accuracy on marked images falls by 20 points or more when the mark is removed, and not by chance (McNemar's exact test
 at 5 %: on 6 of 20 images if none is gained).
 
-The thresholds of the audit were set on worlds with seeds below 80. Whoever moves one takes other seeds here afterwards.
+The thresholds of the audit were set on worlds with seeds below 90. Whoever moves one takes other seeds here afterwards.
 """
 
 import os
@@ -20,7 +20,7 @@ from pipeline.audits import Audit, audit
 from tests.unit.audits.planted import CORNERS, KINDS, world
 
 RATES = (1.0, 0.5, 0.2)
-SEEDS = range(80, 84)  # of each cell: no threshold was set with these
+SEEDS = range(90, 94)  # of each cell: no threshold was set with these
 FAMILIES = {**dict.fromkeys(CORNERS, "corner"), **{kind: kind for kind in KINDS if kind not in CORNERS}}
 CLEAN = 5  # clean worlds for each seed
 SIZE: dict[str, Any] = {"images": 1000, "taught": 600, "epochs": 4}

@@ -52,8 +52,9 @@ class Trial:
     sufficiency: Rate
     control_necessity: Rate
     control_sufficiency: Rate
-    likeness: float  # d' of the tested images' local contrast, see `likeness`; of a cast, of its colours
+    likeness: float  # d' of local contrast, see `likeness`: of the tested images, or of all that bear a mark; or casts'
     examples: tuple[str, ...]  # keys of the images that lean on it most, those first whose content is alike
+    compared: int | None = None  # images that the likeness is of, if these are not those that were swapped
     alike: tuple[str, ...] = ()  # keys of the images that lean on it whose content is most alike; of a cast none
     alike_likeness: float = 0.0  # the d' of these
     bare: tuple[str, ...] = ()  # keys of the other images that lean on it, those that are least alike first
@@ -72,7 +73,7 @@ class Trial:
     @property
     def surely(self) -> float:
         """Lower end of its likeness: of few images it says little."""
-        return lower_end(self.likeness, self.necessity.images)
+        return lower_end(self.likeness, self.compared or self.necessity.images)
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,12 @@ def run_trial(
     *,
     index: int,
     seed: int,
-    bare: Sequence[ImageRow] = (),
+    bare: Sequence[ImageRow] | None = None,
 ) -> Trial | None:
     """Measure one candidate. `rows` are the class's examined images, `index` is the class's output.
 
-    `bare` are images of the class that lean on the place and do not bear its mark: what they turn is the object's.
+    `bare`, where the candidate's images are those that bear a mark, are others of the class that lean on the place:
+    what these turn is the object's.
     None where fewer than 6 images that are predicted as the class lean on the window, or the pool has fewer than 6
     images of other classes.
     """
@@ -160,11 +162,12 @@ def run_trial(
         return wilson(float((answers != index).mean()), len(own)), turned(own, control)
 
     trial = conclude(candidate, measured, examples=[row.key for row in wanted])
-    trial = _with_content(trial, wanted, own, pool, others)
+    trial = _with_content(trial, wanted, own, pool, others, compared=len(own))
     if candidate.leaning > LEANING and (trial.worth or lower_end(trial.alike_likeness, len(trial.alike)) >= ALIKE):
         wanted, own = _predicted_as(index, material, ordered, min(COMPARED, candidate.leaning))
-        trial = _with_content(trial, wanted, own, pool, others)
-    if trial.worth and len(bare) >= LEAST:
+        compared = trial.necessity.images if bare is None else len(own)
+        trial = _with_content(trial, wanted, own, pool, others, compared=compared)
+    if trial.worth and bare is not None and len(bare) >= LEAST:
         _, without = _predicted_as(index, material, bare, LEANING)
         trial = replace(trial, without=turned(without, control=False) if len(without) >= LEAST else None)
     return trial
@@ -177,8 +180,10 @@ def _predicted_as(index: int, material: Material, rows: Sequence[ImageRow], most
     return [row for row, keep in zip(wanted, kept, strict=True) if keep], pixels[kept]
 
 
-def _with_content(trial: Trial, rows: Sequence[ImageRow], own: Floats, pool: Pool, others: NDArray[np.int64]) -> Trial:
-    """A trial with what the images that lean on its place show there."""
+def _with_content(
+    trial: Trial, rows: Sequence[ImageRow], own: Floats, pool: Pool, others: NDArray[np.int64], *, compared: int
+) -> Trial:
+    """A trial with what the images that lean on its place show there; its likeness is that of the first so many."""
     box, tested = trial.candidate.region, trial.necessity.images
     own_contrast, other_contrast = contrast(own), pool.contrast[others]
     content, elsewhere = cut(own_contrast, box), cut(other_contrast, box)
@@ -187,7 +192,8 @@ def _with_content(trial: Trial, rows: Sequence[ImageRow], own: Floats, pool: Poo
     alike = tuple(rows[i].key for i in part)
     return replace(
         trial,
-        likeness=d_prime(content[:tested], elsewhere),
+        likeness=d_prime(content[:compared], elsewhere),
+        compared=compared,
         area=area_of(box) / pool.pixels[0, 0].size,
         alike=alike,
         bare=tuple(rows[i].key for i in unlike),

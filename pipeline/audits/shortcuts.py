@@ -51,11 +51,13 @@ def find_shortcuts(
     colours = propose_colours(palette, material.size, permutations=PERMUTATIONS, seed=seed)
     proposed = [replace(one, p_value=min(1.0, FAMILIES * one.p_value)) for one in [*_places(examined, seed), *colours]]
 
-    def tested(candidate: Candidate, bare: Sequence[str] = ()) -> Trial | None:
+    def tested(candidate: Candidate, bare: Sequence[str] | None = None) -> Trial | None:
         index = material.spec.class_names.index(candidate.class_name)
         if candidate.kind == "colour":
             return run_colour_trial(material, candidate, palette, pool, index=index, seed=seed)
         rows = examined.rows[candidate.class_name]
+        if bare is None:
+            return run_trial(material, candidate, rows, pool, index=index, seed=seed)
         by_key = {row.key: row for row in rows}
         others = [by_key[key] for key in bare if by_key[key].label in (None, by_key[key].predicted)]
         return run_trial(material, candidate, rows, pool, index=index, seed=seed, bare=others)
@@ -95,7 +97,9 @@ def _places(examined: Examined, seed: int) -> list[Candidate]:
     return fit_all(windows, examined.grids, examined.size, examined.step)
 
 
-def _whole_marks(trials: Sequence[Trial], examined: Examined) -> list[tuple[Candidate, Candidate, Sequence[str]]]:
+def _whole_marks(
+    trials: Sequence[Trial], examined: Examined
+) -> list[tuple[Candidate, Candidate, Sequence[str] | None]]:
     """The whole of each mark of which a part was tested: the place, with the images that bear it, and the others' keys.
 
     Attribution often shows parts of a mark (some strokes of a word); its content shows all of it. Where only some of
@@ -103,7 +107,7 @@ def _whole_marks(trials: Sequence[Trial], examined: Examined) -> list[tuple[Cand
     """
     elsewhere = means_elsewhere(examined.grids)
     places = [trial.candidate for trial in trials if trial.candidate.kind != "colour"]
-    found: list[tuple[Candidate, Candidate, Sequence[str]]] = []
+    found: list[tuple[Candidate, Candidate, Sequence[str] | None]] = []
     for trial in sorted(trials, key=lambda one: -one.alike_likeness):
         one, box = trial.candidate, trial.extent
         known = [whole for whole, _, _ in found] + ([] if trial.mixed else places)
@@ -116,7 +120,7 @@ def _whole_marks(trials: Sequence[Trial], examined: Examined) -> list[tuple[Cand
             bearing = tuple(position for position in whole.order if rows[position].key in trial.alike)
             found.append((whole, replace(whole, order=bearing, leaning=len(bearing)), trial.bare))
         else:
-            found.append((whole, whole, ()))
+            found.append((whole, whole, None))
     return found
 
 
