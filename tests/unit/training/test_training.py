@@ -289,7 +289,7 @@ def test_the_commands_train_and_explain_an_ensemble(
     shown = call(*train, *options)  # done already: it only says so
     assert f"{100 * trained.accuracy:.1f} %" in shown
     assert "3/hostile.png" in shown
-    assert f"next: attribatch run {asked.data} --ensemble {asked.out}" in shown
+    assert f" run {asked.data} --ensemble {asked.out}" in shown
     assert json.loads(call(*train, *options, "--json"))["accuracy"] == trained.accuracy
     run = json.loads(call("run", str(few), "--ensemble", asked.out, "--n-steps", "4", "--json"))
     assert run["progress"]["images_done"] == 4
