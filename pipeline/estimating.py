@@ -1,7 +1,8 @@
 """What a run would take: computes a few of its images and stores nothing."""
 
+import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from db.records import Entry, Run
@@ -12,7 +13,7 @@ from pipeline.maps import Floats
 from pipeline.spec import RunSpec
 
 SAMPLE_IMAGES = 16  # at most, spread over the manifest: images differ in the steps that a tolerance takes
-SAMPLE_SECONDS = 20.0  # that the sample may take; one image is computed even if it takes longer
+SAMPLE_SECONDS = 20.0  # that the sample may take; one image is timed even if it takes longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +54,30 @@ def measure_cost(
         raise SpecError("none of the images can be read; `attribatch run` says why for each")
     explainer = Explainer(spec, load_members(spec, device), samples=samples, device=device)
 
-    def computed(sample: Sequence[Picture]) -> tuple[float, float]:
+    explainer.compute(pictures[:1])  # the first pass also chooses kernels and touches memory
+    evaluations, seconds, timed = 0.0, 0.0, list[Picture]()
+    random.Random(0).shuffle(pictures)  # the time may end before all are computed
+    while pictures and seconds * 2 <= SAMPLE_SECONDS:  # as many again take as long again
+        group, pictures = pictures[: len(timed) or 1], pictures[len(timed) or 1 :]
         started = time.monotonic()
-        evaluations = float(explainer.compute(sample).found.evaluations.double().mean())
-        return evaluations, time.monotonic() - started
-
-    timed = pictures[:1]
-    evaluations, seconds = computed(timed)  # the first pass also chooses kernels and touches memory
-    if seconds < SAMPLE_SECONDS:
-        affordable = max(1, int(SAMPLE_SECONDS / seconds))
-        timed = pictures[:: -(-len(pictures) // affordable)]
-        evaluations, seconds = computed(timed)
+        evaluations += float(explainer.compute(group).found.evaluations.double().sum())
+        seconds += time.monotonic() - started
+        timed += group
     paths = len(spec.models) * sum(baseline.n for baseline in spec.baselines)
     keys = tuple(picture.entry.key for picture in timed)
-    return Cost(run.image_count, paths, evaluations, seconds / len(timed) * run.image_count, keys)
+    return Cost(run.image_count, paths, evaluations / len(timed), seconds / len(timed) * run.image_count, keys)
 
 
 def _spread(entries: Iterable[Entry], count: int, pixels: Callable[[Entry], Floats]) -> list[Picture]:
     """At most `SAMPLE_IMAGES` readable images, at even distances among `count` entries."""
     found: list[Picture] = []
+    due = 0
     for row, entry in enumerate(entries):
-        if row * SAMPLE_IMAGES < len(found) * count:
+        if row * SAMPLE_IMAGES < due * count:
             continue
         try:
             found.append(Picture(entry, entry.key, pixels(entry)))
         except UnreadableImage:
             continue
+        due = row * SAMPLE_IMAGES // count + 1
     return found

@@ -15,7 +15,7 @@ A candidate becomes a finding in three steps.
       local contrast is at least 6, or three times the best used places of the other classes. Of these, one in eight is
       left out, at least one: they may bear marks too. (Print looks the same in all images, whatever the class; before
       photographs a half-transparent word is hard to tell from what is behind it, but objects are harder still.) It is
-      at least 1.75, and where fewer than 4 other classes have used places to compare with, 3.5. What sets the contrast
+      at least 1.75, and where fewer than 5 other classes have used places to compare with, 3.5. What sets the contrast
       apart covers at least half of the place, so that no object beside a mark is taken for it;
    b. it turns more than a part of an object of its size does: the lower bound of sufficiency is at least 30 times the
       part of the image that it covers. That finds small marks whatever they look like.
@@ -46,7 +46,7 @@ from pipeline.audits.results import LIKE_OBJECT
 OVER_OTHERS = 3.0  # times what other classes reach
 SURELY = 6.0  # lower end of d' that needs no comparison
 APART = 1.75  # lower end of d' of any mark
-OTHERS = 4  # classes with used places that a place is compared with at least, to be a mark below `ALIKE`
+OTHERS = 5  # classes with used places that a place is compared with at least, to be a mark below `ALIKE`
 FOR_ITS_SIZE = 30.0  # images turned, lower bound, over the part of the image that the place covers
 TURNED = 0.1  # other images that a mark turns, lower bound
 MOST = 0.5  # other images that a mark turns, lower bound, whatever the object beneath it does
@@ -126,18 +126,21 @@ def _why_not(trial: Trial, used: Sequence[Trial], confirmed: Sequence[Trial]) ->
         others = "other casts" if trial.candidate.kind == "colour" else "random windows"
         return f"the model hardly uses it: under {100 * USE:.0f} % lost or turned, or no more than {others} do"
     if trial.candidate.kind == "colour":
-        return f"{LIKE_OBJECT}: its cast varies as others do {_compared(trial)}, and turns few or lacks that of a class"
-    if trial.surely >= ALIKE:
+        compared = _compared(trial, ALIKE)
+        return f"{LIKE_OBJECT}: its cast varies as others do {compared}, and turns few or lacks that of a class"
+    least = _least(_of_others(trial, [one for one in used if one.candidate.kind != "colour"]))
+    if trial.surely >= least:
         return (
-            f"{LIKE_OBJECT}: a mark stands there {_compared(trial)}, but the object beside or beneath it may be "
+            f"{LIKE_OBJECT}: a mark stands there {_compared(trial, least)}, but the object beside or beneath it may be "
             "what is used: most of the place is no mark, or it turns few images or no more than the place does without "
-            "it, or other classes have the like"
+            "it"
         )
-    return f"{LIKE_OBJECT}: its content varies as an object's does {_compared(trial)}"
+    compared = _compared(trial, least)
+    return f"{LIKE_OBJECT}: its content varies as an object's does, or other classes have the like {compared}"
 
 
-def _compared(trial: Trial) -> str:
-    return f"(d' is at least {max(0.0, trial.surely):.1f}, that of a mark {ALIKE})"
+def _compared(trial: Trial, least: float) -> str:
+    return f"(d' is at least {max(0.0, trial.surely):.1f}, that of a mark {least:.1f} here)"
 
 
 def _strength(trial: Trial) -> float:

@@ -180,14 +180,14 @@ def test_where_every_class_has_constant_content_a_mark_must_stand_out() -> None:
 
 def test_a_mark_that_is_hard_to_see_must_stand_out_from_all_other_classes_but_one() -> None:
     hard = a_trial("a", like=4.5, lost=0.4, turned=0.5)  # of 24 images: at least 3.1
-    objects = [a_trial(name, like=1.2, lost=0.5, turned=0.1, at=12) for name in "bcd"]  # at least 0.7
+    objects = [a_trial(name, like=1.2, lost=0.5, turned=0.1, at=12) for name in "bcde"]  # at least 0.7
     assert decide([hard, *objects])[0] == []  # too few to compare with
-    objects.append(a_trial("e", like=6, lost=0.4, turned=0.05, at=24))
+    objects.append(a_trial("g", like=6, lost=0.4, turned=0.05, at=24))
     assert decide([hard, *objects])[0] == [hard]
     objects.append(a_trial("f", like=2.2, lost=0.4, turned=0.05, at=24))
     assert decide([hard, *objects])[0] == []
     faint = a_trial("a", like=2.4, lost=0.4, turned=0.5)  # at least 1.6
-    assert decide([faint, *(a_trial(name, like=0.5, lost=0.5, turned=0.1, at=12) for name in "bcde")])[0] == []
+    assert decide([faint, *(a_trial(name, like=0.5, lost=0.5, turned=0.1, at=12) for name in "bcdefg")])[0] == []
 
 
 def test_a_likeness_of_few_images_decides_nothing() -> None:
