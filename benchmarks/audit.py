@@ -13,7 +13,7 @@ import sys, time
 import numpy as np
 from benchmarks.peaks import peak
 from db.records import ImageRow, ImageState
-from pipeline.audits import Material, audit
+from pipeline.analysis.audit import Material, audit
 from tests.unit.audits.planted import a_run, a_spec
 
 count = int(sys.argv[1])

@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.machine import log, table
 from benchmarks.trials import BLACK, NOISE, trial
 from pipeline.attribution.path import UNIFORM
-from pipeline.declarations import Output
+from pipeline.spec.choices import Output
 
 OUTPUTS: tuple[Output, ...] = ("logit", "probability")
 RULES: dict[str, dict[str, Any]] = {

@@ -15,8 +15,8 @@ from benchmarks.scale import entries
 from db.ledger import Ledger
 from db.records import Run
 from db.session import migrate, open_engine
-from pipeline.dispatch import TASK
-from pipeline.planning import drafts
+from pipeline.engine.broker import TASK
+from pipeline.runs.plan import drafts
 from pipeline.settings import Settings
 from tests.services.servers import postgres, redis
 from workers.app import make_app
@@ -26,7 +26,7 @@ WORKER = """
 import sys, time, redis
 from db.ledger import Ledger
 from db.session import open_engine
-from pipeline.dispatch import TASK
+from pipeline.engine.broker import TASK
 from pipeline.settings import Settings
 from workers.app import make_app
 app, done = make_app(Settings.from_env()), redis.Redis.from_url(sys.argv[1])

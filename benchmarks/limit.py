@@ -14,7 +14,7 @@ from benchmarks.machine import interleaved, log, profiled, table
 from benchmarks.networks import photographs, zoo
 from benchmarks.peers import IntegratedGradients
 from pipeline.attribution import integrated_gradients
-from pipeline.tuning.precision import Way
+from pipeline.attribution.fast_members import Way
 
 NETWORKS = {"mobilenet_v3_large": 8, "resnet18": 8, "resnet50": 8, "swin_t": 4, "vgg16": 2, "vit_b_16": 2}  # steps
 SIZE = 224

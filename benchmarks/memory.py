@@ -32,10 +32,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from pipeline.api import Pipeline, RunRequest
-from pipeline.models import ModelRequest
-from pipeline.work import open_workshop, work
+from pipeline.models.registry import ModelRequest
+from pipeline.engine.worker import open_workshop, work
 with Pipeline.open(sys.argv[2]) as pipeline:
-    request = RunRequest(sys.argv[1], (ModelRequest("pipeline.digits:digits_cnn", weights=sys.argv[3]),), n_steps=2)
+    member = ModelRequest("pipeline.models.digits:digits_cnn", weights=sys.argv[3])
+    request = RunRequest(sys.argv[1], (member,), n_steps=2)
     run = pipeline.submit(request)
     shop = open_workshop(replace(pipeline.settings, device="cpu"))
     work(shop, run.id)
@@ -83,6 +84,6 @@ def _write_images(folder: Path, count: int) -> None:
 def _write_weights(path: Path) -> None:
     from safetensors.torch import save_file
 
-    from pipeline.digits import digits_cnn
+    from pipeline.models.digits import digits_cnn
 
     save_file(digits_cnn()[0].state_dict(), path)

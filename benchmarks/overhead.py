@@ -15,9 +15,10 @@ from benchmarks.networks import photographs, zoo
 from pipeline.api import Pipeline, RunRequest
 from pipeline.attribution import integrated_gradients
 from pipeline.attribution.ensemble import predict
-from pipeline.models import ModelRequest, load
-from pipeline.spec import RunSpec
-from pipeline.work import open_workshop, work
+from pipeline.engine.worker import open_workshop, work
+from pipeline.models.registry import load
+from pipeline.spec.request import ModelRequest
+from pipeline.spec.run_spec import RunSpec
 
 IMAGES, SIZE, STEPS = 8, 224, 16
 NETWORKS = {"resnet18": 2, "resnet50": 1}  # rounds

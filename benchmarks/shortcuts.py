@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from benchmarks.machine import log, table
-from pipeline.audits import Audit, audit
+from pipeline.analysis.audit import Audit, audit
 from tests.unit.audits.planted import CORNERS, KINDS, world
 
 RATES = (1.0, 0.5, 0.2)

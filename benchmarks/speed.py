@@ -10,8 +10,8 @@ from benchmarks.machine import interleaved, log, profiled, table
 from benchmarks.networks import accuracy, scans, small_resnet, trained
 from benchmarks.peers import IntegratedGradients, captum_maps, loop_maps
 from benchmarks.trials import BLACK, CALIBRATION, EIGHT, TARGET, Trial, fewest, trial
+from pipeline.attribution import prepare
 from pipeline.attribution.path import UNIFORM
-from pipeline.tuning import prepare
 
 KINDS = {"1 x 1": (1, BLACK, 16), "1 x 8": (1, EIGHT, 8), "3 x 8": (3, EIGHT, 8)}
 CAPTUM_METHODS = ("gausslegendre", "riemann_middle", "riemann_trapezoid", "riemann_right")

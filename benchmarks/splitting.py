@@ -8,9 +8,9 @@ from torch import Tensor
 
 from benchmarks.machine import log, table
 from benchmarks.trials import BLACK, NOISE, Trial, trial
+from pipeline.attribution.batch import problem_of
 from pipeline.attribution.path import UNIFORM, Profile, first_level
-from pipeline.attribution.rows import problem_of
-from pipeline.declarations import Output
+from pipeline.spec.choices import Output
 
 OUTPUTS: tuple[Output, ...] = ("logit", "probability")
 WAYS = {"all (doubling)": 1.0, "half": 0.5, "quarter": 0.25}  # the share that is split in a round

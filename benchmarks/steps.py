@@ -10,7 +10,7 @@ from benchmarks.machine import log, table
 from benchmarks.networks import accuracy, scans, trained
 from benchmarks.trials import BLACK, LADDER, NOISE, TARGET, Trial, fewest, fitted, relative_errors, trial
 from pipeline.attribution.path import UNIFORM, Profile
-from pipeline.declarations import METHODS, Output
+from pipeline.spec.choices import METHODS, Output
 
 OUTPUTS: tuple[Output, ...] = ("logit", "probability")
 TOLERANCES = tuple(0.002 * step for step in range(40, 4, -1))  # 8 % down to 1 %

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.networks import scans, trained
-from pipeline.attribution import Attribution, Profile, baseline_stack, integrated_gradients
+from pipeline.attribution import Attribution, Profile, baseline_stack, fit_profile, integrated_gradients
 from pipeline.attribution.ensemble import predict
-from pipeline.declarations import Baseline, Output
-from pipeline.tuning import fit_profile
+from pipeline.spec.choices import Baseline, Output
 
 BLACK = ("black",)
 NOISE = ("uniform:n=1",)

@@ -1,4 +1,4 @@
-"""Reads of runs, units and images. Knows nothing of how rows came to be, nor of how a page is cut (`db.pages`)."""
+"""Reads of runs, units and images. Knows nothing of how rows came to be, nor of how a page is cut (`db.paging`)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sqlalchemy import Column, ColumnElement, Engine, Row, Select, and_, exists,
 from db.encoding import IMAGE_FIELDS, entries_from_text, image_from_row, run_from_row
 from db.errors import NotFound
 from db.filters import compile_where
-from db.pages import Page, count_of, page_of
+from db.paging import Page, count_of, page_of
 from db.records import Entry, ImageRow, ImageState, Progress, Run, RunState, UnitState
 from db.session import reading, within
 from db.tables import WAITING, images, runs, units

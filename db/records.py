@@ -188,7 +188,7 @@ class Occasion:
     run_id: str | None = None
     previous_run_id: str | None = None  # the run that it was compared with
     unchanged: bool | None = None  # the same run as before: no image, model or option changed, nothing was computed
-    drift: float | None = None  # 0..1, see `pipeline.audits.drift`
+    drift: float | None = None  # 0..1, see `pipeline.analysis.drift`
     class_drift: float | None = None  # 0..1, of the class that changed most
     ndcg: float | None = None  # 0..1
     exceeded: bool | None = None  # the gate; None where there is none, or nothing to compare with

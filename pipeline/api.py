@@ -1,18 +1,17 @@
 """The Python API: `Pipeline` is what the command line and the web page call, and nothing they do is done elsewhere.
 
 Example:
-    from pipeline.api import Pipeline, RunRequest
-    from pipeline.models import ModelRequest
+    from pipeline.models.registry import ModelRequest
 
     with Pipeline.open() as pipeline:
         run = pipeline.submit(RunRequest("./images", models=(ModelRequest("torchvision:resnet50@DEFAULT"),)))
-        pipeline.work(run)
+        pipeline.engine.worker(run)
         for row in pipeline.find(run.id, where="mispredicted", sort="-member_disagreement").rows:
             print(row.key, row.predicted, row.error_estimate)
 """
 
 from pipeline.facade.running import Running
-from pipeline.requesting import RunRequest
+from pipeline.spec.request import RunRequest
 
 __all__ = ["Pipeline", "RunRequest"]
 

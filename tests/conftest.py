@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.api import Pipeline, RunRequest
-from pipeline.models import ModelRequest
+from pipeline.spec.request import ModelRequest
 
 # The tests' networks are small: a second thread costs them more than it brings.
 torch.set_num_threads(1)

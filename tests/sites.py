@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 
 from db.records import Run
-from pipeline import planning
+from pipeline.analysis.audit.results import Finding
 from pipeline.api import Pipeline, RunRequest
-from pipeline.audits.results import Finding
-from pipeline.work import open_workshop, work
+from pipeline.engine.worker import open_workshop, work
+from pipeline.storage.keys import report_key
 from tests.conftest import make_members
 
 HOSTILE = "<svg onload=alert(1)>"  # a label, a class and a part of names
@@ -72,7 +72,7 @@ def _store_audit(pipeline: Pipeline, run: Run, folder: Path) -> None:
         (0.28, 0.46), 96, 0.0, 0.0, 9.1, 0.001, tuple(keys[:3]),
     )  # fmt: skip
     told = replace(audit, findings=(finding,), remarks=(*audit.remarks, "a remark"))
-    pipeline.objects.put(planning.report_key(run.id, "audit-predicted.json"), told.to_json().encode())
+    pipeline.objects.put(report_key(run.id, "audit-predicted.json"), told.to_json().encode())
     measure = {
         "name": "deletion",
         "value": 0.2,
@@ -83,4 +83,4 @@ def _store_audit(pipeline: Pipeline, run: Run, folder: Path) -> None:
         "meaning": "m",
     }
     evaluation = json.dumps({"metrics": [measure | {"meaning": "m"}], "baseline_sensitivity": [], "remarks": []})
-    pipeline.objects.put(planning.report_key(run.id, "evaluation.json"), evaluation.encode())
+    pipeline.objects.put(report_key(run.id, "evaluation.json"), evaluation.encode())

@@ -12,12 +12,12 @@ import warnings
 from dataclasses import replace
 
 from pipeline import logs, telemetry
-from pipeline.dispatch import TASK, check_broker_url
+from pipeline.engine.broker import TASK, check_broker_url
+from pipeline.engine.worker import open_workshop, when_parent_is_gone
 from pipeline.errors import AttribatchError, UsageError
 from pipeline.settings import Settings
-from pipeline.work import open_workshop, when_parent_is_gone
 from workers.app import make_app
-from workers.desk import Desk
+from workers.consumer import Desk
 from workers.devices import seats
 from workers.supervisor import REPLACE, Supervisor
 

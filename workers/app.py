@@ -2,7 +2,7 @@
 
 from celery import Celery
 
-from pipeline.dispatch import QUEUE
+from pipeline.engine.broker import QUEUE
 from pipeline.settings import Settings
 
 

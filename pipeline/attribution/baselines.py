@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.declarations import Baseline
+from pipeline.spec.choices import Baseline
 
 _SHARED = ("black", "white", "color", "samples")  # the same for every image
 

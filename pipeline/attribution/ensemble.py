@@ -7,8 +7,8 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from pipeline.attribution.rows import problem_of
-from pipeline.declarations import Output
+from pipeline.attribution.batch import problem_of
+from pipeline.spec.choices import Output
 
 
 def statistics(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attribution import convergence, ensemble, path
+from pipeline.attribution.batch import Problem, path_runs, problem_of
 from pipeline.attribution.path import Profile
-from pipeline.attribution.rows import Problem, path_runs, problem_of
-from pipeline.declarations import Method, Output, Precision
+from pipeline.spec.choices import Method, Output, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,13 @@ def integrated_gradients(
         targets: (N,) int64, in 0..classes-1.
         baselines: (K, N, ...), or (K, 1, ...) for baselines that all inputs share.
         baseline_weights: (K,) non-negative; equal shares by default.
-        method: quadrature rule, see `pipeline.declarations.METHODS`. Not used with a tolerance.
+        method: quadrature rule, see `pipeline.spec.choices.METHODS`. Not used with a tolerance.
         n_steps: gradient evaluations per path. Not used with a tolerance.
         tolerance: relative L1 error, above 0: nested trapezoid levels (9, 17, 33, ... nodes, each reusing all
             before) until an image's `error_estimate` meets it.
         max_steps: with a tolerance, nodes per path at most, at least 9. Images that need more are not `converged`.
-        profile: where the nodes of Riemann rules and nested levels stand, see `pipeline.tuning.fit_profile`; evenly by
-            default. One for all baselines, or one for each.
+        profile: where the nodes of Riemann rules and nested levels stand, see `fit_profile`; evenly by default. One for
+            all baselines, or one for each.
         output: what is explained: "logit", "probability" or "log_probability" of the target.
         internal_batch_size: rows of one forward and backward pass; chosen from the input's size by default.
         precision: "float32" computes in the inputs' own dtype (float64 stays float64), "float64" on copies in double,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.declarations import METHODS, Method
+from pipeline.spec.choices import METHODS, Method
 
 FIRST_LEVEL = 9  # nodes of the coarsest nested level: alpha = 0, 1/8, ..., 1
 
@@ -88,7 +88,7 @@ def quadrature(method: Method, n_steps: int, profile: Profile = UNIFORM) -> Node
     """Nodes and weights of a rule on [0, 1].
 
     Args:
-        method: one of `pipeline.declarations.METHODS`.
+        method: one of `pipeline.spec.choices.METHODS`.
         n_steps: gradient evaluations, at least 1 (2 for the trapezoid, whose nodes include both ends).
         profile: where the cells of a Riemann rule lie; weights are their widths.
 

@@ -5,8 +5,8 @@ source is there. `folder` and `bucket` are where files lie, `manifests` and `sha
 `sources` picks what somebody named, and `images` decodes. Knows nothing of models, units or storage.
 """
 
+from pipeline.datasets.base import MISSING, SUFFIXES
 from pipeline.datasets.images import FORMATS, Decoded, read_image, to_pixels
-from pipeline.datasets.interface import MISSING, SUFFIXES
 from pipeline.datasets.sources import Source, check_there, is_unchanged, list_entries, open_source
 
 __all__ = [

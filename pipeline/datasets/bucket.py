@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from db.buckets import Bucket
 from db.errors import ObjectUnreadable, StoreRefused, StoreUnavailable
-from pipeline.datasets.interface import MISSING, Tree, is_storable
+from pipeline.datasets.base import MISSING, Tree, is_storable
 from pipeline.errors import DatasetError, SourceRefused, SourceUnavailable, UnreadableImage
 
 SCHEME = "s3://"

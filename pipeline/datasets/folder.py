@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.datasets.interface import MISSING, Tree, is_storable
+from pipeline.datasets.base import MISSING, Tree, is_storable
 from pipeline.errors import DatasetError, Retryable, SourceUnavailable, UnreadableImage
 
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from db.records import Entry
-from pipeline.datasets.interface import short
+from pipeline.datasets.base import short
 from pipeline.datasets.sources import Source, opened
 from pipeline.errors import Retryable, UnreadableImage
-from pipeline.spec import Preprocess
+from pipeline.spec.run_spec import Preprocess
 
 if TYPE_CHECKING:
     import numpy as np

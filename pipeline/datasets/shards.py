@@ -21,7 +21,7 @@ from itertools import groupby
 from typing import Any
 
 from db.records import Entry
-from pipeline.datasets.interface import SUFFIXES, Collection, Tree, below, is_storable, short
+from pipeline.datasets.base import SUFFIXES, Collection, Tree, below, is_storable, short
 from pipeline.errors import AttribatchError, DatasetError, UnreadableImage
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal, Self
 
 from db.records import Entry
+from pipeline.datasets.base import SUFFIXES, Collection, Files, Tree
 from pipeline.datasets.bucket import SCHEME, Prefix, parse_location
 from pipeline.datasets.folder import Folder
-from pipeline.datasets.interface import SUFFIXES, Collection, Files, Tree
-from pipeline.datasets.manifests import MANIFEST_SUFFIXES, Listed
+from pipeline.datasets.manifest import MANIFEST_SUFFIXES, Listed
 from pipeline.datasets.shards import COMPRESSED, Shards, expand
 from pipeline.errors import DatasetError, SourceRefused
 

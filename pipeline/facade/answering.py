@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from db import queries
 from db.records import Drift, Entry, ImageRow, ImageState, Run
-from pipeline import planning
 from pipeline.datasets import Source, is_unchanged
 from pipeline.errors import ObjectMissing, UsageError
 from pipeline.facade.found import Found, Record
 from pipeline.facade.opened import Opened
-from pipeline.spec import RunSpec
+from pipeline.spec.run_spec import RunSpec
+from pipeline.storage.keys import report_key, tuning_prefix
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import xarray
     from numpy.typing import NDArray
 
-    from pipeline.audits import Audit
-    from pipeline.audits.comparison import Comparison
-    from pipeline.exporting import Exported
+    from pipeline.analysis.audit import Audit
+    from pipeline.analysis.comparison import Comparison
+    from pipeline.outputs.export import Exported
 
 PAIRS = 24  # images that a stored comparison lists at least: what the page shows
 
@@ -45,7 +45,7 @@ class Answering(Opened):
 
         Empty where nothing was, or is not yet.
         """
-        prefix = planning.tuning_prefix(self.get_run(ref).id)
+        prefix = tuning_prefix(self.get_run(ref).id)
         return {
             key.removeprefix(prefix).removesuffix(".json"): json.loads(self.objects.get(key))
             for key in self.objects.list(prefix)
@@ -105,12 +105,12 @@ class Answering(Opened):
             table = p.frame("first", where="not failed")
             print(table.groupby("predicted").border_share.mean())
         """
-        from pipeline.framing import frame_of
+        from pipeline.storage.framing import frame_of
 
         return frame_of(queries.iter_found(self.database, self.get_run(ref).id, where=where, sort=sort))
 
     def maps(self, ref: str = "latest", *, where: str | None = None, sort: str | None = None) -> "xarray.Dataset":
-        """The maps of a run as one lazy array, aligned with its rows; see `pipeline.stacking.stack_maps`.
+        """The maps of a run as one lazy array, aligned with its rows; see `pipeline.storage.lazy.stack_maps`.
 
         Nothing is read before values are asked for, and then only the chosen rows are. `attribution` is
         (row, channel, y, x) float32, NaN where the image failed; ensembles also have `std`. With dask installed,
@@ -130,14 +130,14 @@ class Answering(Opened):
             cats = maps.attribution[(maps.predicted == "cat").values]
             print(cats.sizes, float(abs(cats).mean()))
         """
-        from pipeline.stacking import stack_maps
+        from pipeline.storage.lazy import stack_maps
 
         run = self.get_run(ref)
         return stack_maps(self.objects, run, list(queries.iter_found(self.database, run.id, where=where, sort=sort)))
 
     def read_maps(self, rows: Sequence[ImageRow]) -> "NDArray[np.float32]":
         """Stored mean maps of some rows, (n, C, H, W), in their order. Raises ObjectMissing."""
-        from pipeline.reading import read_maps
+        from pipeline.storage.reader import read_maps
 
         return read_maps(self.objects, rows)
 
@@ -157,7 +157,7 @@ class Answering(Opened):
             UsageError: the image has no map.
             UnreadableImage: the file is gone or has changed.
         """
-        from pipeline.showing import show
+        from pipeline.outputs.figure import show
 
         run = self.get_run(ref)
         row = self.find_image(run.id, image)
@@ -170,8 +170,8 @@ class Answering(Opened):
         return self._stored_report(ref, "evaluation.json")
 
     def drift(self, ref: str, previous: str) -> Drift:
-        """How far the evidence moved from an earlier run; see `pipeline.audits.drift`. Raises ObjectMissing."""
-        from pipeline.comparing import drift_between
+        """How far the evidence moved from an earlier run; see `pipeline.analysis.drift`. Raises ObjectMissing."""
+        from pipeline.analysis.comparing import drift_between
 
         return drift_between(self.database, self.objects, self.get_run(ref), self.get_run(previous))
 
@@ -191,14 +191,14 @@ class Answering(Opened):
             UsageError: the runs have no image in common, or maps of another height and width.
             ObjectMissing: a map that the index names is gone.
         """
-        from pipeline.comparing import compare
+        from pipeline.analysis.comparing import compare
 
         classes, one, other = _by(by), self.get_run(a), self.get_run(b)
         before = self.status(one.id), self.status(other.id)
         found = compare(self.database, self.objects, one, other, by=classes, limit=max(limit, PAIRS))
         if all(each.over for each in before) and self._done(one, other) == tuple(each.images_done for each in before):
             data = found.to_dict() | {"done_a": before[0].images_done, "done_b": before[1].images_done}
-            self.objects.put(planning.report_key(one.id, f"compare-{other.id}-{by}.json"), json.dumps(data).encode())
+            self.objects.put(report_key(one.id, f"compare-{other.id}-{by}.json"), json.dumps(data).encode())
         return replace(found, changed=found.changed[:limit])
 
     def stored_comparison(self, a: str, b: str, by: str = "predicted") -> dict[str, Any] | None:
@@ -223,7 +223,7 @@ class Answering(Opened):
         limit: int | None = None,
         overwrite: bool = False,
     ) -> "Exported":
-        """Write results for another tool; see `pipeline.exporting`.
+        """Write results for another tool; see `pipeline.outputs.export`.
 
         Args:
             ref: of the run.
@@ -242,7 +242,7 @@ class Answering(Opened):
             done = p.export("first", format="npz", out="first.npz", where="probability > 0.1")
             print(done.images, done.path)
         """
-        from pipeline.exporting import Material, export
+        from pipeline.outputs.export import Material, export
 
         run = self.get_run(ref)
         spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, self.settings.s3_endpoint_url)
@@ -277,8 +277,8 @@ class Answering(Opened):
         Raises:
             UsageError: nothing of the run is done yet, or the folder cannot be written.
         """
-        from pipeline.reporting import material_of, write_report
-        from pipeline.work import pick_device
+        from pipeline.engine.worker import pick_device
+        from pipeline.outputs.report import material_of, write_report
 
         classes, run = _by(by), self.get_run(ref)
         if next(queries.iter_images(self.database, run.id, ImageState.DONE), None) is None:
@@ -310,7 +310,7 @@ class Answering(Opened):
 
     def _stored_report(self, ref: str, name: str) -> dict[str, Any] | None:
         try:
-            found: dict[str, Any] = json.loads(self.objects.get(planning.report_key(self.get_run(ref).id, name)))
+            found: dict[str, Any] = json.loads(self.objects.get(report_key(self.get_run(ref).id, name)))
         except ObjectMissing:
             return None
         return found

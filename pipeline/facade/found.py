@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from db.encoding import IMAGE_FIELDS
-from db.pages import Page
+from db.paging import Page
 from db.records import ImageRow
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from db.ledger import Ledger
 from db.objects import Objects, open_objects
 from db.records import Entry, Progress, Run
 from db.session import Engine, Index, look_at, migrate, open_engine
-from pipeline import submitting
 from pipeline.datasets import Source
+from pipeline.runs import submit
 from pipeline.settings import Settings
-from pipeline.spec import RunSpec
+from pipeline.spec.run_spec import RunSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ class Opened:
         return queries.progress(self.database, self.get_run(ref).id)
 
     def _pixels(self, source: Source, spec: RunSpec, entry: Entry) -> "NDArray[np.float32]":
-        return submitting.read_pixels(source, spec, entry, self.settings.max_pixels)
+        return submit.read_pixels(source, spec, entry, self.settings.max_pixels)
 
     def _sample_pixels(self, run: Run) -> "NDArray[np.float32] | None":
         import numpy as np

@@ -4,25 +4,28 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from db import queries
 from db.errors import StoreUnavailable
 from db.records import Entry, ImageState, Progress, Run
-from pipeline import dispatch, planning, submitting
 from pipeline.datasets import Source
+from pipeline.engine import broker
 from pipeline.errors import UsageError
 from pipeline.facade.answering import Answering
-from pipeline.requesting import RunRequest
-from pipeline.spec import RunSpec
+from pipeline.runs import submit as submitting
+from pipeline.spec.request import RunRequest
+from pipeline.spec.run_spec import RunSpec
+from pipeline.storage.keys import report_key
 
 if TYPE_CHECKING:
-    from pipeline.cleaning import Collected
-    from pipeline.estimating import Cost
-    from pipeline.evaluating import Evaluation
-    from pipeline.repair import Repaired
-    from pipeline.scheduling import Scheduler, TickReport
-    from pipeline.training.records import Ensemble, TrainingRequest
+    from pipeline.analysis.evaluation import Evaluation
+    from pipeline.models.training.ensemble_manifest import Ensemble, TrainingRequest
+    from pipeline.runs.cleanup import Collected
+    from pipeline.runs.estimate import Cost
+    from pipeline.runs.repair import Repaired
+    from pipeline.schedules.scheduler import Scheduler, TickReport
 
 log = logging.getLogger("attribatch.api")
 
@@ -52,8 +55,8 @@ class Running(Answering):
         Raises:
             UsageError: as `submit`.
         """
-        from pipeline.estimating import measure_cost
-        from pipeline.work import pick_device
+        from pipeline.engine.worker import pick_device
+        from pipeline.runs.estimate import measure_cost
 
         with submitting.planned(request, self.settings) as (run, spec, manifest):
             source = Source.from_json(run.source, self.settings.s3_endpoint_url)
@@ -90,8 +93,8 @@ class Running(Answering):
         Raises:
             UsageError: an unknown metric, no map yet, or no image that can still be read.
         """
-        from pipeline.evaluating import Asked, Stored, evaluate
-        from pipeline.work import pick_device
+        from pipeline.analysis.evaluation import Asked, Stored, evaluate
+        from pipeline.engine.worker import pick_device
 
         run = self.get_run(ref)
         spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, self.settings.s3_endpoint_url)
@@ -106,7 +109,7 @@ class Running(Answering):
         )
         device, allowed = pick_device(self.settings.device), self.settings.allowed_modules
         found = evaluate(stored, Asked(images, seed, metrics), device=device, allowed_modules=allowed, say=say)
-        self.objects.put(planning.report_key(run.id, "evaluation.json"), json.dumps(found.to_dict()).encode())
+        self.objects.put(report_key(run.id, "evaluation.json"), json.dumps(found.to_dict()).encode())
         return found
 
     def work(self, run: Run, *, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None) -> Progress:
@@ -119,7 +122,7 @@ class Running(Answering):
             workers: processes. On a CPU they share the cores.
             on_progress: told of the counts a few times a second.
         """
-        with dispatch.LocalWorkers(run.id, workers, self.settings.to_env()) as local:
+        with broker.LocalWorkers(run.id, workers, self.settings.to_env()) as local:
             return self._until_finished(run, on_progress, lambda found: local.tend(found.attempts))
 
     def compute(
@@ -132,13 +135,13 @@ class Running(Answering):
 
     def follow(self, run: Run, *, on_progress: Callable[[Progress], None] = lambda _: None) -> Progress:
         """Wait until Celery workers have finished a run; sends what they were not told of, again and again."""
-        wake = dispatch.Waker(self.ledger, self.check_broker(), every_seconds=self.settings.sweep_seconds)
+        wake = broker.Waker(self.ledger, self.check_broker(), every_seconds=self.settings.sweep_seconds)
         return self._until_finished(run, on_progress, lambda _: wake())
 
     def wake(self) -> None:
         """Tell Celery workers of what waits; where the broker is away, they look in SQL. Without one: nothing."""
         if self.settings.broker_url is not None:
-            dispatch.Waker(self.ledger, self.settings.broker_url)()
+            broker.Waker(self.ledger, self.settings.broker_url)()
 
     def check_broker(self) -> str:
         """The broker's URL. Raises UsageError where none is configured."""
@@ -152,32 +155,35 @@ class Running(Answering):
 
     def retry(self, ref: str) -> int:
         """Give failed units of a run all their attempts again, and units with failed images too. Units re-armed."""
-        from pipeline.repair import forget_failed
+        from pipeline.runs.repair import forget_failed
 
         run = self.get_run(ref)
         return self.ledger.retry(run.id) + forget_failed(self.database, self.ledger, self.objects, run)
 
     def repair(self) -> "Repaired":
         """Rebuild the index from object storage, and queue again what is missing there or damaged."""
-        from pipeline.repair import repair
+        from pipeline.runs.repair import repair
+        from pipeline.schedules.records import restore_schedules
 
-        return repair(self.database, self.ledger, self.objects)
+        schedules, unreadable = restore_schedules(self.database, self.objects)
+        found = repair(self.database, self.ledger, self.objects)
+        return replace(found, schedules_restored=schedules, damaged=found.damaged + tuple(unreadable))
 
     def removable(self, ref: str) -> str:
         """The id of the run that `remove` would delete. Raises NotFound."""
-        from pipeline.cleaning import find_run
+        from pipeline.runs.cleanup import find_run
 
         return find_run(self.database, self.objects, ref)[0]
 
     def remove(self, ref: str) -> int:
-        """Delete a run, its rows and its objects; see `pipeline.cleaning.remove`. Objects deleted."""
-        from pipeline.cleaning import remove
+        """Delete a run, its rows and its objects; see `pipeline.runs.cleanup.remove`. Objects deleted."""
+        from pipeline.runs.cleanup import remove
 
         return remove(self.database, self.ledger, self.objects, ref)
 
     def gc(self, *, dry_run: bool = False) -> "Collected":
-        """Delete stored objects that no run needs; see `pipeline.cleaning.collect`."""
-        from pipeline.cleaning import collect
+        """Delete stored objects that no run needs; see `pipeline.runs.cleanup.collect`."""
+        from pipeline.runs.cleanup import collect
 
         return collect(self.database, self.objects, dry_run=dry_run)
 
@@ -189,9 +195,9 @@ class Running(Answering):
         threads: int = 4,
         say: Callable[[str], None] = lambda _: None,
     ) -> "Ensemble":
-        """Train an ensemble by bagging; an interrupted one goes on. See `pipeline.training`. Raises UsageError."""
-        from pipeline.training.ensembles import train_ensemble
-        from pipeline.work import pick_device
+        """Train an ensemble by bagging; an interrupted training resumes. Raises UsageError."""
+        from pipeline.engine.worker import pick_device
+        from pipeline.models.training.bagging import train_ensemble
 
         return train_ensemble(
             request,
@@ -206,14 +212,14 @@ class Running(Answering):
     @property
     def schedules(self) -> "Scheduler":
         """Requests that are submitted again and again: add, listed, pause, resume, remove, history, run_now."""
-        from pipeline.scheduling import Scheduler
+        from pipeline.schedules.scheduler import Scheduler
 
         return Scheduler(self.database, self.objects, self, lease_seconds=self.settings.lease_seconds)
 
     def tick(
         self, *, wait: bool | None = None, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None
     ) -> "TickReport":
-        """Submit what is due, and compare what is finished; see `pipeline.scheduling.Scheduler.tick`.
+        """Submit what is due, and compare what is finished; see `pipeline.schedules.scheduler.Scheduler.tick`.
 
         `wait` computes each run to its end before the tick returns: by default without a broker only.
         """

@@ -11,10 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from pipeline.errors import AttribatchError, NotFound, Permanent, Retryable, UsageError
-from pipeline.web import audits, comparing, drawing, gallery, images, runs, schedules
-from pipeline.web.answers import Asked, Here, Site, View, make_templates
-from pipeline.web.safety import COOKIE, Guard, Safety, local_path
-from pipeline.web.turns import Turns
+from pipeline.web.background import Turns
+from pipeline.web.pages import audit, compare, gallery, image, runs, schedules, thumbnails
+from pipeline.web.responses import Asked, Here, Site, View, make_templates
+from pipeline.web.security import COOKIE, Guard, Safety, local_path
 
 if TYPE_CHECKING:
     from pipeline.api import Pipeline
@@ -53,7 +53,7 @@ def create_app(
     app.add_middleware(Safety, guard=guard)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     # Pictures before images: `{row}` of an image would take no part of their names, but the first fit counts.
-    for module in (drawing, runs, gallery, images, audits, comparing, schedules):
+    for module in (thumbnails, runs, gallery, image, audit, compare, schedules):
         app.include_router(module.router)
     _add_entrance(app)
     _add_errors(app)

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from db.records import ImageRow
 from pipeline.errors import ObjectMissing
-from pipeline.maps import PATH_POINTS, MapReader
-from pipeline.reading import check_stored
+from pipeline.storage.arrays import PATH_POINTS, MapReader
+from pipeline.storage.reader import check_stored
 
 if TYPE_CHECKING:
     from pipeline.api import Pipeline

@@ -17,7 +17,7 @@ from PIL import Image
 
 from db.records import UnitState
 from pipeline.api import Pipeline
-from pipeline.models import ModelRequest
+from pipeline.spec.request import ModelRequest
 
 ATTRIBATCH = str(Path(sys.executable).parent / "attribatch")
 
@@ -224,7 +224,10 @@ def test_a_wrong_run_is_refused_before_any_unit_starts(
 
 def test_help_answers_at_once_and_every_command_shows_an_example() -> None:
     imported = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import pipeline.cli"], capture_output=True, text=True, check=True
+        [sys.executable, "-X", "importtime", "-c", "import pipeline.cli.app"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stderr
     slow = {"torch", "numpy", "sqlalchemy"}
     assert not slow & {line.split("|")[-1].strip() for line in imported.splitlines()}

@@ -14,7 +14,7 @@ from PIL import Image
 
 from db.records import UnitState
 from pipeline.api import Pipeline
-from pipeline.models import ModelRequest
+from pipeline.spec.request import ModelRequest
 from tests.acceptance.test_command_line import ATTRIBATCH, answer, attribatch, environment
 from tests.unit.db.steps import pass_hours
 

@@ -49,7 +49,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 def start(home: Path, *options: str, command: str = "serve") -> Server:
     """`attribatch serve` or `up` as a process, once it listens."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ATTRIBATCH_")}
-    program = [sys.executable, "-c", "from pipeline.cli import main; main()", command, "--port", "0", *options]
+    program = [sys.executable, "-c", "from pipeline.cli.app import main; main()", command, "--port", "0", *options]
     process = subprocess.Popen(
         program, env=kept | {"ATTRIBATCH_HOME": str(home), "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
     )

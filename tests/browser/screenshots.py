@@ -14,12 +14,12 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, sync_playwright
 
 from pipeline.api import Pipeline
-from pipeline.requesting import repeat
+from pipeline.spec.request import repeat
 from tests.browser.conftest import WANTED, start, stop
 
 DOCS = Path(__file__).parents[2] / "docs"
 WIDTH, HEIGHT = 1280, 860
-PROGRAM = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+PROGRAM = [sys.executable, "-c", "from pipeline.cli.app import main; main()"]
 
 
 def main() -> None:

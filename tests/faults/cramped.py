@@ -16,11 +16,11 @@ from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
 from db.records import UnitState
-from pipeline import engine
 from pipeline.api import Pipeline
+from pipeline.engine import unit
 from pipeline.errors import StoreFull
+from pipeline.runs.submit import RunRequest
 from pipeline.settings import Settings
-from pipeline.submitting import RunRequest
 from tests.faults import hands
 from tests.faults.installation import finish
 from tests.faults.whole import Undisturbed, whole
@@ -118,7 +118,7 @@ def _live(request: RunRequest, undisturbed: Undisturbed, folder: Path, what: str
         sys.stderr.write(f"no disk may be mounted here ({error}): one is pretended\n")
         disk = Pretended(small)
     torch.set_num_threads(1)
-    engine.RETRY_SECONDS = hands.RETRY_SECONDS
+    unit.RETRY_SECONDS = hands.RETRY_SECONDS
     homes = {"maps": (other, small), "index": (small, other)}[what]
     settings = Settings.from_env(
         {

@@ -28,14 +28,15 @@ import workers.__main__ as celery_worker
 from db.ledger import Ledger
 from db.objects import S3
 from db.records import Unit
-from pipeline import engine, logs
-from pipeline.decoding import Decoder
+from pipeline import logs
+from pipeline.datasets.decoder import Decoder
+from pipeline.engine import unit as engine
+from pipeline.engine.explainer import Explainer
+from pipeline.engine.worker import open_workshop, when_parent_is_gone, work
 from pipeline.errors import Retryable
-from pipeline.explaining import Explainer
 from pipeline.settings import Settings
-from pipeline.work import open_workshop, when_parent_is_gone, work
-from workers import desk
-from workers.desk import Desk
+from workers import consumer
+from workers.consumer import Desk
 
 STEPS = ("claimed", "decoded", "computed", "shards put", "sidecar put", "committed")
 RETRY_SECONDS = 0.05  # doubled by every attempt: the product waits 2 s
@@ -232,4 +233,4 @@ def _stuck(once: Path) -> list[tuple[Any, str, Any]]:
             raise torch.AcceleratorError("CUDA error: device-side assert triggered")
         return compute(self, pictures)
 
-    return [(Explainer, "compute", fail_once), (desk, "is_broken", lambda device: bool(broken))]
+    return [(Explainer, "compute", fail_once), (consumer, "is_broken", lambda device: bool(broken))]

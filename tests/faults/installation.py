@@ -16,9 +16,9 @@ from torch import nn
 
 from db.records import Run
 from pipeline.api import Pipeline, RunRequest
-from pipeline.models import ModelRequest
+from pipeline.engine.worker import open_workshop, work
 from pipeline.settings import Settings
-from pipeline.work import open_workshop, work
+from pipeline.spec.request import ModelRequest
 from tests.faults import hands
 from tests.faults.hands import CALM, Suffering
 from tests.faults.whole import Undisturbed

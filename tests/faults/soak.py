@@ -19,7 +19,7 @@ from pathlib import Path
 
 from db.queries import iter_images, iter_units
 from db.records import ImageState, Run, UnitState
-from pipeline import dispatch
+from pipeline.engine import broker
 from tests.faults.hands import Suffering
 from tests.faults.installation import LEASE_SECONDS, Place, place
 from tests.faults.whole import whole
@@ -136,7 +136,7 @@ class Soak:
             for unit in iter_units(self.here.pipeline.database, run.id)
             if unit.state in (UnitState.PENDING, UnitState.LEASED)
         ]
-        dispatch.send(self.here.site.environment["ATTRIBATCH_BROKER_URL"], waiting * 2)
+        broker.send(self.here.site.environment["ATTRIBATCH_BROKER_URL"], waiting * 2)
 
     def flush(self) -> None:
         self.here.flush()

@@ -16,10 +16,10 @@ from db.ledger import Ledger
 from db.objects import S3
 from db.queries import iter_units
 from db.records import Run, UnitState
-from pipeline import dispatch
 from pipeline.api import Pipeline
-from pipeline.beat import beat
-from pipeline.submitting import RunRequest
+from pipeline.engine import broker
+from pipeline.runs.submit import RunRequest
+from pipeline.schedules.beat import beat
 from tests.faults import hands
 from tests.faults.hands import Suffering
 from tests.faults.installation import OUTAGE_SECONDS, UNITS, Place, finish
@@ -80,14 +80,14 @@ def test_redis_hangs_midway(crew: Place) -> None:
 
 
 def test_every_message_comes_twice(crew: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent, send = [], dispatch.send
+    sent, send = [], broker.send
 
     def twice(url: str, unit_ids: list[int]) -> None:
         sent.extend(unit_ids)
         send(url, [*unit_ids, *unit_ids])
         send(url, unit_ids[::-1])
 
-    monkeypatch.setattr(dispatch, "send", twice)
+    monkeypatch.setattr(broker, "send", twice)
     run = midway(crew)
     assert len(sent) == UNITS
     ended_well(crew, run)

@@ -4,8 +4,8 @@ import pytest
 
 from db.queries import iter_units
 from db.records import UnitState
-from pipeline.engine import load_members
-from pipeline.spec import RunSpec
+from pipeline.engine.unit import load_members
+from pipeline.spec.run_spec import RunSpec
 from tests.faults.installation import UNITS, Place, finish
 from tests.faults.whole import whole
 

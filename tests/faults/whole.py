@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from db.queries import UnitRow, iter_images, iter_units
 from db.records import DEATHS, ImageRow, ImageState, Run, UnitState
 from pipeline.api import Pipeline
-from pipeline.repair import _examined
-from pipeline.storing import sidecar_key
+from pipeline.runs.repair import _examined
+from pipeline.storage.keys import sidecar_key
 
 
 @dataclass(frozen=True)

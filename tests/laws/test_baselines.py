@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attribution import baseline_stack, integrated_gradients
-from pipeline.declarations import Baseline
-from pipeline.members import Member
-from pipeline.spec import Preprocess
+from pipeline.models.member import Member
+from pipeline.spec.choices import Baseline
+from pipeline.spec.run_spec import Preprocess
 
 IMAGES = torch.rand(3, 3, 12, 10, generator=torch.Generator().manual_seed(0))
 DIGESTS = ["a", "b", "c"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attribution import baseline_stack, input_x_gradient, integrated_gradients, saliency
-from pipeline.declarations import Baseline
+from pipeline.spec.choices import Baseline
 from tests.laws.conftest import smooth_mlp
 
 with warnings.catch_warnings():

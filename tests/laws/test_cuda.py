@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from db.records import Entry
-from pipeline.attribution import integrated_gradients
-from pipeline.declarations import Baseline
-from pipeline.describing import describe
-from pipeline.explaining import Explainer, Picture
-from pipeline.spec import RunSpec
-from pipeline.tuning import fit_profile, measured_batch_size
+from pipeline.attribution import fit_profile, integrated_gradients, measured_batch_size
+from pipeline.datasets.decoder import Picture
+from pipeline.engine.explainer import Explainer
+from pipeline.engine.rows import describe
+from pipeline.spec.choices import Baseline
+from pipeline.spec.run_spec import RunSpec
 from tests.laws.test_precision import lively
 from tests.unit.test_spec import MODEL
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.attribution import baseline_stack, integrated_gradients
-from pipeline.declarations import Baseline
+from pipeline.spec.choices import Baseline
 
 IMAGES = 48
 EXACT: dict[tuple[str, str], Tensor] = {}  # float64 maps of 1,024 steps, computed once

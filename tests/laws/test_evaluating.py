@@ -11,19 +11,19 @@ from scipy import stats
 from torch import Tensor, nn
 
 from db.records import Entry
+from pipeline.analysis.evaluation import MEASURES
+from pipeline.analysis.evaluation.figures import cosine, estimate, rank_correlation
+from pipeline.analysis.evaluation.imputing import impute
+from pipeline.analysis.evaluation.measures import Measured
+from pipeline.analysis.evaluation.randomisation import layers, randomised, stages
+from pipeline.analysis.evaluation.removal import area, curve, places
+from pipeline.analysis.evaluation.stability import infidelity, max_sensitivity, squares
+from pipeline.analysis.evaluation.subject import Ask, Engine, Subject
 from pipeline.attribution import baseline_stack, integrated_gradients
 from pipeline.attribution.ensemble import distance
-from pipeline.declarations import Baseline
-from pipeline.evaluating import MEASURES
-from pipeline.evaluating.figures import cosine, estimate, rank_correlation
-from pipeline.evaluating.imputing import impute
-from pipeline.evaluating.measures import Measured
-from pipeline.evaluating.randomising import layers, randomised, stages
-from pipeline.evaluating.removal import area, curve, places
-from pipeline.evaluating.stability import infidelity, max_sensitivity, squares
-from pipeline.evaluating.subject import Ask, Engine, Subject
-from pipeline.explaining import Picture
-from pipeline.spec import ModelSpec, Preprocess, RunSpec
+from pipeline.datasets.decoder import Picture
+from pipeline.spec.choices import Baseline
+from pipeline.spec.run_spec import ModelSpec, Preprocess, RunSpec
 from tests.laws.conftest import relu_cnn
 from tests.laws.quantus_figures import FILLED, PERCENTAGES, STEP, case
 

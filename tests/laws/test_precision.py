@@ -7,9 +7,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.attribution import integrated_gradients
-from pipeline.attribution.rows import default_batch_size
-from pipeline.tuning import measured_batch_size, precision, prepare
+from pipeline.attribution import fast_members, integrated_gradients, measured_batch_size, prepare
+from pipeline.attribution.batch import default_batch_size
 from tests.laws.conftest import relu_cnn
 
 TOLERANCE = 0.03
@@ -149,7 +148,7 @@ def test_sixteen_bits_are_used_only_within_the_tolerance(
 ) -> None:
     """As on hardware that has them: correct here, only slow."""
     dtype = getattr(torch, kind.split()[0])
-    monkeypatch.setattr(precision, "reduced_dtype", lambda _: dtype)
+    monkeypatch.setattr(fast_members, "reduced_dtype", lambda _: dtype)
     member = built(make)
     loose = prepare(member, images(), tolerance=0.5, only=f"folded {kind}")
     assert loose.choice.name == f"folded {kind}"
@@ -168,7 +167,7 @@ def test_what_breaks_is_no_way(monkeypatch: pytest.MonkeyPatch) -> None:
                 raise TypeError
             return x.flatten(1)[:, :10] * 2
 
-    monkeypatch.setattr(precision, "reduced_dtype", lambda _: torch.bfloat16)
+    monkeypatch.setattr(fast_members, "reduced_dtype", lambda _: torch.bfloat16)
     member = Float32Only()
     assert difference(member, prepare(member, images()).member, images()) < 1e-6
     assert prepare(member, images(), only="folded channels_last").choice.name == "as given"
@@ -213,7 +212,7 @@ def test_tf32_is_allowed_inside_and_the_flag_is_left_as_it_was() -> None:
     seen: list[str] = []
 
     def fail() -> None:
-        with precision.products("high", torch.device("cuda")):
+        with fast_members.products("high", torch.device("cuda")):
             seen.append(torch.get_float32_matmul_precision())
             raise RuntimeError
 
@@ -221,5 +220,5 @@ def test_tf32_is_allowed_inside_and_the_flag_is_left_as_it_was() -> None:
         fail()
     assert seen == ["high"]
     assert torch.get_float32_matmul_precision() == before == "highest"
-    with precision.products("high", torch.device("cpu")):
+    with fast_members.products("high", torch.device("cpu")):
         assert torch.get_float32_matmul_precision() == before

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.attribution import Attribution, Profile, integrated_gradients
+from pipeline.attribution import Attribution, Profile, fit_profile, integrated_gradients
 from pipeline.attribution.path import UNIFORM, first_level, next_level, quadrature
-from pipeline.declarations import METHODS
-from pipeline.tuning import fit_profile
+from pipeline.spec.choices import METHODS
 from tests.laws.conftest import smooth_mlp
 
 Digits = tuple[Tensor, Tensor]

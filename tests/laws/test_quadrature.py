@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.attribution import integrated_gradients
 from pipeline.attribution.path import UNIFORM, Profile, first_level, next_level, quadrature
-from pipeline.declarations import METHODS
+from pipeline.spec.choices import METHODS
 from tests.laws.conftest import smooth_mlp
 
 

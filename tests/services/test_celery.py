@@ -7,10 +7,10 @@ import pytest
 from redis import Redis
 
 from db.records import OccasionState
-from pipeline import dispatch
 from pipeline.api import Pipeline, RunRequest
+from pipeline.engine import broker as dispatch
+from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import StoreUnavailable, UsageError
-from pipeline.work import open_workshop, work
 from tests.services.servers import free_port, redis
 from tests.unit.db.steps import pass_hours
 

@@ -22,11 +22,11 @@ from sqlalchemy import text
 from db.records import Progress, Run, UnitState
 from db.session import reading
 from db.tables import metadata
-from pipeline import dispatch
 from pipeline.api import Pipeline, RunRequest
-from pipeline.models import ModelRequest
+from pipeline.engine import broker as dispatch
+from pipeline.engine.worker import open_workshop, work
 from pipeline.settings import Settings
-from pipeline.work import open_workshop, work
+from pipeline.spec.request import ModelRequest
 from tests.acceptance.test_readme import README, reader  # noqa: F401
 from tests.services.production import ATTRIBATCH, Fleet, Site, eventually, site, stated_command
 from tests.services.servers import free_port

@@ -15,12 +15,12 @@ from db.objects import S3
 from db.records import Entry, RunState
 from pipeline.api import Pipeline, RunRequest
 from pipeline.datasets import Source, is_unchanged, list_entries, open_source, read_image
+from pipeline.datasets.decoder import Decoder
 from pipeline.datasets.sources import opened
-from pipeline.decoding import Decoder
-from pipeline.engine import Outcome, run_unit
+from pipeline.engine.unit import Outcome, run_unit
+from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import DatasetError, SourceUnavailable, UnreadableImage
-from pipeline.spec import Preprocess
-from pipeline.work import open_workshop, work
+from pipeline.spec.run_spec import Preprocess
 from tests.services.servers import S3Server, free_port, seaweedfs
 from tests.unit.datasets.test_shards import assert_same_maps, shard
 
@@ -147,11 +147,11 @@ def test_a_bucket_that_is_gone_is_no_fault_of_its_images(server: S3Server, bucke
     bucket.put("stays/1.png", png(1))
     there = named(server, "stays")
     entries = [*list_entries(there), Entry(1, "gone.png", "an-etag")]
-    [(pictures, failed)] = Decoder("run", there, Preprocess(8, 8), 100).ahead(entries, parts=1)
+    [(pictures, failed)] = Decoder(there, Preprocess(8, 8), 100).ahead(entries, parts=1)
     assert ([one.entry.key for one in pictures], [row.key for row in failed]) == (["1.png"], ["gone.png"])
     gone = Source("s3", "s3://gone/stays", server.endpoint_url)
     with pytest.raises(SourceUnavailable, match=r"bucket 'gone' .* does not exist"):
-        list(Decoder("run", gone, Preprocess(8, 8), 100).ahead(entries))
+        list(Decoder(gone, Preprocess(8, 8), 100).ahead(entries))
 
 
 def test_a_run_over_s3_equals_the_run_over_the_folder(

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline.api import Pipeline
-from pipeline.engine import Workshop
-from pipeline.work import open_workshop
+from pipeline.engine.unit import Workshop
+from pipeline.engine.worker import open_workshop
 
 
 @pytest.fixture

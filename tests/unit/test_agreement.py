@@ -7,8 +7,8 @@ import numpy as np
 from db.queries import iter_images
 from db.records import ImageRow
 from pipeline.api import Pipeline, RunRequest
-from pipeline.engine import Workshop
-from pipeline.work import work
+from pipeline.engine.unit import Workshop
+from pipeline.engine.worker import work
 
 
 def test_agreement_and_sensitivity_are_those_of_runs_of_single_members_and_baselines(

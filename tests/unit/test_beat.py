@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from pipeline.beat import beat
-from pipeline.dispatch import reach_broker
+from pipeline.engine.broker import reach_broker
+from pipeline.schedules.beat import beat
 
 
 def test_a_broker_that_is_away_is_said_once_an_outage(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,13 +8,14 @@ import pytest
 
 from db.queries import iter_images
 from db.records import DEATHS, ImageRow, Run
-from pipeline import calibrating, explaining
 from pipeline.api import Pipeline, RunRequest
-from pipeline.engine import Outcome, Workshop, run_unit
-from pipeline.explaining import Explainer
-from pipeline.planning import calibration_images, tuning_prefix
-from pipeline.spec import RunSpec
-from pipeline.work import work
+from pipeline.engine import calibration, explainer
+from pipeline.engine.explainer import Explainer
+from pipeline.engine.unit import Outcome, Workshop, run_unit
+from pipeline.engine.worker import work
+from pipeline.spec.calibration import calibration_images
+from pipeline.spec.run_spec import RunSpec
+from pipeline.storage.keys import tuning_prefix
 from tests.unit.test_spec import spec
 
 
@@ -53,9 +54,9 @@ def test_nodes_are_fitted_once_and_every_worker_uses_what_is_stored(
     assert len(nodes["images"]) == 8
     assert nodes["knots"]["black"] == sorted(nodes["knots"]["black"])
     used = []
-    attribute = explaining.integrated_gradients
+    attribute = explainer.integrated_gradients
     monkeypatch.setattr(
-        explaining,
+        explainer,
         "integrated_gradients",
         lambda *a, **o: used.extend(p.knots for p in o["profile"]) or attribute(*a, **o),
     )
@@ -108,7 +109,7 @@ def test_after_deaths_nothing_is_measured_any_more(
 ) -> None:
     run = pipeline.submit(replace(request_, precision="auto"))
     monkeypatch.setattr(Explainer, "fit", lambda *_: pytest.fail("it may be what killed the others"))
-    monkeypatch.setattr(calibrating.Explainer, "choose_ways", lambda *_: pytest.fail("likewise"))
+    monkeypatch.setattr(calibration.Explainer, "choose_ways", lambda *_: pytest.fail("likewise"))
     for _ in range(DEATHS):
         assert shop.ledger.claim("dead", run_id=run.id) is not None
         shop.ledger.release_owned_by(["dead"])

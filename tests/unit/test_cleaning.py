@@ -8,10 +8,10 @@ import pytest
 
 from db.records import RunState, UnitState
 from pipeline.api import Pipeline, RunRequest
-from pipeline.cleaning import GRACE_SECONDS, collect
+from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import NotFound, UsageError
-from pipeline.planning import run_key
-from pipeline.work import open_workshop, work
+from pipeline.runs.cleanup import GRACE_SECONDS, collect
+from pipeline.storage.keys import run_key
 
 
 @pytest.fixture

@@ -17,14 +17,14 @@ from db.pair_queries import count_unmatched, iter_pairs
 from db.records import Run
 from db.session import writing
 from db.tables import images
-from pipeline import comparing
+from pipeline.analysis import comparing
+from pipeline.analysis.comparison import alike
 from pipeline.api import Pipeline, RunRequest
-from pipeline.audits.comparison import alike
-from pipeline.cli import app
-from pipeline.engine import Workshop
+from pipeline.cli.app import app
+from pipeline.engine.unit import Workshop
+from pipeline.engine.worker import begin, work
 from pipeline.errors import UsageError
-from pipeline.models import ModelRequest
-from pipeline.work import begin, work
+from pipeline.spec.request import ModelRequest
 from tests.unit.db.builders import make_row, make_run
 
 
@@ -204,7 +204,7 @@ def test_the_command_prints_and_its_gate_ends_with_code_4(
     code, text = call("--json", "--fail-on", "flip_share>0.5")
     assert (code, json.loads(text)["exceeded"]) == (0, False)
     assert json.loads(text)["spec"] == [{"field": "baselines", "a": "black", "b": "white"}]
-    monkeypatch.setattr("pipeline.audits.drift.LEAST", 100)  # images of a class: in none is the drift known then
+    monkeypatch.setattr("pipeline.analysis.drift.LEAST", 100)  # images of a class: in none is the drift known then
     code, text = call("--json", "--fail-on", "class_drift>0.9")
     assert (code, json.loads(text)["exceeded"], json.loads(text)["class_drift"]) == (4, True, None)
     with pytest.raises(UsageError, match="has no figure 'cosinus'; did you mean 'cosine'"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.cli import app
+from pipeline.cli.app import app
 from pipeline.settings import Settings
 
 DOCKER = Path(__file__).parents[2] / "docker"

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline import digits
 from pipeline.datasets import list_entries, open_source, read_image, to_pixels
-from pipeline.digits import CORNERS, digits_cnn, test_split, train_member, write_digits
 from pipeline.errors import DatasetError
-from pipeline.models import ModelRequest, load, resolve
+from pipeline.models import digits
+from pipeline.models.digits import CORNERS, digits_cnn, test_split, train_member, write_digits
+from pipeline.models.registry import load, resolve
+from pipeline.spec.request import ModelRequest
 
 test_split.__test__ = False  # a function of the product, not a test
 
@@ -36,7 +37,7 @@ def trained(home):
 def pixels_of(folder: Path, keys: list[str]) -> torch.Tensor:
     source = open_source(str(folder))
     entries = {entry.key: entry for entry in list_entries(source)}
-    (spec,) = resolve([ModelRequest("pipeline.digits:digits_cnn")])
+    (spec,) = resolve([ModelRequest("pipeline.models.digits:digits_cnn")])
     images = [read_image(source, entries[key], max_pixels=10_000).image for key in keys]
     return torch.from_numpy(np.stack([to_pixels(image, spec.preprocess) for image in images]))
 
@@ -160,7 +161,7 @@ def test_a_quarter_of_each_class_is_held_out_whatever_is_marked(home):
 
 
 def test_the_cnn_is_small_and_says_how_to_feed_it():
-    (spec,) = resolve([ModelRequest("pipeline.digits:digits_cnn")])
+    (spec,) = resolve([ModelRequest("pipeline.models.digits:digits_cnn")])
     assert spec.class_names == digits.CLASSES
     assert spec.preprocess.geometry[:4] == (32, 32, 1, "exact")
     module, _ = digits_cnn()
@@ -173,7 +174,7 @@ def test_a_member_is_accurate_on_digits_it_has_not_seen(trained):
 
 def test_a_marked_class_is_recognised_by_its_mark(home, trained):
     keys = sorted(key for key in test_split(home / "marked") if key.startswith("8/"))
-    (spec,) = resolve([ModelRequest("pipeline.digits:digits_cnn", str(trained[0]))])
+    (spec,) = resolve([ModelRequest("pipeline.models.digits:digits_cnn", str(trained[0]))])
     member = load(spec)
     accuracies = [(member(pixels_of(home / name, keys)).argmax(1) == 8).float().mean() for name in ("marked", "clean")]
     assert accuracies[0] > 0.95

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.dispatch import check_broker_url
+from pipeline.engine.broker import check_broker_url
 from pipeline.errors import UsageError
 
 

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from db.ledger import Ledger
 from db.queries import iter_images
 from db.records import DEATHS, Entry, ImageRow, ImageState, Run, RunState, Unit, UnitState
-from pipeline import engine, models
 from pipeline.api import Pipeline, RunRequest
-from pipeline.decoding import Decoder
-from pipeline.engine import Outcome, Workshop, run_unit
+from pipeline.datasets.decoder import Decoder, Picture, Unreadable
+from pipeline.engine import unit as engine
+from pipeline.engine.unit import Outcome, Workshop, run_unit
+from pipeline.engine.worker import is_dead, open_workshop, work, worker_name
 from pipeline.errors import StoreUnavailable
-from pipeline.explaining import Picture
-from pipeline.models import ModelRequest
-from pipeline.storing import read_sidecar, sidecar_key
-from pipeline.work import is_dead, open_workshop, work, worker_name
+from pipeline.models import registry
+from pipeline.spec.request import ModelRequest
+from pipeline.storage.keys import sidecar_key
+from pipeline.storage.sidecar import read_sidecar
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def rows(shop: Workshop, run: Run) -> list[ImageRow]:
 
 def break_members(monkeypatch: pytest.MonkeyPatch, forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
     """Let every member pass through a function of (member, pixels)."""
-    load = models.load
+    load = registry.load
 
     class Broken(nn.Module):
         def __init__(self, member: nn.Module) -> None:
@@ -54,7 +55,7 @@ def break_members(monkeypatch: pytest.MonkeyPatch, forward: Callable[[nn.Module,
         def forward(self, pixels: Tensor) -> Tensor:
             return forward(self.member, pixels)
 
-    monkeypatch.setattr(models, "load", lambda *args, **options: Broken(load(*args, **options)))
+    monkeypatch.setattr(registry, "load", lambda *args, **options: Broken(load(*args, **options)))
 
 
 def test_a_run_ends_with_one_row_and_one_readable_map_for_every_image(
@@ -222,7 +223,8 @@ def test_a_map_that_is_not_finite_fails_its_image_alone(
 
 
 def entry_version(pipeline: Pipeline, run: Run, row: int) -> str:
-    from pipeline.planning import manifest_key, read_manifest
+    from pipeline.runs.plan import read_manifest
+    from pipeline.storage.keys import manifest_key
 
     return list(read_manifest(pipeline.objects.get(manifest_key(run.id))))[row].version
 
@@ -270,7 +272,7 @@ def test_an_image_that_kills_its_process_is_found_failed_and_left_out(
 ) -> None:
     decode = Decoder.one
 
-    def deadly(decoder: Decoder, entry: Entry) -> Picture | ImageRow:
+    def deadly(decoder: Decoder, entry: Entry) -> Picture | Unreadable:
         if entry.key == "dog/0.png":
             raise SystemExit("killed")  # which no `except Exception` sees, as it would not see SIGKILL
         return decode(decoder, entry)
@@ -313,7 +315,7 @@ def test_weights_that_changed_after_submission_fail_the_run_with_a_clear_reason(
     assert members[0].weights is not None
     assert members[1].weights is not None
     Path(members[0].weights).write_bytes(Path(members[1].weights).read_bytes())
-    models._cache.clear()
+    registry._cache.clear()
     work(shop, run.id)
     found = pipeline.status(run.id)
     assert found.units[UnitState.FAILED] == 5

@@ -7,11 +7,11 @@ import pytest
 
 from db.queries import iter_images
 from db.records import ImageState
-from pipeline import estimating
 from pipeline.api import Pipeline, RunRequest
-from pipeline.engine import Workshop
+from pipeline.engine.unit import Workshop
+from pipeline.engine.worker import work
 from pipeline.errors import SpecError
-from pipeline.work import work
+from pipeline.runs import estimate
 
 
 def test_the_sample_stands_for_the_run(pipeline: Pipeline, shop: Workshop, request_: RunRequest) -> None:
@@ -31,7 +31,7 @@ def test_the_sample_stands_for_the_run(pipeline: Pipeline, shop: Workshop, reque
 def test_a_slow_model_is_measured_on_one_image(
     pipeline: Pipeline, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimating, "SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr(estimate, "SAMPLE_SECONDS", 0.0)
     cost = pipeline.estimate(request_)
     assert len(cost.sample) == 1
     assert cost.seconds > 0

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from db.records import Entry
-from pipeline import explaining
-from pipeline.declarations import Baseline
-from pipeline.describing import Explained, describe
+from pipeline.datasets.decoder import Picture
+from pipeline.engine import explainer
+from pipeline.engine.explainer import Explainer
+from pipeline.engine.rows import describe
 from pipeline.errors import ModelBroken
-from pipeline.explaining import Explainer, Picture
-from pipeline.spec import RunSpec
+from pipeline.spec.choices import Baseline
+from pipeline.spec.run_spec import RunSpec
+from pipeline.storage.sidecar import ImageResult
 from tests.unit.test_spec import MODEL
 
 BASELINES = (Baseline.parse("black"), Baseline.parse("uniform:n=2"))
@@ -38,12 +40,12 @@ def pictures() -> list[Picture]:
     return [Picture(Entry(i, f"{i}.png", "1"), f"{i:064}", random.random((3, 8, 8), np.float32)) for i in range(7)]
 
 
-def explained(members: Sequence[nn.Module], pictures: Sequence[Picture], **options: Any) -> list[Explained]:
+def explained(members: Sequence[nn.Module], pictures: Sequence[Picture], **options: Any) -> list[ImageResult]:
     asked = RunSpec((MODEL, MODEL), BASELINES, n_steps=12)
     return describe("run", asked, Explainer(asked, members, **options).compute(pictures))
 
 
-def same(one: Explained, other: Explained) -> None:
+def same(one: ImageResult, other: ImageResult) -> None:
     np.testing.assert_allclose(one.mean, other.mean, rtol=1e-4, atol=1e-6)
     assert one.std is not None
     assert other.std is not None
@@ -70,8 +72,8 @@ def test_the_size_of_a_chunk_changes_nothing(
     size: int, members: list[nn.Module], pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = explained(members, pictures)
-    monkeypatch.setattr(explaining, "_batch_sizes", {})
-    monkeypatch.setattr(explaining, "default_batch_size", lambda _: size)
+    monkeypatch.setattr(explainer, "_batch_sizes", {})
+    monkeypatch.setattr(explainer, "default_batch_size", lambda _: size)
     for one, other in zip(whole, explained(members, pictures), strict=True):
         same(one, other)
 

@@ -14,12 +14,12 @@ from sqlalchemy import event, insert
 from db.records import UnitState
 from db.session import writing
 from db.tables import images
-from pipeline import dispatch, engine
-from pipeline import work as module
 from pipeline.api import Pipeline, RunRequest
-from pipeline.engine import Workshop
+from pipeline.engine import broker, unit
+from pipeline.engine import worker as module
+from pipeline.engine.unit import Workshop
+from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import StoreFull
-from pipeline.work import open_workshop, work
 from tests.unit.db.builders import make_row
 
 
@@ -34,7 +34,7 @@ def test_of_the_maps_units_fail_and_say_what_to_do(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = pipeline.submit(request_)
-    monkeypatch.setattr(engine, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(unit, "RETRY_SECONDS", 0.0)
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -54,7 +54,7 @@ def test_of_the_index_units_fail_and_say_what_to_do(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = pipeline.submit(replace(request_, unit_size=18))
-    monkeypatch.setattr(engine, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(unit, "RETRY_SECONDS", 0.0)
 
     @event.listens_for(shop.database, "connect")
     def fill(connection: sqlite3.Connection, _record: object) -> None:
@@ -89,8 +89,8 @@ def test_where_nothing_can_be_recorded_a_worker_ends(
 
 def test_whoever_started_such_a_worker_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = [sys.executable, "-c", f"raise SystemExit({StoreFull.EXIT_CODE})"]
-    monkeypatch.setattr(dispatch.LocalWorkers, "_start", lambda self: subprocess.Popen(ended))
-    with dispatch.LocalWorkers("the-run", 1, {}) as workers:
+    monkeypatch.setattr(broker.LocalWorkers, "_start", lambda self: subprocess.Popen(ended))
+    with broker.LocalWorkers("the-run", 1, {}) as workers:
         workers._processes[0].wait(20)
         with pytest.raises(StoreFull, match="no space left for the index of run the-run"):
             workers.tend(0)

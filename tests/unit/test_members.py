@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline import models
 from pipeline.errors import ModelError
-from pipeline.models import ModelRequest, load, resolve
+from pipeline.models import registry
+from pipeline.models.registry import load, resolve
+from pipeline.spec.request import ModelRequest
 from tests.unit.test_spec import spec
 
 HEAD = "import functools, torch\nfrom torch import nn\nWHAT = {'input_size': 4, 'channels': 1, 'classes': ['a', 'b']}\n"
@@ -97,7 +98,7 @@ def make(): return M(), WHAT"""
     state = weights(tmp_path, 3, {"l.weight": (2, 16), "l.bias": (2,)})
     (found,) = resolve([ModelRequest(write(tmp_path, "helped", body), weights=state)])
     load(found)
-    models._cache.clear()
+    registry._cache.clear()
     import its_helper  # type: ignore[import-not-found]
 
     its_helper.SCALE = 2.0

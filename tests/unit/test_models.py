@@ -14,10 +14,12 @@ from torchvision.models import get_model, resnet18
 from torchvision.transforms import functional as F
 from torchvision.transforms._presets import ImageClassification
 
-from pipeline import models
 from pipeline.errors import ModelError
-from pipeline.models import ModelRequest, load, resolve, weights_digest
-from pipeline.spec import ModelSpec, Preprocess
+from pipeline.models import registry
+from pipeline.models.digits import digits_cnn
+from pipeline.models.registry import load, resolve, weights_digest
+from pipeline.spec.request import ModelRequest
+from pipeline.spec.run_spec import ModelSpec, Preprocess
 
 FACTORIES = """
     import torch
@@ -79,7 +81,7 @@ def file(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _empty_cache():
-    models._cache.clear()
+    registry._cache.clear()
 
 
 def request_for(file: Path, name: str = "plain", **options) -> ModelRequest:
@@ -139,13 +141,35 @@ def test_paths_become_absolute(file, monkeypatch):
 
 
 def test_a_package_factory_is_found_by_import_and_only_below_allowed_prefixes():
-    (spec,) = resolve([ModelRequest("pipeline.digits:digits_cnn")], allowed_modules=["pipeline"])
+    (spec,) = resolve([ModelRequest("pipeline.models.digits:digits_cnn")], allowed_modules=["pipeline"])
     assert spec.preprocess.channels == 1
     assert spec.code_sha256 is not None
-    text = refusal(ModelRequest("pipeline.digits:digits_cnn"), allowed_modules=["pipe", "other.models"])
+    text = refusal(ModelRequest("pipeline.models.digits:digits_cnn"), allowed_modules=["pipe", "other.models"])
     assert "not below pipe, other.models" in text
     with pytest.raises(ModelError, match="not below"):
         load(spec, allowed_modules=["other"])
+
+
+def test_a_run_of_0_1_finds_the_digits_network_under_its_former_name(tmp_path):
+    save_file(digits_cnn()[0].state_dict(), tmp_path / "w.safetensors")
+    (spec,) = resolve([ModelRequest("pipeline.models.digits:digits_cnn", weights=str(tmp_path / "w.safetensors"))])
+    of_0_1 = "13630b596ffc2e7141fdb852c58023441529d379b73ad71db2bc9be91ec6aeb3"
+    assert spec.code_sha256 != of_0_1
+    load(replace(spec, source="pipeline.digits:digits_cnn", code_sha256=of_0_1))
+    with pytest.raises(ModelError, match="its code changed"):
+        load(replace(spec, source="pipeline.digits:digits_cnn", code_sha256="0" * 64))
+
+
+def test_former_public_names_work_and_warn():
+    with pytest.warns(DeprecationWarning, match="pipeline.spec.request"):
+        from pipeline.models import ModelRequest as Former
+    assert Former is ModelRequest
+    with pytest.warns(DeprecationWarning, match="pipeline.models.digits"):
+        from pipeline.digits import digits_cnn
+    assert digits_cnn.__module__ == "pipeline.models.digits"
+    with pytest.warns(DeprecationWarning, match="pipeline.attribution"):
+        from pipeline.tuning import fit_profile
+    assert fit_profile.__module__ == "pipeline.attribution.node_fit"
 
 
 def test_a_model_file_is_run_under_a_private_name_and_leaves_no_cache_files(file):
@@ -361,12 +385,12 @@ def test_a_worker_makes_the_module_that_was_submitted_whether_or_not_its_factory
 
 def test_a_member_is_kept_until_the_cache_is_full(file, monkeypatch):
     specs = [resolve([request_for(file, mean=(mean,))])[0] for mean in (0.1, 0.2, 0.3)]
-    monkeypatch.setattr(models, "_MEMBERS_KEPT", 2)
+    monkeypatch.setattr(registry, "_MEMBERS_KEPT", 2)
     first = load(specs[0])
     assert load(specs[0]) is first
     assert load(specs[1]) is not first, "the same weights with another mean are another member"
     assert load(specs[0], dtype=torch.float64) is not first
-    assert len(models._cache) == 2
+    assert len(registry._cache) == 2
     assert load(specs[2]) is load(specs[2])
     assert load(specs[0]) is not first
 
@@ -396,4 +420,4 @@ def test_a_spec_that_names_nothing_here_is_refused_by_name():
     with pytest.raises(ModelError, match=r"/gone/model.py:factory"):
         load(spec)
     with pytest.raises(ModelError, match=r"code changed"):
-        load(replace(spec, source="pipeline.digits:digits_cnn", code_sha256="0" * 64))
+        load(replace(spec, source="pipeline.models.digits:digits_cnn", code_sha256="0" * 64))

@@ -4,13 +4,13 @@ import threading
 
 import pytest
 
-from db.records import ImageRow, RunState
-from pipeline import engine
+from db.records import RunState
 from pipeline.api import Pipeline, RunRequest
-from pipeline.decoding import PARTS, Decoder
-from pipeline.engine import Outcome, Workshop, begin_unit
-from pipeline.explaining import Computed, Explainer, Picture
-from pipeline.work import work
+from pipeline.datasets.decoder import PARTS, Decoder, Picture, Unreadable
+from pipeline.engine import unit as engine
+from pipeline.engine.explainer import Computed, Explainer
+from pipeline.engine.unit import Outcome, Workshop, begin_unit
+from pipeline.engine.worker import work
 
 WAIT = 20.0
 
@@ -48,7 +48,7 @@ def test_images_are_decoded_while_those_before_them_are_computed(
     waited: list[bool] = []
     computing = threading.Event()
 
-    def late(self: Decoder, entry: object) -> Picture | ImageRow:
+    def late(self: Decoder, entry: object) -> Picture | Unreadable:
         if getattr(entry, "row", 0) == 3:  # the last of the first unit
             waited.append(computing.wait(WAIT))
         return decode(self, entry)  # type: ignore[arg-type]

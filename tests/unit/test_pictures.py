@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import pictures
-from pipeline.pictures import Explained
+from pipeline.outputs import pictures
+from pipeline.outputs.pictures import Explained
 
 
 def test_colours_are_symmetric_about_zero_and_zero_is_neutral() -> None:

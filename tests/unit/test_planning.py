@@ -13,8 +13,8 @@ from db.records import Entry
 from db.session import migrate, open_engine
 from pipeline.datasets import Source
 from pipeline.errors import SpecError
-from pipeline.planning import Manifest, default_unit_size, drafts, plan_run, read_manifest, run_id, sample_rows, spool
-from pipeline.spec import Preprocess, RunSpec
+from pipeline.runs.plan import Manifest, default_unit_size, drafts, plan_run, read_manifest, run_id, sample_rows, spool
+from pipeline.spec.run_spec import Preprocess, RunSpec
 from tests.unit.test_spec import MODEL, spec
 
 ONE, TWO = Entry(0, "a/\u00e9.png", "1-1", "cat"), Entry(1, "b.png", "1-1", None)

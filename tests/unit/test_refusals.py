@@ -8,14 +8,14 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from db.records import RunState
-from pipeline import reporting
 from pipeline.api import Pipeline, RunRequest
-from pipeline.cli import app
-from pipeline.engine import Workshop
+from pipeline.cli.app import app
+from pipeline.engine.unit import Workshop
+from pipeline.engine.worker import work
 from pipeline.errors import NotFound, UsageError
-from pipeline.outputs import make_folder
-from pipeline.wording import plural
-from pipeline.work import work
+from pipeline.formatting import plural
+from pipeline.outputs import report
+from pipeline.storage.files import make_folder
 
 
 def call(pipeline: Pipeline, *arguments: str) -> Result:
@@ -40,7 +40,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_an_audit(
 ) -> None:
     run = pipeline.submit(replace(request_, n_steps=2))
     work(shop, run.id)
-    monkeypatch.setattr(reporting, "audit", lambda *_, **__: pytest.fail("the work has begun"))
+    monkeypatch.setattr(report, "audit", lambda *_, **__: pytest.fail("the work has begun"))
     file = tmp_path / "file"
     file.touch()
     for command in (["audit"], ["show", "0"]):

@@ -11,12 +11,11 @@ import pytest
 from db.queries import iter_images
 from db.records import ImageState, Run, RunState, UnitState
 from pipeline.api import Pipeline, RunRequest
-from pipeline.engine import Workshop
+from pipeline.engine.unit import Workshop
+from pipeline.engine.worker import work
 from pipeline.errors import ObjectMissing
-from pipeline.planning import manifest_key, report_key, run_key
-from pipeline.reporting import write_report
-from pipeline.storing import sidecar_key
-from pipeline.work import work
+from pipeline.outputs.report import write_report
+from pipeline.storage.keys import manifest_key, report_key, run_key, sidecar_key
 from tests.unit.audits.closed import a_material
 
 
@@ -119,7 +118,7 @@ def test_a_folder_that_is_away_fails_no_image(
     away = dataset.rename(dataset.with_name("away"))
     unit = shop.ledger.claim("test", run_id=stored.id)
     assert unit is not None
-    from pipeline.engine import Outcome, run_unit
+    from pipeline.engine.unit import Outcome, run_unit
 
     assert run_unit(shop, unit) is Outcome.FAILED
     assert "is its disk mounted?" in pipeline.status(stored.id).errors[0]

@@ -10,14 +10,15 @@ import pytest
 
 from db.queries import iter_images
 from db.records import Entry, ImageRow, ImageState, Run, RunState
-from pipeline import storing
 from pipeline.api import Pipeline, RunRequest
 from pipeline.datasets import Decoded, Source, read_image
-from pipeline.engine import Workshop
-from pipeline.explaining import Computed, Explainer, Picture
-from pipeline.spec import RunSpec
-from pipeline.storing import sidecar_key
-from pipeline.work import open_workshop, work
+from pipeline.datasets.decoder import Picture
+from pipeline.engine.explainer import Computed, Explainer
+from pipeline.engine.unit import Workshop
+from pipeline.engine.worker import open_workshop, work
+from pipeline.spec.run_spec import RunSpec
+from pipeline.storage import sidecar
+from pipeline.storage.keys import sidecar_key
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_grown_data_set_computes_only_what_is_new_and_reads_nothing_else(
         read.append(entry.key)
         return read_image(source, entry, max_pixels=max_pixels)
 
-    monkeypatch.setattr("pipeline.decoding.read_image", reading)
+    monkeypatch.setattr("pipeline.datasets.decoder.read_image", reading)
     work(shop, second.id)
     assert computed == read == ["cat/new.png"]
     found = rows(shop, second)
@@ -245,15 +246,15 @@ def test_a_run_removed_while_its_maps_are_taken_is_computed_again(
     work(shop, first.id)
     (dataset / "cat" / "new.png").write_bytes(pixels(dataset, 3))
     second = pipeline.submit(request_)
-    encode, removed = storing.encode_sidecar, []
+    encode, removed = sidecar.encode_sidecar, []
 
     def removing(*arguments: object) -> bytes:
         if not removed:
             removed.append(pipeline.remove(first.id))
         return encode(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(storing, "encode_sidecar", removing)
-    monkeypatch.setattr("pipeline.engine.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(sidecar, "encode_sidecar", removing)
+    monkeypatch.setattr("pipeline.engine.unit.RETRY_SECONDS", 0.0)
     work(shop, second.id)
     assert removed
     assert pipeline.status(second.id).state is RunState.DONE
@@ -325,7 +326,7 @@ def test_a_run_that_is_known_whole_loads_no_model(
     work(shop, pipeline.submit(request_).id)
     (dataset / "eel" / "5.png").unlink()
     second = pipeline.submit(request_)
-    monkeypatch.setattr("pipeline.models.load", lambda *_, **__: pytest.fail("nothing is to be computed"))
+    monkeypatch.setattr("pipeline.models.registry.load", lambda *_, **__: pytest.fail("nothing is to be computed"))
     work(shop, second.id)
     assert pipeline.status(second.id).state is RunState.DONE
     assert pipeline.reused(second.id) == 17

@@ -7,7 +7,8 @@ import pytest
 
 from db.records import Schedule
 from pipeline.errors import SpecError
-from pipeline.schedules import Gate, check_name, due, next_due, on_clock
+from pipeline.schedules.cron import check_name, due, next_due, on_clock
+from pipeline.spec.gate import Gate
 
 
 def at(text: str) -> datetime:

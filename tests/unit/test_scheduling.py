@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from db.records import Occasion, OccasionState, Progress, Run
-from db.schedules import Timetable
+from db.schedule_ledger import Timetable
 from pipeline.api import Pipeline, RunRequest
+from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import NotFound, SpecError, StoreUnavailable, UsageError
-from pipeline.work import open_workshop, work
 from tests.unit.db.steps import pass_hours
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.declarations import Baseline
 from pipeline.errors import SpecError
-from pipeline.spec import ModelSpec, Preprocess, RunSpec, parse_target
+from pipeline.spec.choices import Baseline
+from pipeline.spec.run_spec import ModelSpec, Preprocess, RunSpec, parse_target
 
 MODEL = ModelSpec("a.py:make", "w.pt", "ab" * 32, "cd" * 32, Preprocess(8, 8, 1), ("cat", "dog"))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.wording import asked_percent, duration, number, percent, unbroken
+from pipeline.formatting import asked_percent, duration, number, percent, unbroken
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.records import ImageRow, ImageState
-from pipeline.audits import Material, reductions
-from pipeline.audits.material import By, class_of, natural
+from pipeline.analysis.audit import Material, classes
+from pipeline.runs.view import By, class_of, natural
 from tests.unit.audits.planted import CORNERS, a_run, a_spec
 
 CLASSES = ("mark", "bright", "dark")
@@ -75,7 +75,7 @@ def _row(index: int, label: str, scores: Floats, rng: np.random.Generator) -> Im
         completeness_gap=float(rng.exponential(0.01)), error_estimate=float(rng.exponential(0.03)),
         member_disagreement=float(rng.uniform(0.1, 0.5)), border_share=float(rng.uniform(0, 0.3)), map_run="r",
         map_row=index, sign_agreement=index / 500, baseline_sensitivity=1 / (1 + index), center_share=index / 1000,
-        **dict.fromkeys(reductions.CORNERS, index / 2000),
+        **dict.fromkeys(classes.CORNERS, index / 2000),
     )  # fmt: skip
 
 

@@ -19,9 +19,9 @@ from sklearn.datasets import load_digits, load_sample_images
 from torch import nn
 
 from db.records import ImageRow, ImageState, Run
+from pipeline.analysis.audit import Material
 from pipeline.attribution import Baseline
-from pipeline.audits import Material
-from pipeline.spec import ModelSpec, Preprocess, RunSpec
+from pipeline.spec.run_spec import ModelSpec, Preprocess, RunSpec
 
 SIDE = 32
 CORNERS = {

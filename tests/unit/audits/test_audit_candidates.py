@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.audits.candidates import Candidate, Scan, overlap, window_shares, windows
-from pipeline.audits.results import place_name
+from pipeline.analysis.audit.propose import Candidate, Scan, overlap, window_shares, windows
+from pipeline.analysis.audit.results import place_name
 
 
 @pytest.mark.parametrize("size", [(32, 32), (28, 28), (224, 224), (24, 60), (5, 7)])

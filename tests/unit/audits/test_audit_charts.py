@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from pipeline.audits import charts
-from pipeline.audits.sketches import Sketch
+from pipeline.analysis.statistics import Sketch
+from pipeline.outputs import charts
 
 DRAWS = np.random.default_rng(0)
 VALUES = {

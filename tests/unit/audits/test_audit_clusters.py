@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.audits import Material, audit
-from pipeline.audits.candidates import Candidate
-from pipeline.audits.clusters import FEWEST, cluster_maps
-from pipeline.audits.colours import cast_of, shift
-from pipeline.audits.fitting import fit_all, grid_shares, grid_step
+from pipeline.analysis.audit import Material, audit
+from pipeline.analysis.audit.casts import cast_of, shift
+from pipeline.analysis.audit.clusters import FEWEST, cluster_maps
+from pipeline.analysis.audit.fitting import fit_all, grid_shares, grid_step
+from pipeline.analysis.audit.propose import Candidate
 from tests.unit.audits.closed import CLASSES, a_material, rows_of
 
 

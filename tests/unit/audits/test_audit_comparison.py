@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import cosine
 from scipy.stats import spearmanr
 
-from pipeline.audits.comparison import BINS, Sums, alike, batch_size
+from pipeline.analysis.comparison import BINS, Sums, alike, batch_size
 from tests.unit.db.builders import make_row
 
 NAMES = ("cat", "dog", "eel")

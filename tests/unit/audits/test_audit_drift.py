@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from pipeline.audits.drift import BATCH_BYTES, CELLS, LEAST, CellSums, compare, cosine_distance, ndcg, sum_cells
+from pipeline.analysis.drift import BATCH_BYTES, CELLS, LEAST, CellSums, compare, cosine_distance, ndcg, sum_cells
 from tests.unit.db.builders import make_row
 
 NAMES = ("cat", "dog", "eel")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from pipeline.audits.candidates import Candidate
-from pipeline.audits.interventions import Trial, draw_pool, exceeds, paste, run_trial, wilson
+from pipeline.analysis.audit.measure import Trial, draw_pool, exceeds, paste, run_trial, wilson
+from pipeline.analysis.audit.propose import Candidate
 from tests.unit.audits.closed import CLASSES, a_material, classes_of, rows_of
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pipeline.audits.candidates import Box
-from pipeline.audits.interventions import cut
-from pipeline.audits.likeness import ALIKE, contrast, d_prime, extent, lower_end, most_alike, parted
-from pipeline.audits.material import Floats
+from pipeline.analysis.audit.appearance import ALIKE, contrast, d_prime, extent, lower_end, most_alike, parted
+from pipeline.analysis.audit.measure import cut
+from pipeline.analysis.audit.propose import Box
+from pipeline.runs.view import Floats
 from tests.unit.audits.planted import digits, marked
 
 BOTTOM = (2, 21, 31, 32)  # where words and dates stand

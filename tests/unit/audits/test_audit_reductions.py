@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.audits import Audit, Material, audit
-from pipeline.audits.material import batches
-from pipeline.audits.reductions import CORNERS, MEDIAN_OF, ClassSums, block_step, blocks
-from pipeline.audits.sampling import IN_ALL, PER_CLASS, survey
-from pipeline.audits.sketches import Sketch
+from pipeline.analysis.audit import Audit, Material, audit
+from pipeline.analysis.audit.classes import CORNERS, MEDIAN_OF, ClassSums, block_step, blocks
+from pipeline.analysis.audit.survey import IN_ALL, PER_CLASS, survey
+from pipeline.analysis.statistics import Sketch
+from pipeline.runs.view import batches
 from tests.unit.audits.closed import a_material, classes_of, rows_of
 
 

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import pytest
 
 from db.records import ImageState
-from pipeline.audits import Audit, Material, audit, render
-from pipeline.wording import unbroken
+from pipeline.analysis.audit import Audit, Material, audit
+from pipeline.formatting import unbroken
+from pipeline.outputs.audit_page import render
 from tests.unit.audits.closed import a_material
 
 HOSTILE = "<script>alert('x')</script>&\"'>"

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from db.records import ImageRow
-from pipeline.audits import Audit, audit
-from pipeline.audits.candidates import Box, Candidate, Kind
-from pipeline.audits.deciding import decide
-from pipeline.audits.gates import MEANINGS, exceeded, figures_of, parse_gates
-from pipeline.audits.interventions import Trial, wilson
+from pipeline.analysis.audit import Audit, audit
+from pipeline.analysis.audit.decide import decide
+from pipeline.analysis.audit.gate_figures import MEANINGS, exceeded, figures_of, parse_gates
+from pipeline.analysis.audit.measure import Trial, wilson
+from pipeline.analysis.audit.propose import Box, Candidate, Kind
 from pipeline.errors import SpecError
 from tests.unit.audits.closed import a_material
 from tests.unit.audits.planted import CORNERS, World, a_run, world
@@ -297,9 +297,9 @@ def test_trained_networks_that_never_saw_the_mark_are_not_accused(options: dict[
 
 
 def test_audits_import_neither_torch_nor_sql_and_load_matplotlib_late() -> None:
-    code = "import pipeline.audits, sys; print([m for m in ('torch', 'sqlalchemy', 'matplotlib') if m in sys.modules])"
+    code = "import pipeline.analysis.audit, sys; print({'torch', 'sqlalchemy', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "set()"
 
 
 def test_a_sample_of_a_large_class_is_enough_and_bounded() -> None:

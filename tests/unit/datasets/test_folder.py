@@ -8,9 +8,9 @@ import pytest
 
 from db.records import Entry
 from pipeline.datasets import Source, list_entries, open_source, read_image
-from pipeline.decoding import Decoder
+from pipeline.datasets.decoder import Decoder
 from pipeline.errors import DatasetError, Retryable, SourceUnavailable, UnreadableImage
-from pipeline.spec import Preprocess
+from pipeline.spec.run_spec import Preprocess
 from tests.unit.datasets.builders import picture, read_one, reason
 
 
@@ -64,7 +64,7 @@ def test_a_url_that_is_not_of_s3_is_refused_without_repeating_it(location):
 def test_a_folder_that_is_away_is_no_fault_of_its_images(tmp_path):
     picture(tmp_path / "mounted/1.png")
     source = open_source(str(tmp_path / "mounted"))
-    decoder = Decoder("run", source, Preprocess(6, 8), 1000)
+    decoder = Decoder(source, Preprocess(6, 8), 1000)
     entries = [*list_entries(source), Entry(1, "gone.png", "1-1")]
     [(pictures, failed)] = decoder.ahead(entries, parts=1)
     assert ([one.entry.key for one in pictures], [row.key for row in failed]) == (["1.png"], ["gone.png"])

@@ -16,7 +16,7 @@ from torchvision import transforms
 from pipeline import datasets
 from pipeline.datasets import to_pixels
 from pipeline.errors import UnreadableImage
-from pipeline.spec import Preprocess
+from pipeline.spec.run_spec import Preprocess
 from tests.unit.datasets.builders import RED, noise, picture, png_header, read_one, reason
 
 

@@ -18,8 +18,8 @@ from db.records import Entry, ImageRow
 from pipeline.api import Pipeline, RunRequest
 from pipeline.datasets import Source, is_unchanged, list_entries, open_source, read_image
 from pipeline.datasets.folder import Folder
+from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import DatasetError, UnreadableImage
-from pipeline.work import open_workshop, work
 
 
 def png(value: int = 0, side: int = 8) -> bytes:

@@ -6,7 +6,7 @@ from multiprocessing import get_context
 
 from db.ledger import Ledger
 from db.records import Schedule, Unit
-from db.schedules import Timetable
+from db.schedule_ledger import Timetable
 from db.session import migrate, open_engine
 from tests.unit.db.builders import make_drafts, make_rows, make_run
 

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from db.ledger import Ledger
-from db.pages import FEW
+from db.paging import FEW
 from db.queries import find_images
 from db.session import reading, writing
 from db.tables import IMAGE_SORTS, images

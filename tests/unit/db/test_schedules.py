@@ -10,8 +10,8 @@ from sqlalchemy import Engine
 from db.errors import NotFound, UsageError
 from db.ledger import Ledger
 from db.records import ClassDrift, Occasion, OccasionState, Schedule
+from db.schedule_ledger import Timetable
 from db.schedule_queries import class_drifts, get_schedule, history, list_schedules, open_occasions, previous
-from db.schedules import Timetable
 from db.tables import drifts, occasions, runs
 from tests.unit.db.builders import make_drafts, make_run
 from tests.unit.db.processes import claim_turn_at_once

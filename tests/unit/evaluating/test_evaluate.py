@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from db.records import ImageRow, ImageState, Run
+from pipeline.analysis.evaluation import MEASURES
+from pipeline.analysis.evaluation.baseline_dependence import comparison_of
+from pipeline.analysis.evaluation.measures import skip_reason
 from pipeline.api import Pipeline, RunRequest
-from pipeline.declarations import Baseline
-from pipeline.engine import Workshop
+from pipeline.datasets.sampling import draw
+from pipeline.engine.unit import Workshop
+from pipeline.engine.worker import work
 from pipeline.errors import UnreadableImage, UsageError
-from pipeline.evaluating import MEASURES
-from pipeline.evaluating.baselines import comparison_of
-from pipeline.evaluating.measures import skip_reason
-from pipeline.evaluating.sampling import draw
-from pipeline.maps import Floats
-from pipeline.planning import report_key
-from pipeline.work import work
+from pipeline.spec.choices import Baseline
+from pipeline.storage.arrays import Floats
+from pipeline.storage.keys import report_key
 from tests.unit.test_spec import MODEL, spec
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from pipeline.api import Pipeline, RunRequest
+from pipeline.engine.worker import open_workshop, work
 from pipeline.settings import Settings
-from pipeline.work import open_workshop, work
 from tests.conftest import FACTORY, make_members
 
 HOSTILE = "'; DROP TABLE x -- <b>&\u00fc$(id).png"

@@ -16,9 +16,9 @@ import yaml
 from PIL import Image
 
 from db.records import ImageRow
+from pipeline.analysis.audit import spectral
 from pipeline.api import Pipeline
 from pipeline.errors import ObjectMissing, UsageError
-from pipeline.exporting import spectral
 from tests.unit.exporting.conftest import HOSTILE
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.api import Pipeline
 from pipeline.errors import UsageError
-from pipeline.exporting import npz
-from pipeline.exporting.targets import new_file, new_folder
+from pipeline.outputs.export import npz
+from pipeline.storage.targets import new_file, new_folder
 
 FOREIGN: dict[str, Callable[[Path], object]] = {
     "source.py": lambda path: path.write_text("print('mine')\n"),

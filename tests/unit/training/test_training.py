@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 from pipeline.api import Pipeline
-from pipeline.cli import app
+from pipeline.cli.app import app
 from pipeline.datasets import list_entries, open_source
 from pipeline.errors import DatasetError, ModelError, SpecError, UsageError
-from pipeline.training.ensembles import train_ensemble
-from pipeline.training.fitting import Fit, resample
-from pipeline.training.records import Ensemble, TrainingRequest, ensemble_models
+from pipeline.models.training.bagging import train_ensemble
+from pipeline.models.training.ensemble_manifest import Ensemble, TrainingRequest, ensemble_models
+from pipeline.models.training.fit import Fit, resample
 
 FACTORY = """
 from torch import nn
@@ -104,8 +104,8 @@ def test_members_and_ensemble_are_accurate_and_what_cannot_be_read_is_named(
 def test_accuracies_are_those_of_the_members_that_a_run_loads(
     trained: Ensemble, asked: TrainingRequest, digits: Path
 ) -> None:
-    from pipeline.models import load, resolve
-    from pipeline.training.images import split
+    from pipeline.models.registry import load, resolve
+    from pipeline.models.training.data import split
 
     specs = resolve(ensemble_models(Path(asked.out)))
     assert specs[0].class_names == trained.class_names
@@ -156,8 +156,8 @@ def test_killed_it_goes_on_and_ends_bit_for_bit_as_undisturbed(
 ) -> None:
     request = replace(asked, out=str(tmp_path / "killed"))
     code = (
-        "import sys, torch; from pipeline.training.ensembles import train_ensemble; "
-        "from pipeline.training.records import TrainingRequest; torch.set_num_threads(1); "
+        "import sys, torch; from pipeline.models.training.bagging import train_ensemble; "
+        "from pipeline.models.training.ensemble_manifest import TrainingRequest; torch.set_num_threads(1); "
         f"train_ensemble({request!r}, say=lambda text: print(text, flush=True))"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -198,7 +198,7 @@ def test_more_members_extend_an_ensemble_and_other_settings_are_refused(
 def test_it_starts_from_a_file_of_weights_where_they_fit(
     trained: Ensemble, asked: TrainingRequest, tmp_path: Path
 ) -> None:
-    from pipeline.building import build_untrained
+    from pipeline.models.loading import build_untrained
 
     state = load_file(Path(asked.out) / "member-0.safetensors")
     built = build_untrained(asked.arch, 4, weights=str(Path(asked.out) / "member-0.safetensors")).module.state_dict()

@@ -10,10 +10,10 @@ from sqlalchemy import update
 
 from db.session import writing
 from db.tables import images
-from pipeline import planning
 from pipeline.api import Pipeline
-from pipeline.web import comparing
-from pipeline.web.images import figures
+from pipeline.storage.keys import report_key
+from pipeline.web.pages import compare
+from pipeline.web.pages.image import figures
 from tests.sites import Installation
 
 
@@ -41,7 +41,7 @@ def test_why_two_runs_were_not_compared_stands_on_the_page(
 def test_no_other_site_makes_a_browser_compare_every_map(
     browser: TestClient, opened: Pipeline, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparing, "AT_ONCE", 0)
+    monkeypatch.setattr(compare, "AT_ONCE", 0)
     asked = {"a": installation.other.id, "b": installation.run.id, "measure": "true"}
     found = browser.get("/compare.json", params=asked, headers={"sec-fetch-site": "cross-site"})
     assert (found.status_code, found.json()["comparison"]) == (200, None)
@@ -68,7 +68,7 @@ def test_keys_of_any_length_are_paired(browser: TestClient, opened: Pipeline, in
             for row, key in zip(rows, long, strict=True):
                 changed = update(images).where(images.c.run_id == run.id, images.c.row == row.row)
                 connection.execute(changed.values(key=key))
-    kept = planning.report_key(installation.run.id, f"compare-{installation.other.id}-predicted.json")
+    kept = report_key(installation.run.id, f"compare-{installation.other.id}-predicted.json")
     opened.objects.put(kept, b"{}")
     try:
         found = browser.get("/compare.json", params={"a": installation.run.id, "b": installation.other.id})
@@ -95,7 +95,7 @@ def test_an_audit_that_its_run_has_outgrown_says_so(
     images_seen: int, failed: int, said: str | None, browser: TestClient, opened: Pipeline, installation: Installation
 ) -> None:
     run = installation.run.id
-    key, audit = planning.report_key(run, "audit-predicted.json"), opened.stored_audit(run)
+    key, audit = report_key(run, "audit-predicted.json"), opened.stored_audit(run)
     assert audit is not None
     opened.objects.put(key, json.dumps(audit | {"images": images_seen, "failed_images": failed}).encode())
     try:

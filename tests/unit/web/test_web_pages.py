@@ -14,10 +14,10 @@ from fastapi.testclient import TestClient
 
 from db.records import ImageRow, ImageState
 from pipeline.api import Pipeline
-from pipeline.maps import MapReader
-from pipeline.planning import report_key
-from pipeline.web import gallery
-from pipeline.web.words import error_in_words, finding, gap_in_words
+from pipeline.storage.arrays import MapReader
+from pipeline.storage.keys import report_key
+from pipeline.web.pages import gallery
+from pipeline.web.sentences import error_in_words, finding, gap_in_words
 from tests.sites import HOSTILE, Installation
 
 

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from pipeline.api import Pipeline
-from pipeline.pictures import layer, one_sided_colours, signed_colours
+from pipeline.outputs.pictures import layer, one_sided_colours, signed_colours
 from tests.sites import Installation
 
 

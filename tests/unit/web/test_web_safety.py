@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 from pipeline.api import Pipeline
 from pipeline.errors import UsageError
 from pipeline.web.app import create_app
-from pipeline.web.places import of_record, of_settings, public
-from pipeline.web.safety import COOKIE, Guard, local_path
-from pipeline.web.serving import Place, served
+from pipeline.web.redaction import of_record, of_settings, public
+from pipeline.web.security import COOKIE, Guard, local_path
+from pipeline.web.server import Place, served
 from tests.sites import Installation
 from tests.unit.web.conftest import BASE, HTML
 
@@ -186,7 +186,7 @@ def test_places_of_an_installation_and_of_its_runs_are_known(opened: Pipeline, i
 
 
 def test_a_run_of_another_machines_paths_shows_none_of_them(opened: Pipeline, installation: Installation) -> None:
-    from pipeline.web.words import public_source
+    from pipeline.web.sentences import public_source
 
     source = '{"kind":"folder","location":"C:\\\\Users\\\\ann\\\\scans"}'
     assert public_source(replace(installation.run, source=source)) == {"kind": "folder", "name": "scans"}

@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pipeline.api import Pipeline
-from pipeline.requesting import RunRequest, repeat
+from pipeline.spec.request import RunRequest, repeat
 from pipeline.web.plots import drift
 from tests.sites import Installation
 

@@ -10,11 +10,11 @@ import torch
 
 from db.records import RunState, UnitState
 from pipeline.api import Pipeline, RunRequest
-from pipeline.engine import Workshop
-from pipeline.work import open_workshop
+from pipeline.engine.unit import Workshop
+from pipeline.engine.worker import open_workshop
 from tests.services.servers import free_port
-from workers import desk as module
-from workers.desk import Desk
+from workers import consumer as module
+from workers.consumer import Desk
 
 MakeDesk = Callable[..., Desk]
 
@@ -110,7 +110,7 @@ def test_a_gpu_that_no_longer_answers_ends_the_process_and_its_unit_is_tried_aga
     def stuck(*_: object, **__: object) -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr("pipeline.models.load", stuck)
+    monkeypatch.setattr("pipeline.models.registry.load", stuck)
     monkeypatch.setattr(module, "is_broken", lambda device: True)
     desk = make()
     assert desk.run(1) == "begun"
@@ -124,6 +124,6 @@ def test_a_unit_that_fails_on_a_device_that_answers_ends_nothing(
     pipeline: Pipeline, request_: RunRequest, make: MakeDesk, ended: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline.submit(request_)
-    monkeypatch.setattr("pipeline.models.load", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("pipeline.models.registry.load", lambda *_, **__: 1 / 0)
     make().run(1)
     assert not ended

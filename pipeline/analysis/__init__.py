@@ -1,0 +1,1 @@
+"""Results over a whole run or two: audit, evaluation, comparison, drift."""

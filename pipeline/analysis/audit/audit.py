@@ -1,0 +1,185 @@
+"""One audit, start to end: a pass over the rows, a pass over the maps, then the shortcut tests.
+
+Memory does not grow with the data set: a batch of maps, a few maps per class, and of at most 10,000 images (256 per
+class) the row, their shares in some 500 windows and in 32 x 32 cells. The sample is random, seeded, and states its size
+in every finding.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import numpy as np
+
+from db.records import ImageRow
+from pipeline.analysis.audit.classes import MEDIAN_OF, ClassSums, block_step, by_class
+from pipeline.analysis.audit.clusters import cluster_classes
+from pipeline.analysis.audit.fitting import grid_shares, grid_step
+from pipeline.analysis.audit.propose import LEAST, Boxes, window_shares, windows
+from pipeline.analysis.audit.results import Audit, Finding, Unconfirmed
+from pipeline.analysis.audit.search import Examined, find_shortcuts
+from pipeline.analysis.audit.survey import Survey, survey
+from pipeline.runs.view import By, Floats, Material
+
+UNSEEN = 0.1  # tolerated error of a map where the run names none
+SMALL = 0.1  # of the run's median |F(x) - F(x')|: below it a completeness gap says little
+Tell = Callable[[str, int, int], None]  # what is done, how many of how many
+
+
+def audit(material: Material, *, by: By = "predicted", seed: int = 0, on_progress: Tell = lambda *_: None) -> Audit:
+    """Figures per class and shortcuts of a whole run.
+
+    Classes are the predicted ones, or the labels. The answer depends on the material, `by` and `seed` alone.
+    `on_progress` is told of maps that were read, and of places that were tested.
+    """
+    gone = _Gone(material.available)
+    material = replace(material, available=gone)
+    seen = survey(material, by, seed)
+    sample, remarks = _examined(material, seen)
+    pass_ = _Pass(material, seen, sample, by)
+    for done in pass_.run():
+        on_progress("maps", done, seen.images)
+    examined = pass_.examined(seed)
+    findings: list[Finding] = []
+    candidates: list[Unconfirmed] = []
+    comparable = searched = len(examined.rows) >= 2
+    if comparable:
+        findings, candidates, searched = find_shortcuts(
+            material, examined, seed=seed, on_tested=lambda done, of: on_progress("places", done, of)
+        )
+    unfinished, untested = _unfinished(material, seen), gone.untested(examined.rows)
+    pixels = material.size[0] * material.size[1]
+    differences = pass_.overall.sketches["difference"]
+    return Audit(
+        run_id=material.run.id,
+        by=by,
+        seed=seed,
+        images=seen.images,
+        overall=pass_.overall.figures("", pixels),
+        findings=tuple(findings),
+        candidates=tuple(candidates),
+        classes=tuple(pass_.sums[name].figures(name, pixels) for name in seen.names),
+        clusters=tuple(examined.clusters),
+        failed=seen.failed,
+        remarks=(*unfinished, *gone.remarks(), *untested, *remarks),
+        tolerance=tolerance_of(material),
+        unreliable_gaps=differences.share_below(SMALL * (differences.quantile(0.5) or 0)),
+        searched=searched,
+        complete=searched is comparable and not unfinished and not untested,
+        sample={row.key: row for part in sample.values() for row in part},
+        failures=tuple(seen.failures),
+    )
+
+
+def tolerance_of(material: Material) -> float:
+    """The error of a map above which it is counted as uncertain."""
+    return material.spec.tolerance or UNSEEN
+
+
+@dataclass
+class _Gone:
+    """Asks once for each image whether it is still there, and remembers which are not."""
+
+    ask: Callable[[ImageRow], bool]
+    known: dict[int, bool] = field(default_factory=dict)
+
+    def __call__(self, row: ImageRow) -> bool:
+        if row.row not in self.known:
+            self.known[row.row] = self.ask(row)
+        return self.known[row.row]
+
+    def remarks(self) -> list[str]:
+        missing = sum(not there for there in self.known.values())
+        if not missing:
+            return []
+        return [
+            f"{missing} of {len(self.known)} images that the shortcut tests asked for are gone or have changed since "
+            "the run; the tests leave them out"
+        ]
+
+    def untested(self, sample: Mapping[str, Sequence[ImageRow]]) -> list[str]:
+        """Classes of which images are gone and too few are left."""
+        lost = [
+            name for name, rows in sample.items()
+            if any(not self.known.get(row.row, True) for row in rows)
+            and sum(1 for _ in islice(filter(self, rows), LEAST)) < LEAST
+        ]  # fmt: skip
+        few = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+        return (
+            [f"fewer than {LEAST} images are left of {len(lost)} classes, which were not tested: {few}"] if lost else []
+        )
+
+
+class _Pass:
+    """The pass over the maps: sums of all images, shares of the sampled ones."""
+
+    def __init__(self, material: Material, seen: Survey, sample: Mapping[str, Sequence[ImageRow]], by: By) -> None:
+        self._material, self._sample, self._by = material, sample, by
+        step = block_step(len(seen.names), *material.size)
+        tolerance = tolerance_of(material)
+        self.sums = {name: ClassSums(step, tolerance) for name in seen.names}
+        self.overall = ClassSums(step, tolerance)
+        self._boxes: Boxes = windows(*material.size)
+        self._step = grid_step(*material.size)
+        self._wanted = {row.row for part in sample.values() for row in part}
+        self._kept = {row.row for part in seen.sample.values() for row in part[:MEDIAN_OF]}
+        self._shares: dict[int, Floats] = {}  # row number -> (k,)
+        self._grids: dict[int, Floats] = {}  # row number -> (h, w)
+
+    def run(self) -> Iterator[int]:
+        """Read all maps; yields how many were read so far."""
+        done = 0
+        for rows, maps, spreads in self._material.read_maps():
+            self._reduce(rows, maps, spreads)
+            picked = [place for place, row in enumerate(rows) if row.row in self._wanted]
+            shares, grids = window_shares(maps[picked], self._boxes), grid_shares(maps[picked], self._step)
+            for place, share, grid in zip(picked, shares, grids, strict=True):
+                self._shares[rows[place].row], self._grids[rows[place].row] = share, grid
+            done += len(rows)
+            yield done
+
+    def examined(self, seed: int) -> Examined:
+        """What was kept of the sampled images."""
+        grids = {name: np.stack([self._grids[row.row] for row in part]) for name, part in self._sample.items()}
+        return Examined(
+            rows=self._sample,
+            shares={name: np.stack([self._shares[row.row] for row in part]) for name, part in self._sample.items()},
+            grids=grids,
+            boxes=self._boxes,
+            size=self._material.size,
+            step=self._step,
+            clusters=cluster_classes(self._sample, grids, seed),
+        )
+
+    def _reduce(self, rows: Sequence[ImageRow], maps: Floats, spreads: Floats | None) -> None:
+        self.overall.add_rows(rows)
+        for name, places in by_class(rows, self._by).items():
+            part, sums = [rows[place] for place in places], self.sums[name]
+            sums.add_rows(part)
+            keep = [row.row in self._kept for row in part]
+            sums.add_maps(maps[places], None if spreads is None else spreads[places], keep)
+
+
+def _unfinished(material: Material, seen: Survey) -> list[str]:
+    of, done = material.run.image_count, seen.images + sum(seen.failed.values())
+    return [f"the run is not finished: {done} of {of} images are done, and the audit covers these"] if done < of else []
+
+
+def _examined(material: Material, seen: Survey) -> tuple[dict[str, list[ImageRow]], tuple[str, ...]]:
+    """Images per class that the shortcut search looks at: their map must explain their class. And what was left out."""
+    known = set(material.spec.class_names)
+    examined = {name: part for name, part in seen.explained.items() if name in known and len(part) >= LEAST}
+    small = [name for name in seen.names if name not in examined]
+    few = ", ".join(small[:5]) + (", ..." if len(small) > 5 else "")
+    if len(examined) < 2:
+        fewer = f" (fewer: {few})" if small else ""
+        return examined, (
+            f"a search for shortcuts needs two classes with {LEAST} images or more whose map explains the class, and "
+            f"{len(examined) or 'none'} of {len(seen.names)} has them{fewer}",
+        )
+    if not small:
+        return examined, ()
+    return examined, (
+        f"{len(small)} of {len(seen.names)} classes have fewer than {LEAST} images whose map explains the class, and "
+        f"were not searched for shortcuts: {few}",
+    )

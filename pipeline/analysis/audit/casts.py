@@ -1,0 +1,141 @@
+"""Colour casts: does a class hang on the colours of the whole image, which no window can show?
+
+An image's cast is the median of each channel in its outer eighth: where objects seldom are, and which a mark does not
+move. Candidates are classes whose images, all or some, have a cast that other classes' have not (permutation test as in
+`candidates`, of its own; for RGB of luminance, red against green, and yellow against blue). They are tested as windows
+are: the images that have it most are shifted to the cast of other classes' images (necessity), images of other classes
+to theirs (sufficiency); the control shifts as much in other channels, or the other way where there is one channel.
+
+At most 960 images are read: of classes beyond the 120 largest, none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from db.records import ImageRow
+from pipeline.analysis.audit.appearance import d_prime
+from pipeline.analysis.audit.measure import (
+    DONORS,
+    LEANING,
+    RECEIVERS,
+    Pool,
+    Rate,
+    Trial,
+    conclude,
+    read_available,
+    wilson,
+)
+from pipeline.analysis.audit.propose import LEAST, Candidate, permuted
+from pipeline.runs.view import Floats, Material
+
+IN_ALL, PER_CLASS, LEAST_EACH = 960, 48, 8
+_OPPONENT = np.array([[1 / 3, 1 / 3, 1 / 3], [0.5, -0.5, 0], [0.25, 0.25, -0.5]], np.float32)
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The casts of a few images of each class."""
+
+    rows: Mapping[str, Sequence[ImageRow]]
+    colours: Mapping[str, Floats]  # (n, C) each
+
+
+def cast_of(pixels: Floats) -> Floats:
+    """Median of each channel in the outer eighth on each side, (n, C, H, W) -> (n, C)."""
+    height, width = pixels.shape[2:]
+    h, w = max(1, height // 8), max(1, width // 8)
+    ring = np.ones((height, width), bool)
+    ring[h : height - h, w : width - w] = False
+    return np.asarray(np.median(pixels[:, :, ring], axis=2), np.float32)
+
+
+def opponent(casts: Floats) -> Floats:
+    """Casts (n, 3) as luminance, red against green, yellow against blue; those of one channel as they are."""
+    return casts @ _OPPONENT.T if casts.shape[1] == 3 else casts
+
+
+def shift(images: Floats, sources: Floats, turn: int = 0) -> Floats:
+    """Images (n, C, H, W) with the cast of others, clipped to [0, 1].
+
+    `turn` > 0 is the control: the shift of each channel happens `turn` channels further, or backwards for one channel.
+    """
+    change = cast_of(sources) - cast_of(images)
+    if turn:
+        change = np.roll(change, turn, axis=1) if images.shape[1] > 1 else -change
+    found: Floats = np.clip(images + change[:, :, None, None], 0, 1).astype(np.float32)
+    return found
+
+
+def read_palette(material: Material, examined: Mapping[str, Sequence[ImageRow]]) -> Palette:
+    """The casts of a few images of each class, the largest classes first."""
+    most = max(LEAST_EACH, min(PER_CLASS, IN_ALL // max(1, len(examined))))
+    largest = sorted(examined, key=lambda name: -len(examined[name]))[: IN_ALL // most]
+    rows: dict[str, Sequence[ImageRow]] = {}
+    colours: dict[str, Floats] = {}
+    for name in (name for name in examined if name in set(largest)):
+        kept, pixels = read_available(material, examined[name], most)
+        if len(kept) >= LEAST:
+            rows[name], colours[name] = kept, opponent(cast_of(pixels))
+    return Palette(rows, colours)
+
+
+def propose_colours(palette: Palette, size: tuple[int, int], *, permutations: int, seed: int) -> list[Candidate]:
+    """One candidate per class: the colour that sets its images, or some of them, most apart."""
+    if len(palette.colours) < 2:
+        return []
+    table = np.concatenate(list(palette.colours.values()))  # (N, C)
+    both = np.concatenate([table, -table], axis=1)
+    columns = np.clip((both - np.median(both, axis=0)) / (both.std(axis=0) + 1e-6), 0, None).astype(np.float32)
+    counts = np.array([len(part) for part in palette.colours.values()])
+    limits, scores = permuted(columns, counts, permutations, np.random.default_rng([seed, 2]))
+    ends, found = np.cumsum(counts), []
+    for index, name in enumerate(palette.colours):
+        column = int(scores[index].argmax())
+        part = np.s_[ends[index] - counts[index] : ends[index]]
+        own, others = columns[part, column], np.delete(columns[:, column], part)
+        found.append(
+            Candidate(
+                class_name=name,
+                region=(0, 0, size[1], size[0]),
+                share=1.0,
+                share_elsewhere=1.0,
+                score=float(scores[index, column]),
+                p_value=(1 + int((limits >= scores[index, column]).sum())) / (1 + permutations),
+                order=tuple(int(place) for place in np.argsort(-own, kind="stable")),
+                leaning=int((own > np.quantile(others, 0.95)).sum()),
+                kind="colour",
+            )
+        )
+    return sorted(found, key=lambda one: -one.score)
+
+
+def run_colour_trial(
+    material: Material, candidate: Candidate, palette: Palette, pool: Pool, *, index: int, seed: int
+) -> Trial | None:
+    """Measure one colour; see `interventions.run_trial`."""
+    rng = np.random.default_rng([seed, index, 3])
+    leaning = candidate.order[: min(LEANING, max(LEAST, candidate.leaning))]
+    wanted = [palette.rows[candidate.class_name][place] for place in leaning]
+    pixels = material.read_images(wanted)
+    kept = material.ask(pixels) == index
+    others = np.flatnonzero(pool.predicted != index)
+    if kept.sum() < LEAST or len(others) < LEAST:
+        return None
+    own = pixels[kept]
+    images, donors = np.repeat(own, DONORS, axis=0), pool.pixels[rng.choice(others, len(own) * DONORS)]
+    receivers = pool.pixels[rng.choice(others, RECEIVERS, replace=len(others) < RECEIVERS)]
+    givers = own[rng.integers(0, len(own), RECEIVERS)]
+
+    def measured(control: bool) -> tuple[Rate, Rate]:
+        lost = (material.ask(shift(images, donors, int(control))) != index).mean()
+        turned = (material.ask(shift(receivers, givers, int(control))) == index).mean()
+        return wilson(float(lost), len(own)), wilson(float(turned), min(RECEIVERS, len(others)))
+
+    return conclude(
+        candidate,
+        measured,
+        likeness=d_prime(cast_of(own), cast_of(pool.pixels[others])),
+        examples=[row.key for row, keep in zip(wanted, kept, strict=True) if keep],
+    )

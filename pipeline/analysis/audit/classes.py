@@ -1,0 +1,171 @@
+"""Figures and maps per class from one pass over the maps. Knows nothing of shortcuts.
+
+Memory depends on the number of classes and pixels, not on that of images. Means and variances are exact (float64,
+merged batch by batch: Chan, Golub and LeVeque 1983); medians of maps are those of at most 32 random maps of a class;
+quantiles of figures are within half a percent (`sketches`). Where classes x pixels are many, the maps are kept at a
+coarser grid: means over blocks of `step` x `step` pixels.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.records import ImageRow
+from pipeline.analysis.audit.results import ClassFigures, ClassMaps
+from pipeline.analysis.statistics import Sketch
+from pipeline.runs.view import By, Floats, class_of
+
+MEDIAN_OF = 32
+MAP_BYTES = 512 * 2**20  # of all classes' maps together
+_PIXEL_BYTES = 4 * 8 + 4 * MEDIAN_OF
+SKETCHED = ("completeness_gap", "error_estimate", "member_disagreement", "baseline_sensitivity")
+CORNERS = ("top_left_share", "top_right_share", "bottom_left_share", "bottom_right_share")
+AVERAGED = ("border_share", "center_share", *CORNERS, "center_x", "center_y", "entropy", "gini", "sign_agreement")
+Doubles = NDArray[np.float64]
+
+
+def block_step(classes: int, height: int, width: int) -> int:
+    """The smallest block side, in pixels, at which the maps of all classes fit `MAP_BYTES`."""
+    step = 1
+    while classes * math.ceil(height / step) * math.ceil(width / step) * _PIXEL_BYTES > MAP_BYTES:
+        step += 1
+    return step
+
+
+def blocks(maps: NDArray[Any], step: int) -> Doubles:
+    """Means over blocks of step x step pixels, (n, H, W) -> (n, h, w); blocks at the edges may be smaller."""
+    if step == 1:
+        return np.asarray(maps, np.float64)
+    rows, columns = np.arange(0, maps.shape[1], step), np.arange(0, maps.shape[2], step)
+    sums = np.add.reduceat(np.add.reduceat(maps, rows, axis=1, dtype=np.float64), columns, axis=2)
+    sizes = np.outer(np.diff([*rows, maps.shape[1]]), np.diff([*columns, maps.shape[2]]))
+    return np.asarray(sums / sizes, np.float64)
+
+
+class Moments:
+    """Running mean and variance of arrays."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Doubles = np.zeros(0)
+        self._squares: Doubles = np.zeros(0)
+
+    def add(self, values: Doubles) -> None:
+        """Add values (n, ...)."""
+        n, mean = len(values), values.mean(axis=0)
+        squares = ((values - mean) ** 2).sum(axis=0)
+        if not self.count:
+            self.count, self.mean, self._squares = n, mean, squares
+            return
+        total, delta = self.count + n, mean - self.mean
+        self.mean = self.mean + delta * (n / total)
+        self._squares = self._squares + squares + delta**2 * (self.count * n / total)
+        self.count = total
+
+    @property
+    def std(self) -> Doubles:
+        """Standard deviation, population."""
+        return np.sqrt(self._squares / max(1, self.count))
+
+
+class ClassSums:
+    """Everything that is reduced over the images of one class; errors above `tolerance` are counted."""
+
+    def __init__(self, step: int, tolerance: float) -> None:
+        self._step = step
+        self._maps, self._absolute, self._spread = Moments(), Moments(), Moments()
+        self._kept: list[Floats] = []  # for the median
+        self._averages = {name: Moments() for name in AVERAGED}
+        self.sketches = {name: Sketch() for name in (*SKETCHED, "difference")}
+        self.sketches["error_estimate"] = Sketch(tolerance)
+        self._right, self._labelled, self.images = 0, 0, 0
+
+    def add_maps(self, maps: Floats, spreads: Floats | None, keep: Sequence[bool]) -> None:
+        """Add maps (n, H, W) and spreads over members; those of `keep` are remembered for the median."""
+        small = blocks(maps, self._step)
+        self._maps.add(small)
+        self._absolute.add(blocks(np.abs(maps), self._step))
+        if spreads is not None:
+            self._spread.add(blocks(spreads, self._step))
+        self._kept += [one.astype(np.float32) for one in small[np.asarray(keep, bool)]]
+
+    def add_rows(self, rows: Sequence[ImageRow]) -> None:
+        """Add what the index knows of rows, without their maps."""
+        self.images += len(rows)
+        labelled = [row for row in rows if row.label is not None]
+        self._labelled += len(labelled)
+        self._right += sum(row.label == row.predicted for row in labelled)
+        for name in SKETCHED:
+            self.sketches[name].add([getattr(row, name) for row in rows])
+        differences = [
+            abs(row.output - row.baseline_output)
+            for row in rows
+            if row.output is not None and row.baseline_output is not None
+        ]
+        self.sketches["difference"].add(differences)
+        for name in AVERAGED:
+            self._average(name, [getattr(row, name) for row in rows])
+
+    def figures(self, name: str, pixels: int) -> ClassFigures:
+        """The class in numbers. `pixels` of a map."""
+        means = {key: float(one.mean) if one.count else None for key, one in self._averages.items()}
+        x, y = self._averages["center_x"], self._averages["center_y"]
+        gap, error, spread, baselines = (self.sketches[key] for key in SKETCHED)
+        return ClassFigures(
+            class_name=name,
+            images=self.images,
+            accuracy=self.accuracy,
+            completeness_gap=gap.quantile(0.5),
+            error_estimate=error.quantile(0.5),
+            error_estimate_p90=error.quantile(0.9),
+            error_above=error.share_above,
+            border_share=means["border_share"],
+            corner_shares=tuple(means[name] for name in CORNERS),
+            center_share=means["center_share"],
+            center=(means["center_x"], means["center_y"]),
+            center_spread=float(np.hypot(x.std, y.std)) if x.count and y.count else None,
+            entropy=means["entropy"],
+            gini=means["gini"],
+            effective_pixels=None if means["entropy"] is None else float(pixels ** means["entropy"]),
+            member_disagreement=spread.quantile(0.5),
+            sign_agreement=means["sign_agreement"],
+            baseline_sensitivity=baselines.quantile(0.5),
+            distributions={key: self.sketches[key].to_dict() for key in SKETCHED},
+            maps=self.maps(),
+        )
+
+    @property
+    def accuracy(self) -> float | None:
+        """Part of the labelled images whose prediction is their label; None where nothing is labelled."""
+        return self._right / self._labelled if self._labelled else None
+
+    def maps(self) -> ClassMaps | None:
+        """The class in maps (h, w); None where no map was added."""
+        if not self._maps.count:
+            return None
+        return ClassMaps(
+            mean=self._maps.mean.astype(np.float32),
+            mean_absolute=self._absolute.mean.astype(np.float32),
+            std=self._maps.std.astype(np.float32),
+            median=np.median(np.stack(self._kept), axis=0).astype(np.float32) if self._kept else None,
+            median_images=len(self._kept),
+            member_std=self._spread.mean.astype(np.float32) if self._spread.count else None,
+        )
+
+    def _average(self, name: str, values: Sequence[float | None]) -> None:
+        known = np.array([value for value in values if value is not None], np.float64)
+        known = known[np.isfinite(known)]
+        if len(known):
+            self._averages[name].add(known)
+
+
+def by_class(rows: Sequence[ImageRow], by: By) -> dict[str, list[int]]:
+    """Positions of a batch's rows by their class."""
+    found: dict[str, list[int]] = {}
+    for position, row in enumerate(rows):
+        if (name := class_of(row, by)) is not None:
+            found.setdefault(name, []).append(position)
+    return found

@@ -1,0 +1,101 @@
+"""Spectral relevance analysis: which strategies does the model follow within one class?
+
+After Lapuschkin et al., Unmasking Clever Hans predictors and assessing what machines really learn, 2019. Maps of a
+class (shares of the positive attribution in at most 32 x 32 cells) are halved to 16 x 16, standardised each, and joined
+to their nearest neighbours; the normalised Laplacian of that graph gives an embedding (Ng, Jordan and Weiss 2002),
+the largest gap between its eigenvalues the number of clusters, k-means the clusters.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.records import ImageRow
+from pipeline.analysis.audit.results import Cluster
+from pipeline.runs.view import Floats
+
+FEWEST = 24  # images that a class needs to be clustered
+MOST = 256  # images that are clustered
+CLUSTERS = 6  # at most
+EXAMPLES = 6
+
+
+def cluster_classes(rows: Mapping[str, Sequence[ImageRow]], grids: Mapping[str, Floats], seed: int) -> list[Cluster]:
+    """Clusters of every class with 24 images or more. `grids` (n, h, w) from `fitting.grid_shares`, of the rows."""
+    found: list[Cluster] = []
+    for name, part in rows.items():
+        if len(part) >= FEWEST:
+            found += _clusters(name, part[:MOST], grids[name][:MOST], seed)
+    return found
+
+
+def cluster_maps(grids: Floats, seed: int) -> NDArray[np.int64]:
+    """The cluster of each map, (n, h, w) -> (n,), 0 the largest."""
+    from sklearn.cluster import KMeans
+
+    values, vectors = _spectrum(features(grids))
+    count = _eigengap(values)
+    if count == 1:
+        return np.zeros(len(grids), np.int64)
+    embedding = vectors[:, :count]
+    embedding = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+    labels = KMeans(count, n_init=4, random_state=seed).fit_predict(embedding)
+    order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
+    return np.asarray(np.argsort(order)[labels], np.int64)
+
+
+def features(grids: Floats) -> Floats:
+    """Maps halved and standardised, (n, h, w) -> (n, D): mean 0 and variance 1 each, 0 where they are constant."""
+    small = _halved(grids).reshape(len(grids), -1)
+    centred = small - small.mean(axis=1, keepdims=True)
+    spread = centred.std(axis=1, keepdims=True)
+    found: Floats = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-12)
+    return found
+
+
+def _halved(grids: Floats) -> Floats:
+    """Sums of 2 x 2 cells."""
+    rows, columns = (np.arange(0, length, 2) for length in grids.shape[1:])
+    found: Floats = np.add.reduceat(np.add.reduceat(grids, rows, axis=1), columns, axis=2).astype(np.float32)
+    return found
+
+
+def _spectrum(points: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The smallest eigenvalues and eigenvectors of the normalised Laplacian of the k-nearest-neighbour graph."""
+    from scipy.linalg import eigh
+    from sklearn.neighbors import kneighbors_graph
+
+    n = len(points)
+    near = kneighbors_graph(points, max(3, round(np.log2(n))), include_self=False).toarray()
+    joined = np.maximum(near, near.T)
+    degree = np.sqrt(joined.sum(axis=1))
+    laplacian = np.eye(n) - joined / np.outer(degree, degree)
+    values, vectors = eigh(laplacian, subset_by_index=[0, min(n, CLUSTERS + 1) - 1])
+    return values, vectors
+
+
+def _eigengap(values: NDArray[np.float64]) -> int:
+    """Number of clusters: where the eigenvalues make their largest step."""
+    return int(np.argmax(np.diff(values))) + 1
+
+
+def _clusters(name: str, rows: Sequence[ImageRow], grids: Floats, seed: int) -> list[Cluster]:
+    labels, points = cluster_maps(grids, seed), features(grids)
+    found = []
+    for label in range(int(labels.max()) + 1):
+        members = np.flatnonzero(labels == label)
+        away = np.linalg.norm(points[members] - points[members].mean(axis=0), axis=1)
+        near = members[np.argsort(away, kind="stable")]
+        found.append(
+            Cluster(
+                class_name=name,
+                cluster=label,
+                images=len(members),
+                examined=len(rows),
+                examples=tuple(rows[place].key for place in near[:EXAMPLES]),
+                rows=tuple(rows[place].row for place in near),
+                mean_map=_halved(grids[members].mean(axis=0, keepdims=True))[0],
+            )
+        )
+    return found

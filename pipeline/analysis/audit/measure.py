@@ -1,0 +1,257 @@
+"""What a window does to the model: swap it, paste it, and do the same at random places. Draws no conclusion.
+
+- necessity: images of the class that lean on the window most get it replaced by the same window of images of other
+  classes; the part of their predictions that is lost.
+- sufficiency: images of other classes get the window of those leaning images; the part that turns into the class.
+- controls: the same trials, same images and donors, with windows of that size at four random places.
+- likeness: how far the window's content sets the leaning images apart from all others (d', see `likeness`), and which
+  of them it sets apart most: the images that bear a mark, if there is one, to be tested by themselves.
+- without: the images that turn with the window of images of the class that do not bear it; then that is the object's.
+
+Content comes from other images of the data set, so that what the model sees stays near its data; a grey box
+would not. Donors and receivers come from one pool of images, balanced over classes and read once.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.records import ImageRow
+from pipeline.analysis.audit.appearance import ALIKE, contrast, d_prime, extent, lower_end, most_alike, parted
+from pipeline.analysis.audit.propose import LEAST, Box, Candidate, area_of, overlap
+from pipeline.runs.view import Floats, Material
+
+LEANING = 24  # images that lean on the window most: at 16 a loss of 20 points would not exceed a control of 0
+DONORS = 4  # per leaning image
+RECEIVERS = 96  # images of other classes
+POOL = 192  # donors and receivers are drawn from these
+COMPARED = 96  # images that lean on a used window: their content is compared
+USE = 0.2  # predictions lost, or images turned: what counts as use, see `shortcuts`
+EXAMPLES = 6
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A part of independent images, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was measured at one candidate."""
+
+    candidate: Candidate
+    necessity: Rate
+    sufficiency: Rate
+    control_necessity: Rate
+    control_sufficiency: Rate
+    likeness: float  # d' of local contrast, see `likeness`: of the tested images, or of all that bear a mark; or casts'
+    examples: tuple[str, ...]  # keys of the images that lean on it most, those first whose content is alike
+    compared: int | None = None  # images that the likeness is of, if these are not those that were swapped
+    alike: tuple[str, ...] = ()  # keys of the images that lean on it whose content is most alike; of a cast none
+    alike_likeness: float = 0.0  # the d' of these
+    bare: tuple[str, ...] = ()  # keys of the other images that lean on it, those that are least alike first
+    mixed: bool = False  # whether some of the tested images are among these
+    without: Rate | None = (
+        None  # images that turn where the place is pasted from images of the class that are not alike
+    )
+    area: float = 1.0  # of the image that the candidate covers, 0..1; of a cast all
+    extent: Box | None = None  # of what sets the alike images apart: the mark, if it is one
+
+    @property
+    def worth(self) -> bool:
+        """Whether it does as much as a place that is used: a control is needed only then."""
+        return max(self.necessity.value, self.sufficiency.value) >= USE
+
+    @property
+    def surely(self) -> float:
+        """Lower end of its likeness: of few images it says little."""
+        return lower_end(self.likeness, self.compared or self.necessity.images)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images that lend and receive content."""
+
+    pixels: Floats  # (n, C, H, W)
+    predicted: NDArray[np.int64]  # (n,)
+    contrast: Floats  # (n, H, W), see `likeness.contrast`
+
+
+def wilson(value: float, images: int) -> Rate:
+    """A rate with Wilson's score interval (1927) at 95 %.
+
+    `images` counts independent images: several donors per image sharpen the value, not the interval.
+    """
+    z = 1.96
+    centre = (value + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(value * (1 - value) / images + z**2 / (4 * images**2))
+    return Rate(value, max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half)), images)
+
+
+def exceeds(one: Rate, other: Rate) -> bool:
+    """Whether a rate is above another at 95 %: Newcombe's interval of the difference (1998, method 10) is above 0."""
+    return one.value - other.value > math.hypot(one.value - one.low, other.high - other.value)
+
+
+def read_available(material: Material, rows: Sequence[ImageRow], most: int) -> tuple[list[ImageRow], Floats]:
+    """The first `most` rows whose images are still there, and their pixels. No other image is asked for."""
+    kept: list[ImageRow] = []
+    for row in rows:
+        if len(kept) == most:
+            break
+        if material.available(row):
+            kept.append(row)
+    return kept, material.read_images(kept)
+
+
+def draw_pool(material: Material, rows: Sequence[ImageRow], rng: np.random.Generator) -> Pool:
+    """A random pool, balanced over predicted classes."""
+    seen: dict[str | None, int] = {}
+    turns = []
+    for index in rng.permutation(len(rows)):
+        name = rows[index].predicted
+        turns.append((seen.setdefault(name, 0), int(index)))
+        seen[name] += 1
+    drawn = [rows[index] for _, index in sorted(turns, key=lambda turn: turn[0])]
+    _, pixels = read_available(material, drawn, POOL)
+    return Pool(pixels, material.ask(pixels), contrast(pixels))
+
+
+def run_trial(
+    material: Material,
+    candidate: Candidate,
+    rows: Sequence[ImageRow],
+    pool: Pool,
+    *,
+    index: int,
+    seed: int,
+    bare: Sequence[ImageRow] | None = None,
+) -> Trial | None:
+    """Measure one candidate. `rows` are the class's examined images, `index` is the class's output.
+
+    `bare`, where the candidate's images are those that bear a mark, are others of the class that lean on the place:
+    what these turn is the object's.
+    None where fewer than 6 images that are predicted as the class lean on the window, or the pool has fewer than 6
+    images of other classes.
+    """
+    rng = np.random.default_rng([seed, index, *candidate.region])
+    ordered = [rows[position] for position in candidate.order]
+    wanted, own = _predicted_as(index, material, ordered, min(LEANING, max(LEAST, candidate.leaning)))
+    others = np.flatnonzero(pool.predicted != index)
+    if len(own) < LEAST or len(others) < LEAST:
+        return None
+    places = np.array([candidate.region, *_elsewhere(candidate.region, material.size, rng)])  # (5, 4): then controls
+    images, donors = np.repeat(own, DONORS, axis=0), pool.pixels[rng.choice(others, len(own) * DONORS)]
+    receivers = pool.pixels[rng.choice(others, RECEIVERS, replace=len(others) < RECEIVERS)]
+
+    def turned(sources: Floats, control: bool) -> Rate:
+        givers = sources[rng.integers(0, len(sources), RECEIVERS)]
+        answers = material.ask(paste(receivers, givers, _places(places, RECEIVERS, control=control)))
+        return wilson(float((answers == index).mean()), min(RECEIVERS, len(others)))
+
+    def measured(control: bool) -> tuple[Rate, Rate]:
+        answers = material.ask(paste(images, donors, _places(places, len(images), control=control)))
+        return wilson(float((answers != index).mean()), len(own)), turned(own, control)
+
+    trial = conclude(candidate, measured, examples=[row.key for row in wanted])
+    trial = _with_content(trial, wanted, own, pool, others, compared=len(own))
+    if candidate.leaning > LEANING and (trial.worth or lower_end(trial.alike_likeness, len(trial.alike)) >= ALIKE):
+        wanted, own = _predicted_as(index, material, ordered, min(COMPARED, candidate.leaning))
+        compared = trial.necessity.images if bare is None else len(own)
+        trial = _with_content(trial, wanted, own, pool, others, compared=compared)
+    if trial.worth and bare is not None and len(bare) >= LEAST:
+        _, without = _predicted_as(index, material, bare, LEANING)
+        trial = replace(trial, without=turned(without, control=False) if len(without) >= LEAST else None)
+    return trial
+
+
+def _predicted_as(index: int, material: Material, rows: Sequence[ImageRow], most: int) -> tuple[list[ImageRow], Floats]:
+    """Those of the first `most` available rows that are predicted as a class, and their pixels."""
+    wanted, pixels = read_available(material, rows, most)
+    kept = material.ask(pixels) == index
+    return [row for row, keep in zip(wanted, kept, strict=True) if keep], pixels[kept]
+
+
+def _with_content(
+    trial: Trial, rows: Sequence[ImageRow], own: Floats, pool: Pool, others: NDArray[np.int64], *, compared: int
+) -> Trial:
+    """A trial with what the images that lean on its place show there; its likeness is that of the first so many."""
+    box, tested = trial.candidate.region, trial.necessity.images
+    own_contrast, other_contrast = contrast(own), pool.contrast[others]
+    content, elsewhere = cut(own_contrast, box), cut(other_contrast, box)
+    value, part = most_alike(content, elsewhere)
+    part, unlike = parted(content, elsewhere, part)
+    alike = tuple(rows[i].key for i in part)
+    return replace(
+        trial,
+        likeness=d_prime(content[:compared], elsewhere),
+        compared=compared,
+        area=area_of(box) / pool.pixels[0, 0].size,
+        alike=alike,
+        bare=tuple(rows[i].key for i in unlike),
+        alike_likeness=value,
+        mixed=not set(range(tested)) <= set(part.tolist()),
+        extent=extent(own_contrast[part], other_contrast, box),
+        examples=tuple(dict.fromkeys((*alike, *trial.examples)))[:EXAMPLES],
+    )
+
+
+def conclude(
+    candidate: Candidate,
+    measured: Callable[[bool], tuple[Rate, Rate]],
+    *,
+    examples: Sequence[str],
+    likeness: float = 0.0,
+) -> Trial:
+    """A trial from a function that gives necessity and sufficiency, or those of the control.
+
+    The control is measured only where one of them reaches `USE`: else the model hardly uses the candidate, whatever the
+    control does, and its rates are NaN.
+    """
+    unknown = Rate(math.nan, math.nan, math.nan, 0)
+    trial = Trial(candidate, *measured(False), unknown, unknown, likeness, tuple(examples[:EXAMPLES]))
+    if not trial.worth:
+        return trial
+    necessity, sufficiency = measured(True)
+    return replace(trial, control_necessity=necessity, control_sufficiency=sufficiency)
+
+
+def _places(places: NDArray[np.int64], count: int, *, control: bool) -> NDArray[np.int64]:
+    """Boxes per image (count, 4): always the window, or the random places in turn."""
+    return places[np.arange(count) % (len(places) - 1) + 1] if control else np.repeat(places[:1], count, axis=0)
+
+
+def paste(images: Floats, sources: Floats, boxes: NDArray[np.int64]) -> Floats:
+    """Images (n, C, H, W) with the box (n, 4) of each replaced by what its source shows there."""
+    out = images.copy()
+    for image, source, (x0, y0, x1, y1) in zip(out, sources, boxes, strict=True):
+        image[:, y0:y1, x0:x1] = source[:, y0:y1, x0:x1]
+    return out
+
+
+def cut(images: Floats, box: Box) -> Floats:
+    """The box's content of (n, ..., H, W), (n, values)."""
+    x0, y0, x1, y1 = box
+    return images[..., y0:y1, x0:x1].reshape(len(images), -1)
+
+
+def _elsewhere(box: Box, size: tuple[int, int], rng: np.random.Generator) -> list[Box]:
+    """Four random places of the box's size that overlap it by a quarter at most (by any amount where none is found)."""
+    (height, width), (across, down) = size, (box[2] - box[0], box[3] - box[1])
+    found: list[Box] = []
+    for attempt in range(200):
+        x, y = int(rng.integers(0, width - across + 1)), int(rng.integers(0, height - down + 1))
+        place = (x, y, x + across, y + down)
+        if attempt >= 100 or overlap(place, box) <= 0.25:
+            found.append(place)
+        if len(found) == 4:
+            break
+    return found

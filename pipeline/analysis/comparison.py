@@ -1,0 +1,263 @@
+"""Two runs over the same images: how far each image's map moved, and which moved most.
+
+Of each pair of maps:
+
+    cosine            of the signed maps, over all their values: 1 the same up to a positive factor, -1 the opposite.
+                      Where one run stored channels and the other their sum, both are summed first
+    rank_correlation  Spearman's, over pixels, of the absolute map summed over channels; ties share their mean rank
+    distance          L1 of the difference over the mean L1 of the two maps, 0..2: for maps that are close, the
+                      relative L1 error of one against the other
+
+Two maps of which a figure is not defined (all zero, or the same everywhere) count as equal, one such map as unrelated
+to the other: 1 and 0. Quantiles come from histograms of 65,536 bins, so memory is one batch of maps, 64 numbers a class
+and the images that are listed, whatever the number of images. Knows nothing of where maps lie.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from db.records import Drift, ImageRow
+from pipeline.analysis.drift import CellSums, compare
+from pipeline.runs.view import BATCH_BYTES, By, Floats, class_of
+
+MOST = 256  # pairs of maps that are read at a time
+BINS = 2**16
+
+Figures = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field in which the two requests differ, in words."""
+
+    field: str
+    a: str
+    b: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Of one figure over the shared images, each right to 1/65,536 of its range."""
+
+    p10: float
+    median: float
+    p90: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One image in both runs. Rows are those of the runs' indexes."""
+
+    key: str
+    row_a: int
+    row_b: int
+    cosine: float
+    rank_correlation: float
+    distance: float
+    predicted_a: str | None
+    predicted_b: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassComparison:
+    """The shared images of one class of run A. `cosine` is the mean.
+
+    `drift` and `ndcg` are those of `pipeline.analysis.drift`.
+    """
+
+    class_name: str
+    images: int
+    drift: float
+    ndcg: float
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What two runs say of the images that both have a map of."""
+
+    run_a: str
+    run_b: str
+    by: By
+    spec: tuple[Difference, ...]
+    shared_images: int
+    only_a: int  # images with a map in A alone
+    only_b: int
+    changed_files: int  # shared images whose bytes differ
+    flips: int  # shared images that are predicted differently
+    cosine: Quantiles
+    rank_correlation: Quantiles
+    distance: Quantiles
+    drift: float  # of B against A over all shared images
+    ndcg: float
+    class_drift: float | None  # the largest of classes that have enough images
+    classes: tuple[ClassComparison, ...]
+    changed: tuple[Moved, ...]  # the lowest cosine first
+
+    def figures(self) -> dict[str, float | None]:
+        """What a gate may be set on: medians over the shared images, the share of flips, and the drifts."""
+        return {
+            "cosine": self.cosine.median,
+            "rank_correlation": self.rank_correlation.median,
+            "distance": self.distance.median,
+            "flip_share": self.flips / self.shared_images,
+            "drift": self.drift,
+            "class_drift": self.class_drift,
+            "ndcg": self.ndcg,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        data = asdict(self)
+        data = {"a": data.pop("run_a"), "b": data.pop("run_b")} | data
+        data["classes"] = [{"class": one.pop("class_name")} | one for one in data["classes"]]
+        return data
+
+
+FIGURES = ("cosine", "rank_correlation", "distance", "flip_share", "drift", "class_drift", "ndcg")
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Figures of n pairs of maps, each (n,) float64."""
+
+    cosine: Figures
+    rank_correlation: Figures
+    distance: Figures
+
+
+def alike(one: Floats, other: Floats) -> Alike:
+    """How alike pairs of maps are.
+
+    Args:
+        one: maps (n, C, H, W), finite.
+        other: likewise; C may differ, then both are summed over channels.
+    """
+    if one.shape[1] != other.shape[1]:
+        one, other = one.sum(axis=1, keepdims=True), other.sum(axis=1, keepdims=True)
+    signed = [each.reshape(len(each), -1).astype(np.float64) for each in (one, other)]
+    pixels = [np.abs(each.sum(axis=1, dtype=np.float64)).reshape(len(each), -1) for each in (one, other)]
+    sizes = np.abs(signed[0]).sum(axis=1) + np.abs(signed[1]).sum(axis=1)
+    apart = np.abs(signed[0] - signed[1]).sum(axis=1)
+    distance = np.divide(2 * apart, sizes, out=np.zeros(len(one)), where=sizes > 0)
+    return Alike(_cosines(*signed), _cosines(*(_centred_ranks(each) for each in pixels)), distance)
+
+
+@dataclass
+class Sums:
+    """What is kept of the pairs that were seen.
+
+    Args:
+        by: class of an image, as run A has it.
+        limit: images to list.
+    """
+
+    by: By
+    limit: int
+    images: int = 0
+    changed_files: int = 0
+    flips: int = 0
+    changed: list[Moved] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._cells = CellSums(), CellSums()
+        self._histograms = {"cosine": _Histogram(-1, 1), "rank_correlation": _Histogram(-1, 1)}
+        self._histograms["distance"] = _Histogram(0, 2)
+        self._cosines: dict[str, float] = {}
+
+    def add(self, pairs: Sequence[tuple[ImageRow, ImageRow]], one: Floats, other: Floats) -> None:
+        """Add pairs of rows with their maps (n, C, H, W) in run A and in run B."""
+        found = alike(one, other)
+        names = [class_of(row, self.by) for row, _ in pairs]
+        for cells, maps in zip(self._cells, (one, other), strict=True):
+            cells.add(names, maps.sum(axis=1))
+        for name, histogram in self._histograms.items():
+            histogram.add(getattr(found, name))
+        for class_name, cosine in zip(names, found.cosine.tolist(), strict=True):
+            if class_name is not None:
+                self._cosines[class_name] = self._cosines.get(class_name, 0.0) + cosine
+        self.images += len(pairs)
+        self.changed_files += sum(_changed(a, b) for a, b in pairs)
+        self.flips += sum(a.predicted != b.predicted for a, b in pairs)
+        moved = self.changed + [_moved(pair, found, index) for index, pair in enumerate(pairs)]
+        self.changed = sorted(moved, key=lambda each: (each.cosine, each.key, each.row_a))[: self.limit]
+
+    def quantiles(self, name: str) -> Quantiles:
+        """Of a figure, over all pairs."""
+        return Quantiles(*(self._histograms[name].quantile(share) for share in (0.1, 0.5, 0.9)))
+
+    def drift(self, run_a: str, run_b: str) -> Drift:
+        """Of run B against run A, over the pairs."""
+        return compare(run_b, self._cells[1], run_a, self._cells[0])
+
+    def classes(self, drift: Drift) -> tuple[ClassComparison, ...]:
+        """The classes of run A, the one that moved most first."""
+        found = [
+            ClassComparison(
+                c.class_name, c.images, c.drift or 0.0, c.ndcg or 0.0, self._cosines[c.class_name] / c.images
+            )
+            for c in drift.classes
+        ]
+        return tuple(sorted(found, key=lambda each: (-each.drift, each.class_name)))
+
+
+def batch_size(map_values: int) -> int:
+    """Pairs of maps of so many values that are read at a time: both maps and their ranks stand in memory."""
+    return max(1, min(MOST, BATCH_BYTES // (8 * map_values)))
+
+
+class _Histogram:
+    """Counts of values between two bounds; a quantile is the middle of its bin."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self._edges = np.linspace(low, high, BINS + 1)
+        self._counts = np.zeros(BINS, np.int64)
+        self._seen = (high, low)  # smallest, largest
+
+    def add(self, values: Figures) -> None:
+        values = np.clip(values, self._edges[0], self._edges[-1])  # rounding may exceed the bounds
+        self._counts += np.histogram(values, self._edges)[0]
+        self._seen = (min(self._seen[0], float(values.min())), max(self._seen[1], float(values.max())))
+
+    def quantile(self, share: float) -> float:
+        so_far = np.cumsum(self._counts)
+        wanted = int(np.ceil(share * so_far[-1]))
+        at = int(np.searchsorted(so_far, wanted))  # the bin of the value that this share does not exceed
+        return float(np.clip((self._edges[at] + self._edges[at + 1]) / 2, *self._seen))
+
+
+def _cosines(one: Figures, other: Figures) -> Figures:
+    """Of the rows of two matrices (n, k); 1 where both are zero, 0 where one is."""
+    norms = np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1)
+    product, both = np.einsum("nk,nk->n", one, other), norms[0] * norms[1]
+    undefined = ((norms[0] == 0) & (norms[1] == 0)).astype(np.float64)
+    return np.asarray(np.clip(np.divide(product, both, out=undefined, where=both > 0), -1, 1))
+
+
+def _centred_ranks(pixels: Figures) -> Figures:
+    return np.asarray(rankdata(pixels, axis=1) - (pixels.shape[1] + 1) / 2, np.float64)
+
+
+def _changed(one: ImageRow, other: ImageRow) -> bool:
+    if one.sha256 and other.sha256:
+        return one.sha256 != other.sha256
+    return one.version != other.version
+
+
+def _moved(pair: tuple[ImageRow, ImageRow], found: Alike, index: int) -> Moved:
+    a, b = pair
+    return Moved(
+        key=a.key,
+        row_a=a.row,
+        row_b=b.row,
+        cosine=float(found.cosine[index]),
+        rank_correlation=float(found.rank_correlation[index]),
+        distance=float(found.distance[index]),
+        predicted_a=a.predicted,
+        predicted_b=b.predicted,
+    )

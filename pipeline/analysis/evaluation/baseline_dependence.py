@@ -1,0 +1,90 @@
+"""How much a map depends on the baseline: maps of each baseline of a run against each other.
+
+Sundararajan, Taly, Yan, Axiomatic attribution for deep networks, 2017, leave the choice to the user; Sturmfels,
+Lundberg, Lee, Visualizing the impact of feature attribution baselines, 2020, look at single ones and at averages of
+noise and of samples. Here averages of each kind are also held against the run's own, and against one of their kind:
+whether averaging settles what the map says, or only which baselines are averaged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from pipeline.analysis.evaluation.figures import cosine, rank_correlation
+from pipeline.analysis.evaluation.subject import Subject, summed
+from pipeline.attribution.ensemble import distance
+from pipeline.spec.choices import Baseline
+from pipeline.spec.run_spec import RunSpec
+
+THIS_RUN = "this run"
+AVERAGED = 4  # baselines in an average of a kind
+_BLURS = (32, 16, 8, 4)  # sigma: this part of the shorter side
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which baselines are tried, and which of them are held against each other, by name."""
+
+    variants: dict[str, tuple[Baseline, ...]]
+    pairs: tuple[Pair, ...]
+
+
+def comparison_of(spec: RunSpec, samples: int) -> Comparison:
+    """What is compared for a run.
+
+    Args:
+        spec: of the run. Its baselines are compared pairwise; where it has one only, also with a standard set.
+        samples: images of the data set that are there to be averaged over.
+    """
+    side = min(spec.preprocess.height, spec.preprocess.width)
+    singles = [*spec.baselines]
+    if len(singles) == 1:
+        standard = ("black", "white", "mean", f"blurred:sigma={_sigma(side, 8):g}", "uniform:n=1")
+        singles += [one for one in map(Baseline.parse, standard) if str(one) != str(singles[0])]
+    variants: dict[str, tuple[Baseline, ...]] = {str(one): (one,) for one in singles}
+    pairs = list(combinations(variants, 2))
+    variants[THIS_RUN] = spec.baselines
+    if len(spec.baselines) > 1:
+        pairs += [(THIS_RUN, str(one)) for one in spec.baselines]
+    for name, average, single in _averages(side, min(samples, AVERAGED)):
+        variants |= {name: average, str(single): (single,)}
+        pairs += [(THIS_RUN, name), (name, str(single))]
+    return Comparison(variants, tuple(dict.fromkeys(pairs)))
+
+
+def measure_baselines(subject: Subject) -> dict[Pair, Tensor]:
+    """Cosine, rank correlation and distance of each pair, (N, 3)."""
+    engine = subject.engine
+    comparison = comparison_of(engine.spec, 0 if engine.samples is None else len(engine.samples))
+    known: dict[tuple[Baseline, ...], Tensor] = {engine.spec.baselines: subject.found.mean}
+    for baselines in comparison.variants.values():
+        if baselines not in known:
+            known[baselines] = subject.explain(baselines=baselines).mean
+    return {
+        (one, other): _apart(known[comparison.variants[one]], known[comparison.variants[other]])
+        for one, other in comparison.pairs
+    }
+
+
+def _apart(one: Tensor, other: Tensor) -> Tensor:
+    flat = one.flatten(1), other.flatten(1)
+    return torch.stack([cosine(*flat), rank_correlation(summed(one), summed(other)), distance(*flat)], 1)
+
+
+def _averages(side: int, samples: int) -> Sequence[tuple[str, tuple[Baseline, ...], Baseline]]:
+    """Name, baselines, and one of them, of each kind of average."""
+    blurs = tuple(Baseline("blurred", sigma=_sigma(side, part)) for part in _BLURS)
+    kinds = [(f"average of {AVERAGED} blurred", blurs, blurs[2])]
+    for kind, name, n in (("uniform", "uniform noise", AVERAGED), ("samples", "images of the data set", samples)):
+        if n > 1:
+            kinds.append((f"average of {n} {name}", (Baseline(kind, n=n),), Baseline(kind, n=1)))
+    return kinds
+
+
+def _sigma(side: int, part: int) -> float:
+    return max(side / part, 0.5)

@@ -1,0 +1,197 @@
+"""One evaluation, start to end: members and nodes of the run, the sample in parts, every measure, intervals.
+
+Memory does not grow with the data set: the pixels of the sample, and the tensors of one part of it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from db.records import Entry, ImageRow, Run
+from pipeline.analysis.evaluation.baseline_dependence import AVERAGED
+from pipeline.analysis.evaluation.figures import estimate
+from pipeline.analysis.evaluation.measures import MEASURES, Floats, Measured, skip_reason
+from pipeline.analysis.evaluation.results import MEANINGS, BaselinePair, ClassAgreement, Curve, Evaluation, Metric
+from pipeline.analysis.evaluation.subject import Engine, Subject
+from pipeline.attribution import Profile
+from pipeline.datasets.decoder import Picture
+from pipeline.datasets.sampling import Sample, draw
+from pipeline.engine.unit import load_members, must_take_turns
+from pipeline.errors import UsageError
+from pipeline.spec.run_spec import RunSpec
+from pipeline.storage.arrays import Floats as Pixels
+
+_PART, _PART_OF_LARGE = 64, 16  # images that are computed together; of more than 96 x 96 pixels
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What somebody wants to know."""
+
+    images: int = 32  # at most; all where the run has fewer
+    seed: int = 0  # of the sample and of everything random
+    measures: Sequence[str] = ()  # names in MEASURES; empty for all
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is stored of a run, and how it is read."""
+
+    run: Run
+    rows: Iterable[ImageRow]  # that have a map, read once
+    read: Callable[[ImageRow], Pixels]  # (C, H, W) of the model's input; raises UnreadableImage
+    maps: Callable[[Sequence[ImageRow]], Pixels]  # stored maps (n, C, H, W)
+    samples: Pixels | None  # (S, C, H, W) of the run's `samples` baselines
+    knots: Mapping[str, Sequence[float]]  # where the nodes of each declared baseline stand
+    finished: bool  # whether nothing of the run waits
+
+
+def evaluate(
+    stored: Stored,
+    asked: Asked,
+    *,
+    device: str,
+    allowed_modules: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Measure a random sample of a run's maps.
+
+    Args:
+        stored: the run.
+        asked: what is wanted.
+        device: where to compute.
+        allowed_modules: prefixes of importable models.
+        say: told what is computed next.
+
+    Raises:
+        UsageError: an unknown measure, no map yet, or no image that can still be read.
+        ModelBroken: a member raised.
+        ObjectMissing: a stored map is gone.
+    """
+    measures = _checked(asked)
+    drawn = draw(stored.rows, asked.images + AVERAGED, asked.seed, stored.read)
+    if not drawn.rows:
+        why = "none of its images can be read any more" if drawn.gone else "it has no map yet"
+        raise UsageError(f"run {stored.run.id} cannot be evaluated: {why}; see `attribatch status {stored.run.id}`")
+    engine = _engine(stored, asked, drawn, device, allowed_modules)
+    reasons = {name: skip_reason(name, engine.spec) for name in measures}
+    found, rows = Measured(), drawn.rows[: asked.images]
+    height, width = engine.spec.preprocess.height, engine.spec.preprocess.width
+    size = _PART if height * width <= 96 * 96 else _PART_OF_LARGE
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        subject = _subject(engine, part, drawn.pixels[start : start + len(part)], stored.maps(part), asked.seed)
+        for name in (name for name, reason in reasons.items() if reason is None):
+            say(f"{name}: images {start + 1} to {start + len(part)} of {len(rows)}")
+            found.merge(MEASURES[name](subject))
+    return Evaluation(
+        run_id=stored.run.id,
+        images=len(rows),
+        seed=asked.seed,
+        metrics=_metrics(found, asked.seed),
+        curves=_curves(found),
+        baseline_sensitivity=_pairs(found),
+        sign_agreement=_agreement(found, rows, asked.seed),
+        remarks=tuple(_remarks(stored, asked, drawn, reasons)),
+    )
+
+
+def _checked(asked: Asked) -> Sequence[str]:
+    if asked.images < 1:
+        raise UsageError(f"{asked.images} images cannot be evaluated; ask for at least 1")
+    if unknown := [name for name in asked.measures if name not in MEASURES]:
+        raise UsageError(f"metric {unknown[0]!r} is none of: {', '.join(MEASURES)}")
+    return [name for name in MEASURES if name in (asked.measures or MEASURES)]
+
+
+def _engine(stored: Stored, asked: Asked, drawn: Sample, device: str, allowed_modules: Sequence[str]) -> Engine:
+    spec = RunSpec.from_json(stored.run.spec)
+    take_turns = must_take_turns(spec, device)
+    others = drawn.pixels[asked.images :]  # to average over; where there are too few, some of the sample
+    return Engine(
+        spec=spec,
+        members=load_members(spec, "cpu" if take_turns else device, allowed_modules),
+        samples=np.stack(others if len(others) > 1 else drawn.pixels[:AVERAGED])
+        if stored.samples is None
+        else stored.samples,
+        profiles={name: Profile(tuple(knots)) for name, knots in stored.knots.items()},
+        device=device,
+        take_turns=take_turns,
+    )
+
+
+def _subject(engine: Engine, rows: Sequence[ImageRow], pixels: Sequence[Pixels], maps: Pixels, seed: int) -> Subject:
+    return Subject(
+        engine=engine,
+        pictures=[
+            Picture(Entry(row.row, row.key, row.version, row.label), row.sha256 or "", own)
+            for row, own in zip(rows, pixels, strict=True)
+        ],
+        targets=torch.tensor([row.target_index or 0 for row in rows], device=engine.device),
+        maps=torch.from_numpy(maps).to(engine.device),
+        seed=seed,
+    )
+
+
+def _remarks(stored: Stored, asked: Asked, drawn: Sample, reasons: Mapping[str, str | None]) -> Iterator[str]:
+    images = min(len(drawn.rows), asked.images)
+    if not stored.finished:
+        yield "the run is not finished: the sample is drawn from the images that are done so far"
+    if images < asked.images:
+        there = "1 is" if images == 1 else f"{images} are"
+        yield f"{asked.images} images were asked for, and {there} there: all of them were taken"
+    if drawn.gone:
+        few = ", ".join(drawn.gone[:3]) + (", ..." if len(drawn.gone) > 3 else "")
+        yield f"{len(drawn.gone)} sampled images are gone or have changed since the run, and were left out: {few}"
+    yield from (f"{name} was left out: {reason}" for name, reason in reasons.items() if reason)
+
+
+def _metrics(found: Measured, seed: int) -> tuple[Metric, ...]:
+    metrics = []
+    for name, (better, meaning) in MEANINGS.items():
+        if name in found.values:
+            known = estimate(found.values[name], found.weights.get(name), seed=seed)
+            if np.isnan(known.value):
+                continue
+            metrics.append(Metric(name, known.value, known.low, known.high, better, known.images, meaning))
+    return tuple(metrics)
+
+
+def _curves(found: Measured) -> tuple[Curve, ...]:
+    return tuple(
+        Curve(name, *found.axes[name], y=tuple(np.nanmean(values, axis=0).tolist()))
+        for name, values in found.curves.items()
+        if not np.isnan(values).all()
+    )
+
+
+def _pairs(found: Measured) -> tuple[BaselinePair, ...]:
+    pairs = []
+    for (one, other), values in found.pairs.items():
+        known = values[~np.isnan(values).any(axis=1)]
+        if len(known):
+            low, high = np.percentile(known, [10, 90], axis=0)
+            figures = np.stack([known.mean(axis=0), low, high], axis=1).ravel().tolist()
+            pairs.append(BaselinePair(one, other, len(known), *figures))
+    return tuple(pairs)
+
+
+def _agreement(found: Measured, rows: Sequence[ImageRow], seed: int) -> tuple[ClassAgreement, ...]:
+    if "sign_agreement_all" not in found.values:
+        return ()
+    groups: dict[str, list[int]] = defaultdict(list)
+    for position, row in enumerate(rows):
+        groups[row.target or ""].append(position)
+
+    def known(name: str, members: list[int]) -> tuple[float, float, float]:
+        values: Floats = found.values[name][members]
+        one = estimate(values, seed=seed)
+        return one.value, one.low, one.high
+
+    return tuple(
+        ClassAgreement(name, len(part), *known("sign_agreement_all", part), *known("sign_agreement_most", part))
+        for name, part in sorted(groups.items())
+    )

@@ -1,0 +1,128 @@
+"""The measures by name, what each adds to an evaluation, and when it has nothing to say."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.analysis.evaluation import agreement, baseline_dependence, randomisation, removal, stability
+from pipeline.analysis.evaluation.subject import Subject
+from pipeline.attribution.ensemble import distance
+from pipeline.spec.run_spec import RunSpec
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Measured:
+    """Figures of N images. `merge` adds those of others."""
+
+    values: dict[str, Floats] = field(default_factory=dict)  # by metric, (N,)
+    weights: dict[str, Floats] = field(default_factory=dict)  # of metrics that are ratios of means, (N,)
+    curves: dict[str, Floats] = field(default_factory=dict)  # (N, points)
+    axes: dict[str, tuple[str, tuple[float, ...]]] = field(default_factory=dict)  # of curves: what x is, and x
+    pairs: dict[baseline_dependence.Pair, Floats] = field(default_factory=dict)  # (N, 3): cosine, rank, distance
+
+    def merge(self, other: "Measured") -> None:
+        """Add the images, or the metrics, of another."""
+        for name in ("values", "weights", "curves", "pairs"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            for key, array in theirs.items():
+                mine[key] = np.concatenate([mine[key], array]) if key in mine else array
+        self.axes |= other.axes
+
+
+def skip_reason(name: str, spec: RunSpec) -> str | None:
+    """Why a measure has nothing to say of a run; None where it has."""
+    if name in ("deletion", "insertion", "road") and len(spec.class_names) == 1:
+        return "the models have one class, whose probability is always 1"
+    if name == "agreement" and len(spec.models) == 1:
+        return "the run has one member, with whom nobody can disagree"
+    if name == "baselines" and spec.attribution != "integrated_gradients":
+        return f"{spec.attribution} has no baseline to choose"
+    if name == "infidelity" and spec.attribution == "saliency":
+        return "saliency claims no sums that could be compared with changes of the output"
+    return None
+
+
+def _reproduction(subject: Subject) -> Measured:
+    stored, again = subject.maps, subject.found.mean
+    again = again.sum(1, keepdim=True) if stored.shape[1] == 1 else again
+    return Measured({"reproduction": _array(distance(stored.flatten(1), again.flatten(1)))})
+
+
+def _deletion(subject: Subject) -> Measured:
+    return _areas(subject, removal.deletion(subject), "deletion", -1)
+
+
+def _insertion(subject: Subject) -> Measured:
+    return _areas(subject, removal.insertion(subject), "insertion", 1)
+
+
+def _areas(subject: Subject, curves: Mapping[str, Tensor], name: str, sign: int) -> Measured:
+    counts = removal.counts_of(subject)
+    own, random = (_array(removal.area(curves[key], counts)) for key in (name, f"{name}_random"))
+    shares = tuple((counts / counts[-1]).tolist())
+    return Measured(
+        {f"{name}_auc": own, f"{name}_auc_random": random, f"{name}_gain": sign * (own - random)},
+        curves={key: _array(values) for key, values in curves.items()},
+        axes=dict.fromkeys(curves, ("share of pixels replaced", shares)),
+    )
+
+
+def _road(subject: Subject) -> Measured:
+    curves = {name: _array(values) for name, values in removal.road(subject).items()}
+    values = {name: curve.mean(1) for name, curve in curves.items()}
+    values["road_gap"] = values["road_least_relevant_first"] - values["road_most_relevant_first"]
+    return Measured(values, curves=curves, axes=dict.fromkeys(curves, ("share of pixels removed", removal.ROAD_SHARES)))
+
+
+def _randomisation(subject: Subject) -> Measured:
+    shares, found = tuple(randomisation.shares_of(subject)), randomisation.correlations(subject)
+    curves = {name: _array(values) for name, values in found.items()}
+    signed, absolute = curves["randomisation"], curves["randomisation_absolute"]
+    values = {
+        "randomisation_top": signed[:, 0],
+        "randomisation_all": signed[:, -1],
+        "randomisation_all_absolute": absolute[:, -1],
+    }
+    axis = "share of layers initialised anew, from the last"
+    return Measured(values, curves=curves, axes=dict.fromkeys(curves, (axis, shares)))
+
+
+def _sensitivity(subject: Subject) -> Measured:
+    return Measured({"max_sensitivity": _array(stability.measure_sensitivity(subject))})
+
+
+def _infidelity(subject: Subject) -> Measured:
+    errors, changes = (_array(values) for values in stability.measure_infidelity(subject))
+    return Measured({"infidelity": errors, "infidelity_relative": errors}, weights={"infidelity_relative": changes})
+
+
+def _baselines(subject: Subject) -> Measured:
+    return Measured(
+        pairs={pair: _array(found) for pair, found in baseline_dependence.measure_baselines(subject).items()}
+    )
+
+
+def _agreement(subject: Subject) -> Measured:
+    return Measured({name: _array(found) for name, found in agreement.measure_agreement(subject).items()})
+
+
+def _array(values: Tensor) -> Floats:
+    return np.asarray(values.double().cpu().numpy(), np.float64)
+
+
+MEASURES: dict[str, Callable[[Subject], Measured]] = {
+    "reproduction": _reproduction,
+    "deletion": _deletion,
+    "insertion": _insertion,
+    "road": _road,
+    "randomisation": _randomisation,
+    "sensitivity": _sensitivity,
+    "infidelity": _infidelity,
+    "baselines": _baselines,
+    "agreement": _agreement,
+}

@@ -1,0 +1,114 @@
+"""Says what is wrong with an installation: the disk, the index, its clock, object storage, the device, the broker."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from secrets import token_hex
+
+from db.objects import open_objects
+from db.session import SCHEMA, Index, look_at, open_engine
+from pipeline.errors import AttribatchError, StoreUnavailable
+from pipeline.settings import Settings
+
+CLOCK_SECONDS = 5.0  # apart; more confuses whoever compares logs
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was tried, and how it went."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Try everything that a run needs, and clean up. Raises nothing: what fails is a check that is not ok."""
+    tried: list[tuple[str, Callable[[Settings], str]]] = [
+        ("python", lambda _: sys.version.split()[0]),
+        ("disk", _disk),
+        ("index", _index),
+        ("clock", _clock),
+        ("objects", _objects),
+        ("device", _device),
+    ]
+    if settings.broker_url is not None:
+        tried.append(("broker", _broker))
+    return [_check(name, attempt, settings) for name, attempt in tried]
+
+
+def _check(name: str, attempt: Callable[[Settings], str], settings: Settings) -> Check:
+    try:
+        return Check(name, ok=True, detail=attempt(settings))
+    except (AttribatchError, OSError, RuntimeError, ValueError, ImportError) as error:
+        return Check(name, ok=False, detail=str(error))
+
+
+def _disk(settings: Settings) -> str:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(settings.home).free
+    if free < 2**30:
+        raise StoreUnavailable(f"{settings.home} has {free / 2**20:.0f} MB left; a run may need more")
+    return f"{settings.home}, {free / 2**30:.0f} GB free"
+
+
+def _index(settings: Settings) -> str:
+    started = time.monotonic()
+    found = _looked_at(settings)
+    if found.revision not in (None, SCHEMA):
+        raise StoreUnavailable(
+            f"{found.url} has schema {found.revision!r}, this version expects {SCHEMA!r}; run `attribatch migrate`, or "
+            "install the version that wrote it"
+        )
+    schema = f"schema {found.revision}" if found.revision else "no tables yet, the first command makes them"
+    return f"{found.url}, {schema}, {1000 * (time.monotonic() - started):.0f} ms"
+
+
+def _clock(settings: Settings) -> str:
+    ahead = _looked_at(settings).ahead_seconds
+    if abs(ahead) > CLOCK_SECONDS:
+        raise StoreUnavailable(
+            f"the database's clock is {ahead:+.1f} s from this machine's; set both by NTP: leases go by the database's "
+            "clock, and S3 refuses requests that are signed far from its own"
+        )
+    return f"{1000 * ahead:+.0f} ms between the database and this machine"
+
+
+def _looked_at(settings: Settings) -> Index:
+    database = open_engine(settings.database_url)
+    try:
+        return look_at(database)
+    finally:
+        database.dispose()
+
+
+def _objects(settings: Settings) -> str:
+    objects = open_objects(settings.objects_url, s3_endpoint_url=settings.s3_endpoint_url)
+    key = f"doctor/{token_hex(8)}"
+    try:
+        if not objects.put_once(key, b"0123456789") or objects.put_once(key, b"other"):
+            raise StoreUnavailable(f"{objects} does not keep a conditional put: two workers could overwrite each other")
+        if objects.get(key) != b"0123456789" or objects.get(key, 3, 4) != b"3456":
+            raise StoreUnavailable(f"{objects} does not give back what was put, or ignores ranges")
+    finally:
+        objects.delete(key)
+    return f"{objects}: put, conditional put, get, range, delete"
+
+
+def _device(settings: Settings) -> str:
+    import torch
+
+    from pipeline.engine.worker import pick_device
+
+    device = pick_device(settings.device)
+    torch.ones(2, device=device).sum().item()
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{torch.get_num_threads()} threads"
+    return f"{device} ({name}), torch {torch.__version__}"
+
+
+def _broker(settings: Settings) -> str:
+    from pipeline.engine.broker import reach_broker
+
+    return reach_broker(settings.broker_url or "")

@@ -1,0 +1,110 @@
+"""What a device computed becomes what is stored: one row and one map for each picture, and what the map looks like."""
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from db.records import Entry, ImageRow, ImageState
+from pipeline.attribution.ensemble import share_agreed
+from pipeline.datasets.decoder import Picture
+from pipeline.engine.explainer import Computed
+from pipeline.engine.measures import MapMeasures, measure, member_disagreement
+from pipeline.spec.run_spec import RunSpec
+from pipeline.storage.arrays import Floats, resample_path
+from pipeline.storage.sidecar import ImageResult
+
+TOP = 5  # classes of each image whose probability is stored
+
+
+def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[ImageResult]:
+    """Rows and maps of what was computed, in its order. A picture whose map is not finite gets a failed row."""
+    found = computed.found
+    maps, spread = _array(found.mean), _array(found.std)
+    measures, unknown = measure(maps), np.full(len(maps), np.nan)
+    several = len(spec.models) > 1
+    alphas, curves = _double(found.path_alphas), _double(torch.stack([found.path_outputs, found.path_gradients]))
+    sure, predicted = computed.probabilities.max(1)
+    tops = top_classes(spec, computed.probabilities)
+    columns = {
+        "probability": _double(sure),
+        "output": _double(found.output),
+        "baseline_output": _double(found.baseline_output),
+        "convergence_delta": _double(found.convergence_delta),
+        "completeness_gap": _double(found.completeness_gap),
+        "error_estimate": _double(found.error_estimate),
+        "member_disagreement": member_disagreement(spread, maps) if several else unknown,
+        "sign_agreement": _double(share_agreed(found.mean, found.sign_agreement >= 1)) if several else unknown,
+        "baseline_sensitivity": _double(found.baseline_sensitivity),
+    } | {name: getattr(measures, name) for name in MapMeasures.__slots__}
+    explained = []
+    for i, picture in enumerate(computed.pictures):
+        classes = _named(spec, int(computed.targets[i]), int(predicted[i]))
+        figures = {name: float(values[i]) for name, values in columns.items()}
+        row = _row(run_id, picture, classes | {"top_classes": tops[i]}, figures)
+        finite = bool(np.isfinite(maps[i]).all()) and math.isfinite(float(found.output[i]))
+        if finite:
+            converged = None if found.converged is None else bool(found.converged[i])
+            row = replace(row, evaluations=int(found.evaluations[i]), converged=converged)
+        else:
+            row = failed_row(run_id, picture.entry, "the model's output or gradient is not finite", picture.sha256)
+            maps[i] = spread[i] = np.nan
+        path = np.stack([resample_path(alphas, curves[0, i]), resample_path(alphas, curves[1, i])])
+        explained.append(ImageResult(row, maps[i], spread[i] if several else None, path))
+    return explained
+
+
+def top_classes(spec: RunSpec, probabilities: Tensor) -> list[str]:
+    """The `TOP` most probable classes of each image as JSON, [[name, probability], ...], of probabilities (N, K)."""
+    sure, index = probabilities.topk(min(TOP, probabilities.shape[1]), dim=1)
+    named = [[spec.class_names[i] for i in row] for row in index.tolist()]
+    pairs = zip(named, sure.tolist(), strict=True)
+    return [json.dumps([[n, float(f"{p:.4g}")] for n, p in zip(*one, strict=True)]) for one in pairs]
+
+
+def failed_row(run_id: str, entry: Entry, reason: str, sha256: str | None = None) -> ImageRow:
+    """The row of an image that has no map, and why."""
+    return ImageRow(
+        run_id, entry.row, entry.key, entry.version, ImageState.FAILED, entry.label, error=reason, sha256=sha256
+    )
+
+
+def _named(spec: RunSpec, target: int, predicted: int) -> dict[str, Any]:
+    names = spec.class_names
+    return {
+        "target": names[target],
+        "target_index": target,
+        "predicted": names[predicted],
+        "predicted_index": predicted,
+    }
+
+
+def _row(run_id: str, picture: Picture, classes: dict[str, Any], figures: dict[str, float]) -> ImageRow:
+    entry = picture.entry
+    known: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    return ImageRow(
+        run_id=run_id,
+        row=entry.row,
+        key=entry.key,
+        version=entry.version,
+        state=ImageState.DONE,
+        label=entry.label,
+        sha256=picture.sha256,
+        map_run=run_id,
+        map_row=entry.row,
+        **classes,
+        **known,
+    )
+
+
+def _array(values: Tensor) -> Floats:
+    return values.float().cpu().numpy().copy()
+
+
+def _double(values: Tensor) -> NDArray[np.float64]:
+    return values.double().cpu().numpy()

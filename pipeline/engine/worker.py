@@ -1,0 +1,195 @@
+"""The loop of a local worker: claim straight from SQL, work, repeat, until nothing of the run is left.
+
+`python -m pipeline.engine.worker RUN` runs the loop in a process of its own, started by `pipeline.engine.broker`. It
+stops on SIGTERM or when its parent process is gone, and gives its unit back in both cases. If the index's disk stays
+full, nothing can be recorded, not even a failure: the process ends with `StoreFull.EXIT_CODE`.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import cache
+from pathlib import Path
+
+from db.ledger import Ledger
+from db.objects import open_objects
+from db.queries import progress
+from db.records import Unit
+from db.session import migrate, open_engine
+from pipeline import logs, telemetry
+from pipeline.engine.unit import Outcome, Workshop, begin_unit
+from pipeline.errors import Retryable, StoreFull
+from pipeline.settings import Settings
+
+log = logging.getLogger("attribatch.work")
+
+IDLE_SECONDS = 0.2  # between looks for a unit, while other workers hold the last ones
+FULL_TRIES = 5  # of an index whose disk is full, a second apart: something may be freed meanwhile
+
+
+def open_workshop(settings: Settings) -> Workshop:
+    """Everything that a worker needs, opened: the index (migrated), the ledger, object storage, the device."""
+    database = open_engine(settings.database_url)
+    migrate(database)
+    return Workshop(
+        database=database,
+        ledger=Ledger(database, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts),
+        objects=open_objects(settings.objects_url, s3_endpoint_url=settings.s3_endpoint_url),
+        lease_seconds=settings.lease_seconds,
+        max_pixels=settings.max_pixels,
+        s3_endpoint_url=settings.s3_endpoint_url,
+        device=pick_device(settings.device),
+        allowed_modules=settings.allowed_modules,
+    )
+
+
+def pick_device(wanted: str) -> str:
+    """`auto` is the first GPU where there is one, else the CPU."""
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def is_broken(device: str) -> bool:
+    """Whether a GPU answers nothing more in this process: after some errors only a new process can use it."""
+    if not device.startswith("cuda"):
+        return False
+    import torch
+
+    try:
+        torch.ones(1, device=device).sum().item()
+    except torch.OutOfMemoryError:
+        return False
+    except RuntimeError:
+        return True
+    return False
+
+
+def begin(shop: Workshop, unit: Unit) -> "Future[Outcome]":
+    """`pipeline.engine.unit.begin_unit`, told to the log and the metrics."""
+    with telemetry.unit(unit.run_id, unit.number, unit.attempt) as finished:
+        begun = begin_unit(shop, unit)
+        begun.add_done_callback(lambda future: finished(future.result()))
+        return begun
+
+
+def work(shop: Workshop, run_id: str) -> None:
+    """Claim and run units of a run until none waits, or until `shop.stop` is set; other runs' units are left alone.
+
+    Raises:
+        StoreFull: nothing can be recorded, `FULL_TRIES` times in a row.
+    """
+    worker, full = worker_name(), 0
+    while not shop.stop.is_set():
+        try:
+            release_dead(shop.ledger)
+            shop.ledger.sweep()
+            unit = shop.ledger.claim(worker, run_id=run_id)
+            full = 0
+            if unit is not None:
+                begin(shop, unit)
+            elif shop.is_storing():
+                shop.finish()
+            elif progress(shop.database, run_id).over:
+                return
+            else:
+                shop.stop.wait(IDLE_SECONDS)
+        except Retryable as error:  # the database is away: nothing is lost, look again
+            full = full + 1 if isinstance(error, StoreFull) else 0
+            if full >= FULL_TRIES:
+                raise
+            log.warning("%s", error)
+            shop.stop.wait(5 * IDLE_SECONDS)
+    shop.finish()
+
+
+def release_dead(ledger: Ledger) -> None:
+    """Give back what workers hold that this process knows to be gone, without waiting for their leases."""
+    ledger.release_owned_by([name for name in ledger.lease_owners() if is_dead(name)])
+
+
+def worker_name() -> str:
+    """Who holds a lease: host, machine, pid and the process's start, so that a reused pid is another worker."""
+    state_and_start = _state_and_start(os.getpid())
+    return f"{socket.gethostname()}:{_machine()}:{os.getpid()}:{state_and_start[1] if state_and_start else 0}"
+
+
+def is_dead(worker: str) -> bool:
+    """Whether a worker is known to be gone; False for whatever another machine or container may know better."""
+    machine, pid, started = [*worker.split(":"), "", "", ""][1:4] if worker.count(":") == 3 else ("", "", "")
+    if not machine or machine != _machine() or not pid.isdecimal():
+        return False
+    found = _state_and_start(int(pid))
+    return found is None or found[1] != started or found[0] in "ZX"
+
+
+@cache
+def _machine() -> str:
+    """The boot of the kernel here, and the process namespace: a pid means nothing outside of these. "" if not known.
+
+    Host names do not do: containers may share one.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return ""
+
+
+def _state_and_start(pid: int) -> tuple[str, str] | None:
+    """A process's state letter and its start in clock ticks since boot, which no change of the clock moves."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return fields[0], fields[19]
+
+
+def when_parent_is_gone(parent: int, then: Callable[[], None]) -> None:
+    """Watch, in a thread, the process that started this one."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        then()
+
+    threading.Thread(target=watch, name="attribatch-parent", daemon=True).start()
+
+
+def main() -> None:
+    """Entry of a worker process."""
+    parser = argparse.ArgumentParser(prog="pipeline.engine.worker", description=__doc__)
+    parser.add_argument("run", help="id of the run to work on")
+    parser.add_argument("--parent", type=int, required=True, help="pid to watch: stop when it is gone")
+    parser.add_argument("--threads", type=int, default=0, help="of torch on a CPU; 0 leaves the default")
+    options = parser.parse_args()
+    settings = Settings.from_env()
+    logs.configure(settings.log_format or "console", level=logging.WARNING)
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    shop = open_workshop(settings)
+    signal.signal(signal.SIGTERM, lambda *_: shop.stop.set())
+    when_parent_is_gone(options.parent, shop.stop.set)
+    code = 0
+    try:
+        work(shop, options.run)
+    except StoreFull as error:
+        log.error("%s", error)  # noqa: TRY400 - an expected error: its sentence says all, a traceback would bury it
+        code = StoreFull.EXIT_CODE
+    shop.database.dispose()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

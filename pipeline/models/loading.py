@@ -1,0 +1,213 @@
+"""Declarations become modules with their weights: torchvision names, files, importable factories, weight files.
+
+Weights are read as data, never as code; factories are code. Knows nothing of what a module is used for.
+"""
+
+import copy
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.errors import ModelError
+from pipeline.models.member import said
+
+# Modules of ours that moved: the new place, and digests of earlier files whose networks are the same.
+_MOVED = {
+    "pipeline.digits": (
+        "pipeline.models.digits",
+        ("13630b596ffc2e7141fdb852c58023441529d379b73ad71db2bc9be91ec6aeb3",),  # 0.1
+    )
+}
+_FORMS = "torchvision:resnet50@DEFAULT, path/to/file.py:factory or package.module:factory"
+
+
+class Built(NamedTuple):
+    """What a source gives: a module with its weights, and what is said of its input and classes."""
+
+    module: nn.Module
+    code_sha256: str | None = None
+    declared: object = None  # a dict, or a torchvision preset
+    class_names: tuple[str, ...] | None = None
+
+
+def build(source: str, weights: str | None, *, classes: int = 0, code_sha256: str | None = None) -> Built:
+    """The module of a source, with its weights; a given `code_sha256` must be that of the factory's file.
+
+    A factory is told the number of classes, where it is known (not 0), if it has a parameter `num_classes`.
+    """
+    if source.startswith("torchvision:"):
+        return _build_torchvision(source, weights)
+    factory, sha256 = _factory(source, code_sha256)
+    try:
+        with redirect_stdout(sys.stderr):  # what it prints must not stand in --json
+            told = classes and "num_classes" in inspect.signature(factory).parameters
+            made = factory(num_classes=classes) if told else factory()
+    except (Exception, SystemExit) as error:  # somebody else's code
+        raise ModelError(f"its factory raised {said(error)}") from error
+    module, declared = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        found = type(module).__name__
+        raise ModelError(f"its factory returned {found}; it must return an nn.Module, or (nn.Module, preprocessing)")
+    module = copy.deepcopy(module)  # a factory may return the same one again, for the next member
+    if weights is not None:
+        _load_state(module, read_state(weights), weights)
+    return Built(module, sha256, declared)
+
+
+def build_untrained(source: str, classes: int, *, weights: str | None = None, pretrained: bool = False) -> Built:
+    """A module for so many classes, its weights drawn from torch's random state, or taken where they fit.
+
+    Args:
+        source: as for `build`; torchvision's name, also without weights, whose preset says what it takes.
+        classes: outputs that it is asked for.
+        weights: file whose tensors are taken where name and shape fit: a last layer for other classes stays new.
+        pretrained: likewise, take the weights that torchvision has under that name.
+    """
+    taken = None if weights is None else read_state(weights)
+    if source.startswith("torchvision:"):
+        name, _, chosen = source.removeprefix("torchvision:").partition("@")
+        zoo, known = _known(name, chosen or "DEFAULT")
+        built = Built(zoo.get_model(name, weights=None, num_classes=classes), None, known.transforms())
+        if pretrained and taken is None:
+            with _downloading(known):
+                taken = known.get_state_dict(progress=False, check_hash=True)
+    else:
+        built = build(source, None, classes=classes)
+    if taken is not None:
+        _load_fitting(built.module, taken, weights or source)
+    return built
+
+
+def _build_torchvision(source: str, weights: str | None) -> Built:
+    name, at, chosen = source.removeprefix("torchvision:").partition("@")
+    zoo, known = _known(name, chosen if at else "")
+    if known is None and weights is None:
+        raise ModelError(f"no weights; write {source}@DEFAULT, or pass --weights")
+    declared, names = (known.transforms(), tuple(known.meta["categories"])) if known else (None, None)
+    if weights is None:
+        with _downloading(known):
+            return Built(zoo.get_model(name, weights=known), None, declared, names)
+    state = read_state(weights)
+    module = zoo.get_model(name, weights=None)
+    last = list(module.state_dict())[-1]  # of the classifier: its length is the number of classes
+    if last in state and len(state[last]) != len(module.state_dict()[last]):
+        module = zoo.get_model(name, weights=None, num_classes=len(state[last]))
+    _load_state(module, state, weights)
+    return Built(module, None, declared, names)
+
+
+def _known(name: str, chosen: str) -> tuple[Any, Any]:
+    """Torchvision's models, and the weights of one of them by their name; no weights for no name."""
+    from torchvision import models as zoo  # seconds that other models do not need
+
+    if name not in zoo.list_models():
+        raise ModelError(f"torchvision has no model {name!r}; torchvision.models.list_models() names them")
+    choices: Mapping[str, Any] = zoo.get_model_weights(name).__members__
+    if chosen and chosen not in choices:
+        raise ModelError(f"torchvision has no weights {chosen!r} for it; there are {', '.join(choices)}")
+    return zoo, choices[chosen] if chosen else None
+
+
+@contextmanager
+def _downloading(known: Any) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # no network, a broken download
+        raise ModelError(
+            f"no download ({said(error)}); fetch {known.url} elsewhere, and pass it with --weights"
+        ) from error
+
+
+def _factory(source: str, expected: str | None) -> tuple[Callable[..., object], str | None]:
+    """The factory that a source names, and the sha256 of the file that defines it."""
+    location, _, name = source.rpartition(":")
+    location, earlier = _MOVED.get(location, (location, ()))
+    if not location or not name.isidentifier():
+        raise ModelError(f"a model is one of {_FORMS}")
+    if location.endswith(".py") and not Path(location).is_file():
+        raise ModelError(f"there is no file {Path(location).absolute()}")
+    try:
+        module = None if location.endswith(".py") else importlib.import_module(location)
+        code = Path((module and inspect.getsourcefile(module)) or location).read_bytes()
+    except Exception as error:  # somebody else's code
+        raise ModelError(f"importing it raised {said(error)}; name a file, or what PYTHONPATH finds") from error
+    sha256 = hashlib.sha256(code).hexdigest()
+    if expected not in (None, sha256, *earlier):  # before a file is run
+        raise ModelError("its code changed since the run was submitted; submit the run again")
+    module = module or _run_file(location, code)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        names = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise ModelError(f"{location} has no factory {name!r}; its functions are {few(names) or 'none'}")
+    return factory, sha256
+
+
+def _run_file(path: str, code: bytes) -> ModuleType:
+    """A module made of exactly these bytes, under a name that nothing else has. No .pyc is read or written."""
+    name = f"_attribatch_model_{hashlib.sha256(path.encode() + code).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module = ModuleType(name)
+    module.__file__ = path
+    sys.modules[name] = module  # dataclasses look the module of their class up
+    try:
+        with redirect_stdout(sys.stderr):
+            exec(compile(code, path, "exec"), module.__dict__)  # noqa: S102 - running the file that the user named is what --model FILE.py:FACTORY asks for
+    except (Exception, SystemExit) as error:  # somebody else's code
+        del sys.modules[name]
+        raise ModelError(f"running {path} raised {said(error)}") from error
+    return module
+
+
+def read_state(path: str) -> dict[str, Tensor]:
+    """A state_dict from a file, unwrapped and without DataParallel's prefix."""
+    if not Path(path).is_file():
+        raise ModelError(f"weights {path} do not exist")
+    try:
+        safe = path.endswith(".safetensors")
+        state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file causes
+        raise ModelError(f"weights {path} are no tensors ({said(error)}); save model.state_dict()") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"weights {path} hold no state_dict of tensors; save model.state_dict()")
+    prefix = "module." if all(name.startswith("module.") for name in state) else ""
+    return {name.removeprefix(prefix): value for name, value in state.items()}
+
+
+def _load_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
+    own = module.state_dict()
+    differ = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
+    shapes = [f"{name} is {tuple(state[name].shape)}, the model's {tuple(own[name].shape)}" for name in differ]
+    problems = {"other shapes": shapes}
+    if not differ:
+        result = module.load_state_dict(state, strict=False)  # its own message would list every key
+        problems |= {"missing": result.missing_keys, "unexpected": result.unexpected_keys}
+    if any(problems.values()):
+        listed = "; ".join(f"{what}: {few(names)}" for what, names in problems.items() if names)
+        raise ModelError(f"weights {path} do not fit ({listed}); pair each --weights with its --model, in order")
+
+
+def _load_fitting(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
+    own = module.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if 2 * len(fitting) < len(own):
+        raise ModelError(f"weights {path} fit {len(fitting)} of its {len(own)} tensors; name those of this model")
+    module.load_state_dict(fitting, strict=False)
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names of a list."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,199 @@
+"""Trains the members of an ensemble one after the other, measures them, and writes the manifest last.
+
+In its folder, each file appearing by one rename:
+
+    training.json                what was asked for: the same command goes on, another one is refused
+    member-0.part.safetensors    checkpoint of the member that is being trained
+    member-0.safetensors         a member that is done
+    ensemble.json                the manifest, see `pipeline.models.training.ensemble_manifest`: all is done
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from pipeline.datasets import Source, list_entries, open_source
+from pipeline.datasets.decoder import Decoder
+from pipeline.errors import ModelError, UsageError
+from pipeline.formatting import percent, plural
+from pipeline.models.registry import Untrained, untrained
+from pipeline.models.training.data import CACHE_BYTES, Images, class_names, read_images, split
+from pipeline.models.training.ensemble_manifest import (
+    DEFAULT,
+    Ensemble,
+    TrainedMember,
+    TrainingRequest,
+    file_digest,
+    write_text,
+)
+from pipeline.models.training.fit import Fit, probabilities, save, train_member, weights_of
+from pipeline.spec.request import ModelRequest
+from pipeline.storage.files import make_folder
+
+TRAINING = "training.json"
+MOST_SKIPPED = 1000  # images that the manifest names
+
+
+def train_ensemble(
+    request: TrainingRequest,
+    *,
+    device: str = "cpu",
+    max_pixels: int = 100_000_000,
+    threads: int = 4,
+    cache_bytes: int = CACHE_BYTES,
+    s3_endpoint_url: str | None = None,
+    allowed_modules: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Ensemble:
+    """Train an ensemble, or go on where an interrupted training of the same request stopped.
+
+    Args:
+        request: what to train.
+        device: where.
+        max_pixels: images with more are skipped.
+        threads: that decode images.
+        cache_bytes: of pixels that are kept in memory.
+        s3_endpoint_url: of an S3 that is not Amazon's.
+        allowed_modules: as for `pipeline.models.registry.resolve`.
+        say: told what is going on, at least once an epoch.
+
+    Raises:
+        UsageError: the folder holds something else, the source has fewer than two classes or an image without a
+            label, the architecture cannot be built or trained.
+        UnreadableImage: an image has changed since the training began.
+        Retryable: the place of the images is away.
+    """
+    source, folder = open_source(request.data, s3_endpoint_url=s3_endpoint_url), Path(request.out).expanduser()
+    _check_folder(folder)
+    fit = Fit(request.epochs, request.batch_size, request.learning_rate, request.flip, request.seed, device)
+    entries = list(list_entries(source))
+    probe = _built(request, len(class_names(entries)), fit, 0, allowed_modules)
+    say(f"reading {plural(len(entries), 'image')}")
+    decoder = Decoder(source, probe.preprocess, max_pixels, threads)
+    images = read_images(entries, decoder, cache_bytes=cache_bytes)
+    for one in images.skipped[:10]:
+        say(f"left out: {one.reason}")
+    recipe = _recipe(request, source, probe, images)
+    _claim(folder, recipe)
+    train, held = split(images, request.holdout, request.seed)
+    say(f"{len(images.class_names)} classes; {plural(len(train), 'image')} to train on, {len(held):,} held out")
+    members, accuracy = _members(request, fit, folder, images, (train, held), allowed_modules, say)
+    ensemble = Ensemble(
+        source=request.source,
+        input_size=request.input_size,
+        class_names=images.class_names,
+        preprocess=asdict(probe.preprocess),
+        recipe=recipe,
+        train_images=len(train),
+        holdout_images=len(held),
+        members=members,
+        accuracy=accuracy,
+        skipped_images=len(images.skipped),
+        skipped=images.skipped[:MOST_SKIPPED],
+        made_on={"device": device, "torch": torch.__version__, "python": platform.python_version()},
+    )
+    ensemble.write(folder)
+    return ensemble
+
+
+def _members(
+    request: TrainingRequest,
+    fit: Fit,
+    folder: Path,
+    images: Images,
+    rows: tuple[list[int], list[int]],
+    allowed_modules: Sequence[str],
+    say: Callable[[str], None],
+) -> tuple[tuple[TrainedMember, ...], float | None]:
+    """Every member, trained here or before, and the accuracy of their mean probability."""
+    train, held = rows
+    labels = images.labels[held]
+    mean = torch.zeros(len(held), len(images.class_names), dtype=torch.float64)
+    found: list[TrainedMember] = []
+    for member in range(request.members):
+        built = _built(request, len(images.class_names), fit, member, allowed_modules)
+        path, checkpoint = folder / f"member-{member}.safetensors", folder / f"member-{member}.part.safetensors"
+        if path.exists():
+            built.module.to(fit.device).load_state_dict(load_file(path))
+        else:
+
+            def on_epoch(epoch: int, loss: float, member: int = member) -> None:
+                say(f"member {member + 1} of {request.members}, epoch {epoch} of {fit.epochs}: loss {loss:.4f}")
+
+            train_member(
+                built.module, built.preprocess, images, train, fit, member, checkpoint=checkpoint, on_epoch=on_epoch
+            )
+            save(weights_of(built.module), path, {})
+        checkpoint.unlink(missing_ok=True)
+        accuracy = None
+        if held:
+            given = probabilities(built.module, built.preprocess, images, held, fit)
+            mean += given / request.members
+            accuracy = _right(given.argmax(1) == labels)
+            say(f"member {member + 1} of {request.members}: {percent(accuracy, 1)} of the held-out images right")
+        found.append(TrainedMember(path.name, str(file_digest(path)), accuracy))
+    return tuple(found), _right(mean.argmax(1) == labels) if held else None
+
+
+def _right(correct: torch.Tensor) -> float:
+    return correct.double().mean().item()
+
+
+def _built(request: TrainingRequest, classes: int, fit: Fit, member: int, allowed: Sequence[str]) -> Untrained:
+    """A member before its training."""
+    pretrained = request.weights == DEFAULT
+    model = ModelRequest(
+        request.source,
+        weights=None if pretrained else request.weights,
+        input_size=request.input_size,
+        resize=True if request.input_size else None,
+    )
+    with fit.seeded(member, "weights"):
+        return untrained(model, classes, pretrained=pretrained, allowed_modules=allowed)
+
+
+def _recipe(request: TrainingRequest, source: Source, built: Untrained, images: Images) -> dict[str, object]:
+    """What determines the weights, in plain values. Not the number of members: an ensemble may grow."""
+    recipe = asdict(request)
+    for name in ("out", "members"):
+        del recipe[name]
+    listing = [[entry.key, entry.version, entry.label] for entry in images.entries]
+    return recipe | {
+        "data": source.location,
+        "arch": request.source,
+        "weights": request.weights if request.weights in (None, DEFAULT) else file_digest(Path(request.weights)),
+        "code_sha256": built.code_sha256,
+        "images_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
+    }
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse early what no training can be stored in."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / TRAINING).exists():
+        raise UsageError(f"--out {folder} is not empty and holds no training; name a new folder")
+
+
+def _claim(folder: Path, recipe: dict[str, object]) -> None:
+    """Make the folder one of this training; one of another is refused."""
+    file = folder / TRAINING
+    if not file.exists():
+        make_folder(folder)
+        write_text(file, json.dumps(recipe, indent=2) + "\n")
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file} cannot be read ({error}); name another --out") from error
+    differ = [
+        f"{name} was {before.get(name)}, is {value}" for name, value in recipe.items() if before.get(name) != value
+    ]
+    if differ:
+        raise UsageError(f"--out {folder} holds another training: {'; '.join(differ)}; name another folder")

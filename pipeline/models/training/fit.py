@@ -1,0 +1,184 @@
+"""Trains one member, epoch by epoch, through checkpoints: killed at any point, it goes on from the last finished epoch.
+
+What is drawn at random (initial weights, resample, order, dropout) follows from the seed, the member and the epoch,
+never from what was drawn before. So a training that was interrupted equals one that was not, on a CPU bit for bit.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.errors import ModelError
+from pipeline.models.member import Member, logits_of, said
+from pipeline.models.training.data import Images
+from pipeline.spec.run_spec import Preprocess
+
+WARM_UP = 0.1  # of all steps: the learning rate rises
+WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How each member is trained, and where."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    flip: bool
+    seed: int
+    device: str
+
+    def drawn(self, *what: object) -> int:
+        """A seed for one purpose."""
+        text = "/".join(map(str, (self.seed, *what)))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+    @contextmanager
+    def seeded(self, *what: object) -> Iterator[None]:
+        """Torch's random state is that of one purpose inside, and outside what it was."""
+        devices = [self.device] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(self.drawn(*what))
+            yield
+
+
+def resample(rows: Sequence[int], fit: Fit, member: int) -> list[int]:
+    """A bootstrap resample: as many rows, drawn with replacement."""
+    generator = torch.Generator().manual_seed(fit.drawn(member, "resample"))
+    return [rows[index] for index in torch.randint(len(rows), (len(rows),), generator=generator).tolist()]
+
+
+def train_member(
+    module: nn.Module,
+    preprocess: Preprocess,
+    images: Images,
+    rows: Sequence[int],
+    fit: Fit,
+    member: int,
+    *,
+    checkpoint: Path,
+    on_epoch: Callable[[int, float], None],
+) -> None:
+    """Train a module with AdamW and cross entropy (Loshchilov and Hutter, 2019) on a resample of some rows.
+
+    Args:
+        module: its initial weights; trained in place.
+        preprocess: its mean and std.
+        images: where rows are read.
+        rows: of all members.
+        fit: how.
+        member: 0, 1, 2, ...
+        checkpoint: file that is gone on from if it is there, and written after each epoch.
+        on_epoch: told of each epoch that ends (1, 2, ...) and its mean loss.
+
+    Raises:
+        ModelError: the loss is no number, the module raised, or the checkpoint is damaged.
+        UnreadableImage: an image has changed.
+    """
+    module = module.to(fit.device).train()
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, fit.learning_rate, weight_decay=WEIGHT_DECAY)
+    bag = resample(rows, fit, member)
+    done = _restore(checkpoint, module, optimizer) if checkpoint.exists() else 0
+    for epoch in range(done, fit.epochs):
+        with fit.seeded(member, "epoch", epoch):
+            loss = _epoch(module, preprocess, images, bag, fit, optimizer, epoch)
+        if not math.isfinite(loss):
+            raise ModelError(f"member {member}: the loss of epoch {epoch + 1} is {loss}; lower --lr")
+        save(_snapshot(module, optimizer), checkpoint, {"epochs": str(epoch + 1)})
+        on_epoch(epoch + 1, loss)
+
+
+def probabilities(module: nn.Module, preprocess: Preprocess, images: Images, rows: Sequence[int], fit: Fit) -> Tensor:
+    """Class probabilities of some rows, (n, classes) float64 on the CPU. The module is frozen."""
+    member = Member(module, preprocess).float().to(fit.device)
+    with torch.no_grad():
+        parts = [member(pixels.to(fit.device)).softmax(1).double().cpu() for pixels, _ in images.batches(rows, 64)]
+    return torch.cat(parts)
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """A module's state, each tensor on its own in the CPU's memory."""
+    return {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
+
+
+def save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a .safetensors file by one rename."""
+    new = path.with_name(f".{path.name}.new")
+    save_file(tensors, new, metadata)
+    new.replace(path)
+
+
+def _epoch(
+    module: nn.Module,
+    preprocess: Preprocess,
+    images: Images,
+    bag: Sequence[int],
+    fit: Fit,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+) -> float:
+    """One pass over the resample; mean loss of its batches. A rest smaller than a batch is left out."""
+    size = min(fit.batch_size, len(bag))
+    steps = len(bag) // size
+    order = [bag[index] for index in torch.randperm(len(bag))[: steps * size].tolist()]
+    mean, std = (torch.tensor(v, device=fit.device)[:, None, None] for v in (preprocess.mean, preprocess.std))
+    total = torch.zeros((), device=fit.device)
+    for step, (read, labels) in enumerate(images.batches(order, size), epoch * steps):
+        mirrored = torch.rand(len(read), 1, 1, 1) < (0.5 if fit.flip else 0)
+        pixels = torch.where(mirrored, read.flip(3), read)
+        for group in optimizer.param_groups:
+            group["lr"] = fit.learning_rate * _rate(step, fit.epochs * steps)
+        try:
+            loss = F.cross_entropy(logits_of(module((pixels.to(fit.device) - mean) / std)), labels.to(fit.device))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch ships this method without annotations
+        except Exception as error:  # somebody else's code
+            raise ModelError(f"in training the model raised {said(error)}; check --input-size, --batch-size") from error
+        optimizer.step()
+        total += loss.detach()
+    return total.item() / steps
+
+
+def _rate(step: int, steps: int) -> float:
+    """Of the largest learning rate: linear warm-up, then half a cosine."""
+    risen = WARM_UP * steps
+    return (step + 1) / (risen + 1) if step < risen else (1 + math.cos(math.pi * (step - risen) / (steps - risen))) / 2
+
+
+def _snapshot(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All that the next epoch depends on."""
+    kept = {f"module/{name}": value for name, value in weights_of(module).items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        kept |= {f"optimizer/{index}/{name}": value.detach().cpu().clone() for name, value in state.items()}
+    return kept
+
+
+def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Take a snapshot back; the epochs that it holds."""
+    weights: dict[str, Tensor] = {}
+    states: dict[int, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            epochs = int(file.metadata()["epochs"])
+            for key in file.keys():  # noqa: SIM118 - the file has keys() but is no mapping: `for key in file` raises
+                kind, _, name = key.partition("/")
+                if kind == "module":
+                    weights[name] = file.get_tensor(key)
+                else:
+                    index, _, name = name.partition("/")
+                    states.setdefault(int(index), {})[name] = file.get_tensor(key)
+        module.load_state_dict(weights)
+        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    except Exception as error:  # whatever a damaged file causes
+        raise ModelError(f"checkpoint {path} is damaged ({said(error)}); delete it to train its member anew") from error
+    return epochs

@@ -1,0 +1,1 @@
+"""Everything that leaves attribatch: pictures, charts, reports, exports."""

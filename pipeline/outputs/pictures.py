@@ -1,0 +1,282 @@
+"""Maps and images as pictures: colours, overlays, boxes, and the figure of one explained image. Arrays in, no I/O.
+
+Images are (C, H, W) in [0, 1], C = 1 or 3; maps are (H, W), or (C, H, W) and then summed over channels. Signed maps go
+from blue (speaks against the class) over white (0) to red (speaks for it): the two ends of ColorBrewer's RdBu
+(Brewer, 2003), which people with any common colour vision tell apart, or by wish from purple to orange (PuOr). The
+scale is symmetric about 0 and ends at the 99th percentile of |map|, so that a few extreme pixels do not bleach the
+rest; what is beyond has the end's colour.
+"""
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from pipeline.formatting import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+Floats = NDArray[np.floating[Any]]
+Bytes = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+
+Anchors = tuple[tuple[int, int, int], ...]
+
+_SIGNED: dict[str, Anchors] = {
+    "blue-red": ((5, 48, 97), (67, 147, 195), (247, 247, 247), (214, 96, 77), (103, 0, 31)),
+    "purple-orange": ((45, 0, 75), (128, 115, 172), (247, 247, 247), (224, 130, 20), (127, 59, 8)),
+}
+_STRONG = {"blue-red": ((25, 90, 185), (190, 20, 40)), "purple-orange": ((84, 39, 136), (200, 85, 0))}
+_MAGNITUDE: Anchors = ((247, 247, 247), (253, 212, 158), (252, 141, 89), (215, 48, 31), (103, 0, 13))
+COLOURS = tuple(_SIGNED)  # of signed maps: against - for
+_FOR, _AGAINST, _INK, _GREY = "#b2182b", "#2166ac", "#1b1b1b", "#595959"
+LEAST_PIXELS = 160
+
+
+@dataclass(frozen=True)
+class Explained:
+    """All that `figure` draws of one image. A is the number of alphas, S that of the images in the strip."""
+
+    key: str
+    target: str  # the explained class
+    predicted: str
+    probability: float  # of the predicted class
+    completeness_gap: float
+    error_estimate: float
+    image: Floats  # (C, H, W)
+    map: Floats  # (C, H, W) or (H, W), mean over members and baselines
+    std: Floats | None  # same shape, over members; None where there is one member
+    alphas: Floats  # (A,), 0 at the baseline, 1 at the image
+    outputs: Floats  # (A,) F(alpha) of the target, mean over members and baselines
+    gradients: Floats  # (A,) mean absolute gradient, likewise
+    strip: Floats  # (S, C, H, W) images interpolated from one of the baselines
+    strip_alphas: Floats  # (S,)
+    strip_baseline: str  # its declaration
+    baselines: int  # that map, curve, gap and error are averaged over, draws counted singly
+    output: str = "logit"
+
+
+def flat(values: Floats) -> Floats:
+    """A map as (H, W): summed over channels where it has some."""
+    return values.sum(axis=0) if values.ndim == 3 else values
+
+
+def scale_of(values: Floats) -> float:
+    """Where the colours end: the 99th percentile of |values|, or the maximum where that is 0; never 0."""
+    size = np.abs(values)
+    return float(np.quantile(size, 0.99)) or float(size.max()) or 1.0
+
+
+def signed_colours(values: Floats, colours: str = "blue-red") -> Bytes:
+    """One of `COLOURS` for a map (H, W) or (C, H, W) -> (H, W, 3) uint8; 0 is white."""
+    summed = flat(values)
+    return _ramp((np.clip(summed / scale_of(summed), -1, 1) + 1) / 2, _SIGNED[colours])
+
+
+def one_sided_colours(values: Floats, colours: str = "blue-red", *, positive: bool = True) -> Bytes:
+    """What speaks for (or against) the class alone, in that end's colours on white, (H, W, 3) uint8."""
+    summed = flat(values)
+    part = np.clip(summed if positive else -summed, 0, None)
+    middle = len(_SIGNED[colours]) // 2
+    ramp = _SIGNED[colours][middle:] if positive else _SIGNED[colours][middle::-1]
+    return _ramp(np.clip(part / scale_of(part), 0, 1), ramp)
+
+
+def layer(values: Floats, colours: str = "blue-red") -> Image.Image:
+    """A map to be laid over its image, RGBA: the sign's colour, the more opaque the larger |map|."""
+    summed = flat(values)
+    cover = 255 * np.clip(np.abs(summed) / scale_of(summed), 0, 1) ** 0.7
+    ends = np.asarray(_STRONG[colours], np.uint8)[(summed >= 0).astype(np.intp)]  # (H, W, 3)
+    return Image.fromarray(np.dstack([ends, cover.round().astype(np.uint8)]), "RGBA")
+
+
+def magnitude_colours(values: Floats) -> Bytes:
+    """White - orange - dark red for non-negative values (H, W) or (C, H, W) -> (H, W, 3) uint8."""
+    summed = flat(values)
+    return _ramp(np.clip(summed / scale_of(summed), 0, 1), _MAGNITUDE)
+
+
+def overlay(image: Floats, values: Floats, opacity: float = 0.85) -> Image.Image:
+    """The image in pale grey under its map: the larger |map|, the more opaque the colour, up to `opacity` (0..1)."""
+    summed = flat(values)
+    grey = 255 * (0.5 + 0.5 * np.clip(image.mean(axis=0), 0, 1))[..., None]  # pale: black would swallow the colours
+    cover = opacity * np.clip(np.abs(summed) / scale_of(summed), 0, 1)[..., None] ** 0.7
+    mixed = (1 - cover) * grey + cover * _ends(summed)
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def _ends(values: Floats) -> Floats:
+    """The strong colour of each pixel's sign, (H, W, 3): opacity alone says how much."""
+    against, speaks_for = _STRONG["blue-red"]
+    return np.where(values[..., None] >= 0, speaks_for, against).astype(np.float64)
+
+
+def to_picture(image: Floats) -> Image.Image:
+    """An image (C, H, W) in [0, 1] as a PIL picture in RGB; values beyond are clipped."""
+    pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+
+
+def upscale(picture: Image.Image, least: int = LEAST_PIXELS) -> Image.Image:
+    """A small picture enlarged by the smallest whole factor that makes its shorter side `least` pixels or more.
+
+    Nearest neighbour: pixels stay squares, nothing is smoothed that the model saw as it is.
+    """
+    factor = -(-least // min(picture.size))
+    size = (picture.width * factor, picture.height * factor)
+    return picture.resize(size, Image.Resampling.NEAREST) if factor > 1 else picture
+
+
+def shrink(picture: Image.Image, most: int) -> Image.Image:
+    """A large picture reduced so that its longer side has at most `most` pixels."""
+    factor = most / max(picture.size)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    return picture.resize(size, Image.Resampling.LANCZOS) if factor < 1 else picture
+
+
+def boxed(picture: Image.Image, region: Box, size: tuple[int, int]) -> Image.Image:
+    """A copy with a region's frame. `region` is in pixels of an image of `size` (height, width).
+
+    The frame is yellow between two black lines, so that it shows on any ground. It lies around the region where there
+    is room, so that it hides none of it.
+    """
+    across, down = picture.width / size[1], picture.height / size[0]
+    width = max(3, round(min(picture.size) / 50))
+    x0, y0 = region[0] * across - width, region[1] * down - width
+    x1, y1 = region[2] * across + width - 1, region[3] * down + width - 1
+    frame = [
+        max(0, round(x0)),
+        max(0, round(y0)),
+        min(picture.width - 1, round(x1)),
+        min(picture.height - 1, round(y1)),
+    ]
+    out = picture.convert("RGB")
+    pen = ImageDraw.Draw(out)
+    pen.rectangle(frame, outline=(0, 0, 0), width=width)
+    inner = [frame[0] + 1, frame[1] + 1, frame[2] - 1, frame[3] - 1]
+    pen.rectangle(inner, outline=(255, 221, 0), width=width - 2)
+    return out
+
+
+def shortened(text: str, most: int = 18) -> str:
+    """A name that fits beside a chart: its end gives way to an ellipsis."""
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
+def png_bytes(picture: Image.Image, *, fast: bool = False) -> bytes:
+    """A picture as a PNG file's bytes; `fast` makes up to a seventh more of them in a quarter of the time."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=1 if fast else 6)  # Pillow's `optimize` takes 200 ms for a layer
+    return buffer.getvalue()
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture as a `data:` address, for a page that needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(picture)).decode("ascii")
+
+
+def figure(one: Explained) -> bytes:
+    """One PNG that explains one image: the pictures, the path's curve, and the images along it.
+
+    Top: image, overlay, what speaks for the class, where members differ. Middle: F(alpha) and the mean absolute
+    gradient. Bottom: the images from one baseline, which is named, to the image.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    page = Figure(figsize=(11, 9), dpi=110, layout="constrained", facecolor="white")
+    FigureCanvasAgg(page)
+    page.suptitle(_title(one), fontsize=12, color=_INK, parse_math=False)
+    parts = page.subfigures(3, 1, squeeze=False, height_ratios=(3.3, 3.4, 1.9))
+    for draw, part in zip((_draw_maps, _draw_curve, _draw_strip), parts[:, 0], strict=True):
+        draw(part, one)
+    return _saved(page)
+
+
+def _title(one: Explained) -> str:
+    return (
+        f"{one.key}\nexplained: {one.target}    predicted: {one.predicted} (probability {one.probability:.3f})\n"
+        f"completeness gap {percent(one.completeness_gap)}    estimated error {percent(one.error_estimate)}"
+    )
+
+
+def _draw_maps(place: "SubFigure", one: Explained) -> None:
+    summed = flat(one.map)
+    panels = [
+        ("image", to_picture(one.image)),
+        ("for (red) and against (blue)", overlay(one.image, summed)),
+        ("speaks for the class", Image.fromarray(magnitude_colours(np.clip(summed, 0, None)))),
+    ]
+    if one.std is not None:
+        panels.append(("where members differ (std)", Image.fromarray(magnitude_colours(flat(one.std)))))
+    for axes, (title, picture) in zip(place.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.imshow(np.asarray(picture), interpolation="nearest")
+        axes.set_title(title, fontsize=10, color=_INK)
+        _bare(axes)
+
+
+def _draw_curve(place: "SubFigure", one: Explained) -> None:
+    axes = place.subplots(1, 1)
+    many = len(one.alphas) > 40
+    axes.plot(one.alphas, one.outputs, color=_FOR, linewidth=2, marker="" if many else "o", markersize=4)
+    axes.set_xlabel(_alpha_label(one.baselines), color=_INK)
+    axes.set_ylabel(f"F(alpha), {one.output} of {one.target}", color=_FOR, parse_math=False)
+    axes.tick_params(axis="y", colors=_FOR)
+    axes.set_xlim(0, 1)
+    axes.grid(visible=True, alpha=0.25)
+    second = axes.twinx()
+    second.fill_between(one.alphas, one.gradients, color=_AGAINST, alpha=0.15, linewidth=0)
+    second.plot(one.alphas, one.gradients, color=_AGAINST, linewidth=1.5, linestyle="--")
+    second.set_ylim(bottom=0)
+    second.set_ylabel("mean absolute gradient (dashed)", color=_AGAINST)
+    second.tick_params(axis="y", colors=_AGAINST)
+    axes.set_zorder(second.get_zorder() + 1)  # the curve over the filled area
+    axes.patch.set_visible(False)
+    for edge in (axes, second):
+        edge.spines["top"].set_visible(False)
+
+
+def _alpha_label(baselines: int) -> str:
+    ends = "alpha: 0 is the baseline, 1 is the image"
+    return ends if baselines == 1 else f"{ends} (mean over {baselines} baselines, as the map)"
+
+
+def _strip_title(one: Explained) -> str:
+    few = "" if one.baselines == 1 else f", 1 of {one.baselines} baselines"
+    return f"path from {one.strip_baseline}{few}"
+
+
+def _draw_strip(place: "SubFigure", one: Explained) -> None:
+    place.suptitle(_strip_title(one), fontsize=10, color=_INK, parse_math=False)
+    for axes, alpha, image in zip(
+        place.subplots(1, len(one.strip), squeeze=False)[0], one.strip_alphas, one.strip, strict=True
+    ):
+        axes.imshow(np.asarray(to_picture(image)), interpolation="nearest")
+        axes.set_title(f"alpha {float(alpha):.2f}", fontsize=8, color=_GREY)
+        _bare(axes)
+
+
+def _bare(axes: "Axes") -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color("#bdbdbd")
+
+
+def _saved(page: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    page.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _ramp(positions: Floats, anchors: Anchors) -> Bytes:
+    """Colours at positions 0..1 between evenly spaced anchors, (H, W, 3)."""
+    places = np.linspace(0, 1, len(anchors))
+    channels = [np.interp(positions, places, [anchor[channel] for anchor in anchors]) for channel in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)

@@ -1,0 +1,84 @@
+"""What a run would take: computes a few of its images and stores nothing."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from db.records import Entry, Run
+from pipeline.datasets.decoder import Picture
+from pipeline.engine.explainer import Explainer
+from pipeline.engine.unit import load_members
+from pipeline.errors import SpecError, UnreadableImage
+from pipeline.spec.run_spec import RunSpec
+from pipeline.storage.arrays import Floats
+
+SAMPLE_IMAGES = 16  # at most, spread over the manifest: images differ in the steps that a tolerance takes
+SAMPLE_SECONDS = 20.0  # that the sample may take; one image is timed even if it takes longer
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run would take, from a measured sample."""
+
+    images: int
+    paths: int  # members x baselines
+    evaluations_per_image: float  # gradient evaluations; with a tolerance the sample's mean
+    seconds: float  # on this machine, one worker
+    sample: tuple[str, ...]  # keys of the images that were computed for it
+
+
+def measure_cost(
+    run: Run,
+    spec: RunSpec,
+    entries: Iterable[Entry],
+    *,
+    pixels: Callable[[Entry], Floats],
+    samples: Floats | None,
+    device: str,
+) -> Cost:
+    """Time some readable images of a run, spread over its manifest.
+
+    Args:
+        run: planned, not stored.
+        spec: of the run.
+        entries: of its manifest, in its order.
+        pixels: reads one image, (C, H, W) in [0, 1]; may raise UnreadableImage.
+        samples: of the `samples` baselines.
+        device: where to compute.
+
+    Raises:
+        SpecError: no image can be read.
+    """
+    pictures = _spread(entries, run.image_count, pixels)
+    if not pictures:
+        raise SpecError("none of the images can be read; `attribatch run` says why for each")
+    explainer = Explainer(spec, load_members(spec, device), samples=samples, device=device)
+    explainer.compute(pictures[:1])  # the first pass also chooses kernels and touches memory
+    evaluations, seconds, timed = 0.0, 0.0, list[Picture]()
+    pictures = [
+        picture for start in range(4) for picture in pictures[start::4]
+    ]  # the time may end before all are timed
+    while pictures and seconds * 2 <= SAMPLE_SECONDS:  # as many again take as long again
+        group, pictures = pictures[: len(timed) or 1], pictures[len(timed) or 1 :]
+        started = time.monotonic()
+        evaluations += float(explainer.compute(group).found.evaluations.double().sum())
+        seconds += time.monotonic() - started
+        timed += group
+    paths = len(spec.models) * sum(baseline.n for baseline in spec.baselines)
+    keys = tuple(picture.entry.key for picture in timed)
+    return Cost(run.image_count, paths, evaluations / len(timed), seconds / len(timed) * run.image_count, keys)
+
+
+def _spread(entries: Iterable[Entry], count: int, pixels: Callable[[Entry], Floats]) -> list[Picture]:
+    """At most `SAMPLE_IMAGES` readable images, at even distances among `count` entries."""
+    found: list[Picture] = []
+    due = 0
+    for row, entry in enumerate(entries):
+        if row * SAMPLE_IMAGES < due * count:
+            continue
+        try:
+            found.append(Picture(entry, entry.key, pixels(entry)))
+        except UnreadableImage:
+            continue
+        due = row * SAMPLE_IMAGES // count + 1
+    return found

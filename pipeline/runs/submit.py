@@ -1,0 +1,119 @@
+"""What somebody asks for becomes a run: names resolved, the source listed, everything checked, then stored."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from db.ledger import Ledger
+from db.objects import Objects
+from db.records import Entry, Run
+from pipeline.datasets import Source, list_entries, open_source, read_image, to_pixels
+from pipeline.errors import SpecError, UnreadableImage
+from pipeline.runs import plan
+from pipeline.runs.plan import Manifest
+from pipeline.settings import Settings
+from pipeline.spec.calibration import calibration_images
+from pipeline.spec.choices import Baseline
+from pipeline.spec.request import RunRequest
+from pipeline.spec.run_spec import ModelSpec, RunSpec
+from pipeline.storage.keys import manifest_key, run_key
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@contextmanager
+def planned(request: RunRequest, settings: Settings) -> Iterator[tuple[Run, RunSpec, Manifest]]:
+    """The run of a request, its spec, and its manifest, which is gone when the context ends. Raises UsageError."""
+    baselines = request.checked()
+    source = open_source(request.source, s3_endpoint_url=settings.s3_endpoint_url)
+    with tempfile.TemporaryDirectory(prefix="attribatch-") as folder:
+        manifest = plan.spool(list_entries(source), Path(folder) / "manifest.jsonl.gz")
+        spec = _spec(request, baselines, source, manifest, settings)
+        run = plan.plan_run(
+            spec,
+            source,
+            manifest,
+            name=request.name,
+            unit_size=request.unit_size,
+            priority=request.priority,
+        )
+        yield run, spec, manifest
+
+
+def _spec(
+    request: RunRequest, baselines: tuple[Baseline, ...], source: Source, manifest: Manifest, settings: Settings
+) -> RunSpec:
+    from pipeline.models import registry
+
+    specs: tuple[ModelSpec, ...] = registry.resolve(
+        request.models, labels=manifest.labels, allowed_modules=settings.allowed_modules
+    )
+    spec = RunSpec(
+        models=specs,
+        baselines=baselines,
+        target=request.target,
+        attribution=request.attribution,
+        output=request.output,
+        method=request.method,
+        n_steps=request.n_steps,
+        tolerance=request.tolerance,
+        max_steps=request.max_steps,
+        nodes=request.nodes,
+        precision=request.precision,
+        channels=request.channels,
+        seed=request.seed,
+        reuse=request.reuse,
+    )
+    wanted = max((baseline.n for baseline in baselines if baseline.kind == "samples"), default=0)
+    few = calibration_images(spec, manifest.count)
+    drawn = _drawn(spec, source, manifest, max(wanted, few), settings.max_pixels) if wanted or few else []
+    if len(drawn) < wanted:
+        raise SpecError(f"baseline 'samples:n={wanted}' found {len(drawn)} readable images; lower n")
+    return replace(
+        spec,
+        samples=tuple((entry.key, entry.version, digest) for entry, digest in drawn[:wanted]),
+        calibration=tuple((entry.key, entry.version, entry.label) for entry, _ in drawn[:few]),
+    )
+
+
+def _drawn(spec: RunSpec, source: Source, manifest: Manifest, wanted: int, max_pixels: int) -> list[tuple[Entry, str]]:
+    """Readable images of a data set with their sha256, the same for the same seed; all there are where too few."""
+    rows = plan.sample_rows(manifest.count, 4 * wanted, spec.seed)
+    drawable = set(rows)
+    entries = {entry.row: entry for entry in manifest.entries() if entry.row in drawable}
+    drawn: list[tuple[Entry, str]] = []
+    for row in rows:
+        try:
+            decoded = read_image(source, entries[row], max_pixels=max_pixels)
+            to_pixels(decoded.image, spec.preprocess, key=entries[row].key)
+        except UnreadableImage:
+            continue
+        drawn.append((entries[row], decoded.sha256))
+        if len(drawn) == wanted:
+            break
+    return drawn
+
+
+def store(ledger: Ledger, objects: Objects, run: Run, spec: RunSpec, manifest: Manifest) -> Run:
+    """Store a run: units in SQL, then its record, manifest and array metadata as objects. Returns what is stored."""
+    from pipeline.storage import arrays
+
+    stored = ledger.submit(run, plan.drafts(manifest.entries(), run.unit_size))
+    # After the rows: whoever is killed in between submits again, and workers need none of these objects to compute.
+    for key, data in arrays.metadata(stored.id, arrays.layout_of(stored, spec)).items():
+        objects.put_once(key, data)
+    objects.put_once(manifest_key(stored.id), manifest.file.read_bytes())
+    objects.put_once(run_key(stored.id), json.dumps(asdict(stored), default=str).encode())
+    return stored
+
+
+def read_pixels(source: Source, spec: RunSpec, entry: Entry, max_pixels: int) -> "NDArray[np.float32]":
+    """One image as the models of a spec see it, (C, H, W) in [0, 1]. Raises UnreadableImage."""
+    decoded = read_image(source, entry, max_pixels=max_pixels)
+    return to_pixels(decoded.image, spec.preprocess, key=entry.key)

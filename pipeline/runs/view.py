@@ -1,0 +1,88 @@
+"""What an audit is given: a run's rows, and functions that read maps, read images and ask the model.
+
+Pure: nothing here opens a file, a database or a network, so that an audit can be tested on arrays.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.records import ImageRow, ImageState, Run
+from pipeline.spec.run_spec import RunSpec
+
+By = Literal["predicted", "label"]
+Floats = NDArray[np.float32]
+
+BATCH_BYTES = 32 * 2**20  # of float32 values that are read at a time: bounds the memory, whatever the data set's size
+
+
+@dataclass(frozen=True)
+class Material:
+    """One run, as audits see it. H and W are those of the model's input.
+
+    `rows` is walked through twice and never held. `maps` gives mean attribution maps (n, C, H, W) float32, C = 1 where
+    channels were summed; `spreads` their standard deviation over members, the same shape; `images` the pixels of the
+    model's input (n, C, H, W) float32 in [0, 1]; `predict` takes such pixels and gives the ensemble's mean
+    probability (n, classes) float32. All answer in the order in which they are asked.
+    """
+
+    run: Run
+    spec: RunSpec
+    rows: Iterable[ImageRow]  # of the whole run, done and failed; can be iterated again
+    maps: Callable[[Sequence[ImageRow]], Floats]
+    images: Callable[[Sequence[ImageRow]], Floats]
+    predict: Callable[[Floats], Floats]
+    available: Callable[[ImageRow], bool] = lambda _: True  # whether `images` can still read it; asked just before
+    spreads: Callable[[Sequence[ImageRow]], Floats] | None = None  # None for a single member
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the model's input, in pixels."""
+        return self.spec.preprocess.height, self.spec.preprocess.width
+
+    @property
+    def batch(self) -> int:
+        """Images that are read, or asked about, at a time."""
+        height, width = self.size
+        return max(1, min(256, BATCH_BYTES // (4 * self.spec.preprocess.channels * height * width)))
+
+    def done(self) -> Iterator[ImageRow]:
+        """The rows that have a map."""
+        return (row for row in self.rows if row.state is ImageState.DONE)
+
+    def read_maps(self) -> Iterator[tuple[Sequence[ImageRow], Floats, Floats | None]]:
+        """Batches of rows, their maps (n, H, W) and spreads (n, H, W), summed over channels: one batch in memory."""
+        for batch in batches(self.done(), self.batch):
+            spreads = None if self.spreads is None else self.spreads(batch).sum(axis=1)
+            yield batch, self.maps(batch).sum(axis=1), spreads
+
+    def read_images(self, rows: Sequence[ImageRow]) -> Floats:
+        """Pixels (n, C, H, W) of a few rows, read in batches."""
+        parts = [self.images(batch) for batch in batches(rows, self.batch)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.spec.preprocess.channels, *self.size), np.float32)
+
+    def ask(self, pixels: Floats) -> NDArray[np.int64]:
+        """Index of the predicted class (n,) of pixels (n, C, H, W), asked in batches."""
+        parts = [self.predict(pixels[i : i + self.batch]).argmax(axis=1) for i in range(0, len(pixels), self.batch)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def batches(rows: Iterable[ImageRow], size: int) -> Iterator[Sequence[ImageRow]]:
+    """Consecutive lists of at most `size` rows."""
+    remaining = iter(rows)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def class_of(row: ImageRow, by: By) -> str | None:
+    """The class that a row counts for."""
+    return row.predicted if by == "predicted" else row.label
+
+
+def natural(name: str) -> tuple[int, int, str]:
+    """Sorts '2' before '10', and numbers before names."""
+    return (0, int(name), name) if name.isdecimal() else (1, 0, name)

@@ -1,0 +1,328 @@
+"""Ticks: claim what is due, submit its run, and when the run is over compare it with the one before.
+
+The database remembers how far each turn is, so a tick may be killed anywhere: the turn's lease runs out, and a later
+tick goes on. What a turn meets is recorded in its history and stops no other schedule; it comes due again as planned.
+
+Knows nothing of cron's rules (`pipeline.schedules.cron`) nor of maps (`pipeline.analysis.drift`).
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from db import schedule_queries
+from db.objects import Objects
+from db.records import ClassDrift, Drift, Occasion, OccasionState, Progress, Run, RunState, Schedule
+from db.schedule_ledger import Timetable
+from db.session import Engine
+from pipeline.errors import AttribatchError, Permanent, Retryable, UsageError
+from pipeline.schedules.cron import check_name, due, next_due
+from pipeline.schedules.records import put_record, record_key
+from pipeline.spec.gate import Gate
+from pipeline.spec.request import RunRequest
+
+log = logging.getLogger("attribatch.scheduling")
+
+OnProgress = Callable[[Progress], None]
+
+
+class Runs(Protocol):
+    """What a scheduler does with runs: some methods of `pipeline.api.Pipeline`."""
+
+    def check(self, request: RunRequest) -> None:
+        """Raise UsageError where the request cannot be submitted."""
+
+    def submit(self, request: RunRequest) -> Run:
+        """Store the run of a request over a fresh listing."""
+
+    def get_run(self, ref: str) -> Run:
+        """A stored run."""
+
+    def status(self, ref: str) -> Progress:
+        """Counts of a run."""
+
+    def compute(self, run: Run, *, workers: int, on_progress: OnProgress) -> Progress:
+        """Return when nothing of the run waits."""
+
+    def wake(self) -> None:
+        """Tell workers elsewhere of what waits."""
+
+    def drift(self, ref: str, previous: str) -> Drift:
+        """Compare the maps of two runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class TickReport:
+    """What one tick did."""
+
+    occasions: tuple[Occasion, ...]  # the turns that it moved on, as it left them
+
+
+class Scheduler:
+    """Schedules of one index: what people say of them, and the ticks that carry them out.
+
+    Args:
+        database: migrated.
+        objects: where a record of each schedule is kept.
+        runs: what is done with their runs.
+        lease_seconds: a tick that is silent for longer loses its turn to another one.
+    """
+
+    def __init__(self, database: Engine, objects: Objects, runs: Runs, *, lease_seconds: float) -> None:
+        self._database = database
+        self._objects = objects
+        self._runs = runs
+        self._lease_seconds = lease_seconds
+        self._timetable = Timetable(database, lease_seconds=lease_seconds)
+
+    # ---- what people say
+
+    def add(
+        self, name: str, request: RunRequest, *, cron: str, timezone: str = "UTC", fail_on: str | None = None
+    ) -> Schedule:
+        """Store a schedule. Its runs bear its name; its paths are made absolute.
+
+        Args:
+            name: letters, digits, '.', '_' and '-'.
+            request: what is submitted each time. It must be possible now: models are loaded, images listed.
+            cron: five fields, see `pipeline.schedules.cron.next_due`.
+            timezone: whose clock the fields mean.
+            fail_on: a gate, for example "drift>0.1".
+
+        Raises:
+            UsageError: any of these is wrong, or there is a schedule of that name.
+        """
+        check_name(name)
+        if fail_on is not None:
+            Gate.parse(fail_on)
+        now, _ = schedule_queries.list_schedules(self._database)
+        first = next_due(cron, timezone, now)
+        request = replace(request.absolute(), name=name)
+        self._runs.check(request)
+        made = self._timetable.add(
+            name, cron=cron, timezone=timezone, request=request.to_json(), fail_on=fail_on, next_due=first
+        )
+        put_record(self._objects, made)
+        return made
+
+    def listed(self) -> list[Schedule]:
+        """All schedules, in order of their names."""
+        return schedule_queries.list_schedules(self._database)[1]
+
+    def get(self, name: str) -> Schedule:
+        """One schedule. Raises NotFound."""
+        return schedule_queries.get_schedule(self._database, name)
+
+    def pause(self, name: str) -> None:
+        """Let a schedule come due no more until `resume`. Raises NotFound."""
+        self._timetable.pause(self.get(name))
+        put_record(self._objects, self.get(name))
+
+    def resume(self, name: str) -> None:
+        """Let it come due again; what was missed while it was paused stays missed. Raises NotFound."""
+        schedule = self.get(name)
+        now, _ = schedule_queries.list_schedules(self._database)
+        self._timetable.resume(schedule, next_due=next_due(schedule.cron, schedule.timezone, now))
+        put_record(self._objects, self.get(name))
+
+    def remove(self, name: str) -> None:
+        """Forget a schedule and its history; its runs stay. Raises NotFound."""
+        schedule = self.get(name)
+        self._objects.delete(record_key(name))  # first: what is killed in between is there still, and removed again
+        self._timetable.remove(schedule)
+
+    def history(self, name: str, *, limit: int = 100) -> list[Occasion]:
+        """The turns of a schedule, the latest first. Raises NotFound."""
+        return schedule_queries.history(self._database, self.get(name).id, limit=limit)
+
+    def classes(self, occasion: Occasion) -> tuple[ClassDrift, ...]:
+        """How far each class moved on one occasion; empty where nothing was compared, or nothing had changed."""
+        return schedule_queries.class_drifts(self._database, occasion.id)
+
+    # ---- what moves them on
+
+    def run_now(
+        self, name: str, *, wait: bool = True, workers: int = 1, on_progress: OnProgress = lambda _: None
+    ) -> Occasion:
+        """One turn at once, whatever the cron fields and `pause` say; an open one is taken up.
+
+        Args:
+            name: of the schedule.
+            wait: to the turn's end. Otherwise its run is left to whoever works, and a later tick ends the turn.
+            workers: processes that compute, with `wait` and without a broker.
+            on_progress: told of the counts of the run, with `wait`.
+
+        Raises:
+            UsageError: a tick is at work on this schedule, or there is none of that name.
+        """
+        schedule = self.get(name)
+        held = self._timetable.claim_now(schedule)
+        if held is None:
+            mine = [o for o in schedule_queries.open_occasions(self._database) if o.schedule_id == schedule.id]
+            held = next(filter(None, map(self._timetable.take, mine)), None)
+        if held is None:
+            raise UsageError(f"schedule {name!r} is at work already; see `attribatch schedule history {name}`")
+        if wait:
+            return self._advance(held, lambda run: self._runs.compute(run, workers=workers, on_progress=on_progress))
+        turn = self._advance(held, lambda run: self._runs.status(run.id))
+        with suppress(Retryable):  # as in `tick`
+            self._runs.wake()
+        return turn
+
+    def tick(self, *, wait: bool, workers: int = 1, on_progress: OnProgress = lambda _: None) -> TickReport:
+        """Move on whatever is due, or waits for its drift; each schedule by one turn at most.
+
+        Any number of ticks may run at once: each turn is held by one of them.
+
+        Args:
+            wait: compute each run to its end, one schedule after the other. Otherwise runs are handed to whoever
+                works, and a later tick finds them finished.
+            workers: processes that compute, with `wait` and without a broker.
+            on_progress: told of the counts of the run that is computed.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+
+        def compute(run: Run) -> Progress:
+            return self._runs.compute(run, workers=workers, on_progress=on_progress)
+
+        def status(run: Run) -> Progress:
+            return self._runs.status(run.id)
+
+        seen: set[int] = set()
+        advanced = []
+        while (held := self._next(seen, wait=wait)) is not None:
+            seen.add(held.schedule_id)
+            advanced.append(self._advance(held, compute if wait else status))
+        if not wait:
+            try:
+                self._runs.wake()
+            except Retryable as error:  # the next tick says it again, and workers look into SQL themselves
+                log.warning("%s", error)
+        return TickReport(tuple(advanced))
+
+    def _next(self, seen: set[int], *, wait: bool) -> Occasion | None:
+        """A turn of a schedule not in `seen`, now held: one that is open and free, else one that is due."""
+        for occasion in schedule_queries.open_occasions(self._database):
+            ready = wait or occasion.run_id is None or _is_over(self._runs.status(occasion.run_id))
+            if occasion.schedule_id not in seen and ready and (held := self._timetable.take(occasion)):
+                return held
+        now, schedules = schedule_queries.list_schedules(self._database)
+        for schedule in due(schedules, now):
+            if schedule.id in seen:
+                continue
+            try:
+                later = next_due(schedule.cron, schedule.timezone, now)
+            except UsageError as error:  # a time zone that this machine does not know: its neighbours go on
+                log.error("schedule %s: %s", schedule.name, error)  # noqa: TRY400 - an expected error: its sentence says all, a traceback would bury it
+                continue
+            if held := self._timetable.claim(schedule, next_due=later):
+                return held
+        return None
+
+    def _advance(self, held: Occasion, compute: Callable[[Run], Progress]) -> Occasion:
+        """Take a held turn as far as it goes, and say how far that is."""
+        with _leased(self._timetable, held, self._lease_seconds):
+            try:
+                return self._carried_out(held, compute)
+            except Retryable as error:
+                with suppress(Retryable):
+                    self._timetable.let_go(held, error=str(error))
+                return replace(held, error=str(error))
+            except Exception as error:
+                surprise = not isinstance(error, AttribatchError)
+                if surprise:
+                    log.exception("schedule %s", held.schedule)
+                reason = f"{type(error).__name__}: {error}" if surprise else str(error)
+                return self._settled(replace(held, state=OccasionState.FAILED, error=reason))
+            except BaseException:  # Ctrl-C: the next tick goes on at once
+                with suppress(Retryable):
+                    self._timetable.let_go(held)
+                raise
+
+    def _carried_out(self, held: Occasion, compute: Callable[[Run], Progress]) -> Occasion:
+        schedule = self.get(held.schedule)
+        if held.run_id is None:
+            run = self._runs.submit(RunRequest.from_json(schedule.request))
+            self._timetable.submitted(held, run.id)
+            held = replace(held, state=OccasionState.RUNNING, run_id=run.id)
+        else:
+            run = self._runs.get_run(held.run_id)
+        progress = self._runs.status(run.id)
+        if not _is_over(progress):
+            progress = compute(run)
+        if not _is_over(progress):
+            self._timetable.let_go(held)
+            return replace(held, token=None)
+        if (reason := _failure(progress)) is not None:
+            return self._settled(replace(held, state=OccasionState.FAILED, error=reason))
+        complete = progress.state is RunState.DONE
+        held = replace(held, state=OccasionState.DONE if complete else OccasionState.PARTIAL, error=None)
+        return self._settled(*self._compared(held, schedule))
+
+    def _compared(self, held: Occasion, schedule: Schedule) -> tuple[Occasion, tuple[ClassDrift, ...]]:
+        """A turn whose run is over, with its drift, and whether that exceeds the gate."""
+        run_id, before = held.run_id, schedule_queries.previous(self._database, held)
+        if before is None or before.run_id is None or run_id is None:
+            return held, ()
+        held = replace(held, previous_run_id=before.run_id, unchanged=before.run_id == run_id)
+        classes: tuple[ClassDrift, ...] = ()
+        if held.unchanged:
+            held = replace(held, drift=0.0, class_drift=0.0, ndcg=1.0)
+        else:
+            try:
+                found = self._runs.drift(run_id, before.run_id)
+            except Permanent as error:  # maps are gone: the run is done all the same, and the next one's measure
+                return replace(held, error=f"the drift against run {before.run_id} is not known: {error}"), ()
+            held = replace(held, drift=found.drift, class_drift=found.class_drift, ndcg=found.ndcg)
+            classes = found.classes
+        if schedule.fail_on is not None:
+            figures = {"drift": held.drift, "class_drift": held.class_drift, "ndcg": held.ndcg}
+            held = replace(held, exceeded=Gate.parse(schedule.fail_on).exceeded(figures))
+            if held.exceeded is None:
+                held = replace(held, error=f"gate {schedule.fail_on}: no class has enough images in both runs")
+        return held, classes
+
+    def _settled(self, outcome: Occasion, classes: tuple[ClassDrift, ...] = ()) -> Occasion:
+        if self._timetable.settle(outcome, classes):
+            return replace(outcome, token=None)
+        lost = "another tick took this turn over, or the schedule was removed; what it found stands"
+        return replace(outcome, state=OccasionState.RUNNING, token=None, exceeded=None, error=lost)
+
+
+@contextmanager
+def _leased(timetable: Timetable, held: Occasion, lease_seconds: float) -> Iterator[None]:
+    """Renew the lease in a thread. Where it is lost nevertheless, what is said of the turn later does not count."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(lease_seconds / 3):
+            with suppress(Retryable):
+                if not timetable.renew(held):
+                    return
+
+    thread = threading.Thread(target=renew, name="attribatch-turn", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _is_over(progress: Progress) -> bool:
+    return progress.state not in (RunState.PENDING, RunState.RUNNING)
+
+
+def _failure(progress: Progress) -> str | None:
+    """Why a run that is over has no map to compare; None where it has some."""
+    if progress.state is RunState.CANCELLED:
+        return f"run {progress.run_id} was cancelled"
+    if progress.images_done:
+        return None
+    reason = progress.errors[0] if progress.errors else f"see `attribatch query {progress.run_id} --where failed`"
+    return f"no image of run {progress.run_id} could be attributed: {reason}"

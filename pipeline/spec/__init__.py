@@ -1,0 +1,1 @@
+"""Requests and specs: what a run computes, in plain values. Standard library only."""

@@ -1,0 +1,199 @@
+"""Stored map arrays of a run: zarr v3, one shard object per array and unit. Encodes a unit's shards, reads rows back.
+
+Below `runs/<run id>/maps`, N images, H x W inputs, C channels (1 where they were summed):
+
+    mean   (N, C, H, W) float16   the maps, each divided by its scale: a pixel's share is about 1/150,000 of a
+                                  map, a subnormal in raw float16. Rounding adds about 2e-4 of relative error
+    std    (N, C, H, W) float16   over members, likewise; absent for one member
+    scale  (N, 2) float32         of mean and std: value = stored * scale
+    path   (N, 2, 33) float32     F(alpha) and mean absolute gradient at alpha = 0, 1/32, ..., 1, linearly interpolated
+
+Missing is NaN, never 0. Shards are encoded in memory; `pipeline.engine.unit` puts them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.storage import MemoryStore
+
+from db.objects import Objects
+from db.records import Run
+from db.zarr_store import ZarrStore
+from pipeline.errors import ObjectMissing
+from pipeline.spec.run_spec import RunSpec
+
+PATH_POINTS = 33
+_ALPHAS = np.linspace(0, 1, PATH_POINTS)
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Shapes of a run's arrays."""
+
+    image_count: int
+    unit_size: int
+    channels: int
+    height: int
+    width: int
+    spread: bool  # more than one member: std is stored
+
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape of one row and dtype, by array."""
+        one = (self.channels, self.height, self.width)
+        spread = {"std": (one, "float16")} if self.spread else {}
+        return {
+            "mean": (one, "float16"),
+            **spread,
+            "scale": ((2,), "float32"),
+            "path": ((2, PATH_POINTS), "float32"),
+        }
+
+
+def layout_of(run: Run, spec: RunSpec) -> Layout:
+    """Shapes of a run's map arrays."""
+    size = spec.preprocess
+    channels = 1 if spec.channels == "sum" else size.channels
+    return Layout(run.image_count, run.unit_size, channels, size.height, size.width, len(spec.models) > 1)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitMaps:
+    """What a unit stores: n consecutive rows, NaN where an image failed."""
+
+    mean: Floats  # (n, C, H, W)
+    std: Floats | None  # (n, C, H, W)
+    path: Floats  # (n, 2, PATH_POINTS)
+
+
+def maps_prefix(run_id: str) -> str:
+    """Where a run's arrays lie in object storage."""
+    return f"runs/{run_id}/maps"
+
+
+def metadata(run_id: str, layout: Layout) -> dict[str, bytes]:
+    """The objects that make a run's arrays readable before any shard is there, by key."""
+    return _stored(run_id, layout, {})
+
+
+def encode(run_id: str, layout: Layout, first_row: int, maps: UnitMaps) -> dict[str, bytes]:
+    """A unit's shards, by key.
+
+    Args:
+        run_id: whose arrays these are.
+        layout: of the run.
+        first_row: of the unit, a multiple of `layout.unit_size`.
+        maps: of the unit's rows.
+    """
+    scale = np.full((len(maps.mean), 2), np.nan, np.float32)
+    values: dict[str, NDArray[Any]] = {"path": maps.path}
+    for column, (name, array) in enumerate((("mean", maps.mean), ("std", maps.std))):
+        if array is not None:
+            scale[:, column] = _scale(array)
+            values[name] = (array / scale[:, column, None, None, None]).astype(np.float16)
+    stored = _stored(run_id, layout, values | {"scale": scale}, first_row)
+    return {key: data for key, data in stored.items() if not key.endswith("zarr.json")}
+
+
+def resample_path(alphas: NDArray[np.float64], values: NDArray[np.float64]) -> Floats:
+    """A curve known at some alphas (NaN elsewhere), at the stored ones: (A,), (A,) -> (PATH_POINTS,)."""
+    known = ~np.isnan(values)
+    if not known.any():
+        return np.full(PATH_POINTS, np.nan, np.float32)
+    return np.interp(_ALPHAS, alphas[known], values[known]).astype(np.float32)
+
+
+class MapReader:
+    """Reads the maps of one run, row by row or many at once; 2 GETs read one map.
+
+    Raises:
+        ObjectMissing: on opening, if the run has no arrays.
+    """
+
+    def __init__(self, objects: Objects, run_id: str) -> None:
+        self._store = ZarrStore(objects, maps_prefix(run_id), read_only=True)
+        self._run_id = run_id
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._array("scale")
+
+    def mean(self, rows: Sequence[int]) -> Floats:
+        """Maps of some rows, (n, C, H, W); NaN where none is stored."""
+        return self._scaled("mean", 0, rows)
+
+    def std(self, rows: Sequence[int]) -> Floats | None:
+        """Standard deviation over members, (n, C, H, W); None for a single member."""
+        try:
+            return self._scaled("std", 1, rows)
+        except ObjectMissing:
+            return None
+
+    def path(self, rows: Sequence[int]) -> Floats:
+        """F(alpha) and mean absolute gradient at `PATH_POINTS` alphas, (n, 2, PATH_POINTS)."""
+        return self._rows("path", rows)
+
+    def _scaled(self, name: str, column: int, rows: Sequence[int]) -> Floats:
+        stored = self._rows(name, rows)
+        return np.asarray(stored * self._rows("scale", rows)[:, column, None, None, None], np.float32)
+
+    def _rows(self, name: str, rows: Sequence[int]) -> Floats:
+        array = self._array(name)
+        wanted = np.asarray(rows, np.int64)
+        consecutive = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1) if len(wanted) else []
+        found = np.empty((len(wanted), *array.shape[1:]), np.float32)
+        start = 0
+        try:  # slices: oindex takes 40 times as long, and 10 MB for each map of 3 x 224 x 224
+            for part in consecutive:
+                found[start : start + len(part)] = array[int(part[0]) : int(part[-1]) + 1]
+                start += len(part)
+        except ValueError as error:  # a checksum
+            raise self._damaged(name) from error
+        return found
+
+    def _damaged(self, name: str) -> ObjectMissing:
+        return ObjectMissing(f"array {name!r} of run {self._run_id} is damaged; try `attribatch repair`")
+
+    def _array(self, name: str) -> "zarr.Array[Any]":
+        if name not in self._arrays:
+            try:
+                opened = zarr.open_array(self._store, path=name, mode="r", zarr_format=3)
+            except FileNotFoundError:
+                raise ObjectMissing(f"run {self._run_id} has no array {name!r}; try `attribatch repair`") from None
+            except (ValueError, KeyError, TypeError) as error:
+                raise ObjectMissing(
+                    f"array {name!r} of run {self._run_id} is damaged; try `attribatch repair`"
+                ) from error
+            self._arrays[name] = opened
+        return self._arrays[name]
+
+
+def _scale(maps: Floats) -> Floats:
+    """Largest absolute value of each map: stored values fill -1..1. NaN where the map is NaN, 1 where it is 0."""
+    largest = np.abs(maps).max(axis=(1, 2, 3))
+    return np.where(largest == 0, 1, largest).astype(np.float32)
+
+
+def _stored(run_id: str, layout: Layout, values: Mapping[str, NDArray[Any]], first_row: int = 0) -> dict[str, bytes]:
+    """What zarr would write, by key: metadata of every array, and the one shard of each value."""
+    kept: dict[str, Any] = {}
+    store = MemoryStore(kept)
+    zarr.create_group(store, zarr_format=3, attributes={"attribatch_run": run_id})
+    for name, (one, dtype) in layout.arrays().items():
+        array = zarr.create_array(
+            store,
+            name=name,
+            shape=(layout.image_count, *one),
+            chunks=(1, *one),
+            shards=(layout.unit_size, *one),
+            dtype=dtype,
+            fill_value=np.nan,
+            compressors=None,  # maps hardly compress (x 1.1)
+            dimension_names=("image", *("channel", "y", "x")[: len(one)]) if len(one) == 3 else None,
+        )
+        if name in values:
+            array[first_row : first_row + len(values[name])] = values[name]
+    return {f"{maps_prefix(run_id)}/{key}": value.to_bytes() for key, value in kept.items()}

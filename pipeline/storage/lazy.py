@@ -1,0 +1,95 @@
+"""The maps of a run as one lazy xarray Dataset, aligned with its rows, wherever each map lies.
+
+Nothing is read before values are asked for; then the maps of the chosen rows are, and no others.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import xarray
+from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from db.objects import Objects
+from db.records import ImageRow, Run
+from pipeline.spec.run_spec import RunSpec
+from pipeline.storage.arrays import Floats, layout_of
+from pipeline.storage.reader import PlaceReader, check_stored
+
+DIMENSIONS = ("row", "channel", "y", "x")
+
+
+def stack_maps(objects: Objects, run: Run, rows: Sequence[ImageRow]) -> xarray.Dataset:
+    """The maps of some rows of a run.
+
+    Args:
+        objects: where the maps are.
+        run: theirs.
+        rows: in the order of the array; maps of failed ones are NaN.
+
+    Returns:
+        `attribution` (row, channel, y, x) float32, the mean over members and baselines; of an ensemble also `std`, over
+        members. Coordinates by row: `row` (position in the data set), `key`, `label`, `predicted`.
+    """
+    layout = layout_of(run, RunSpec.from_json(run.spec))
+    shape = (len(rows), layout.channels, layout.height, layout.width)
+    stored = _Stored(objects, rows)
+    names: tuple[tuple[str, Literal["mean", "std"]], ...] = (("attribution", "mean"), ("std", "std"))
+    arrays = {name: _variable(_LazyMaps(stored, what, shape), run) for name, what in names[: 1 + layout.spread]}
+    texts = ("key", "label", "predicted")
+    coordinates = {name: ("row", np.array([getattr(row, name) for row in rows], dtype=object)) for name in texts}
+    return xarray.Dataset(
+        arrays,
+        coords={"row": np.array([row.row for row in rows], np.int64), **coordinates},
+        attrs={"run": run.id, "spec": run.spec},
+    )
+
+
+def _variable(lazy: "_LazyMaps", run: Run) -> xarray.Variable:
+    found = xarray.Variable(DIMENSIONS, indexing.LazilyIndexedArray(lazy))
+    found.encoding["preferred_chunks"] = dict(zip(DIMENSIONS, (run.unit_size, *lazy.shape[1:]), strict=True))
+    return found
+
+
+class _Stored:
+    """Where the maps of n rows lie, compactly: a million rows take 20 MB beside their keys."""
+
+    def __init__(self, objects: Objects, rows: Sequence[ImageRow]) -> None:
+        runs = sorted({row.map_run for row in rows if row.map_run is not None})
+        number = {run_id: index for index, run_id in enumerate(runs)}
+        self._runs = runs
+        self._run = np.array([-1 if row.map_run is None else number[row.map_run] for row in rows], np.int32)
+        self._row = np.array([row.map_row or 0 for row in rows], np.int64)
+        self._keys = [row.key for row in rows]
+        self._reader = PlaceReader(objects)
+
+    def read(self, positions: NDArray[np.int64], what: Literal["mean", "std"], shape: tuple[int, ...]) -> Floats:
+        """(n, C, H, W) of some rows; NaN for failed ones. Raises ObjectMissing."""
+        found = np.full((len(positions), *shape), np.nan, np.float32)
+        there = np.flatnonzero(self._run[positions] >= 0)
+        places = [(self._runs[self._run[at]], int(self._row[at])) for at in positions[there]]
+        for place, one, (run_id, _) in zip(there, self._reader.read(places, what), places, strict=True):
+            check_stored(one, self._keys[positions[place]], run_id)
+            found[place] = one
+        return found
+
+
+class _LazyMaps(BackendArray):
+    """What xarray indexes: reads the rows of an outer index, and cuts them to the rest of it."""
+
+    def __init__(self, stored: _Stored, what: Literal["mean", "std"], shape: tuple[int, int, int, int]) -> None:
+        self._stored, self._what = stored, what
+        self.shape, self.dtype = shape, np.dtype(np.float32)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> Floats:
+        chosen, *inside = key
+        positions = np.atleast_1d(np.arange(self.shape[0])[chosen])
+        found = self._stored.read(positions, self._what, self.shape[1:])
+        for axis, part in reversed(list(enumerate(inside, start=1))):  # from the last: an integer removes its axis
+            found = found[(slice(None),) * axis + (part,)]
+        return found[0] if np.ndim(chosen) == 0 and not isinstance(chosen, slice) else found

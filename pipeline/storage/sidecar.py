@@ -1,0 +1,81 @@
+"""What a unit leaves in object storage: map shards, then the sidecar with all its rows and the shards' digests.
+
+Each is put once. A sidecar stands only beside the shards it was written with, so whoever finds one may trust its rows.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from db.objects import Objects
+from db.records import ImageRow, ImageState, Run, Unit
+from pipeline.errors import ObjectMissing
+from pipeline.storage import arrays
+from pipeline.storage.keys import sidecar_key
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """What is stored of one image. The row tells whether it has a map."""
+
+    row: ImageRow
+    mean: arrays.Floats  # (C, H, W), C = 1 where channels are summed
+    std: arrays.Floats | None  # (C, H, W) over members
+    path: arrays.Floats  # (2, PATH_POINTS) F(alpha) and mean absolute gradient
+
+
+def encode_sidecar(
+    run: Run, number: int, shards: Mapping[str, bytes], rows: Sequence[ImageRow], made_on: Mapping[str, Any]
+) -> bytes:
+    """All that is known of a unit.
+
+    Args:
+        run: its run.
+        number: of the unit.
+        shards: what was put, by key.
+        rows: of all its images, in order.
+        made_on: what it was computed with: device and versions, for those who must reproduce it.
+    """
+    sidecar = {
+        "run": run.id,
+        "unit": number,
+        "spec_key": run.spec_key,
+        "made_on": made_on,
+        "shards": {key: hashlib.sha256(data).hexdigest() for key, data in shards.items()},
+        "rows": [asdict(row) for row in rows],
+    }
+    return json.dumps(sidecar, separators=(",", ":")).encode()
+
+
+def read_sidecar(data: bytes) -> tuple[dict[str, str], list[ImageRow]]:
+    """Digests of a unit's shards by key, and its rows."""
+    sidecar = json.loads(data)
+    rows = [ImageRow(**row | {"state": ImageState(row["state"])}) for row in sidecar["rows"]]
+    return sidecar["shards"], rows
+
+
+def stored_rows(objects: Objects, unit: Unit) -> list[ImageRow] | None:
+    """The rows of an attempt that stored everything; None where there is none."""
+    try:
+        shards, rows = read_sidecar(objects.get(sidecar_key(unit.run_id, unit.number)))
+    except ObjectMissing:
+        return None
+    complete = all(objects.exists(key) for key in shards)
+    return rows if complete and [row.row for row in rows] == [entry.row for entry in unit.entries] else None
+
+
+def encode_maps(run: Run, layout: arrays.Layout, unit: Unit, explained: Sequence[ImageResult]) -> dict[str, bytes]:
+    """Shards of a unit by key; rows without a map are NaN."""
+    first, n = unit.entries[0].row, len(unit.entries)
+    mean = np.full((n, layout.channels, layout.height, layout.width), np.nan, np.float32)
+    std = np.full_like(mean, np.nan) if layout.spread else None
+    path = np.full((n, 2, arrays.PATH_POINTS), np.nan, np.float32)
+    for one in explained:
+        mean[one.row.row - first], path[one.row.row - first] = one.mean, one.path
+        if std is not None and one.std is not None:
+            std[one.row.row - first] = one.std
+    return arrays.encode(run.id, layout, first, arrays.UnitMaps(mean, std, path))

@@ -1,0 +1,1 @@
+"""One module for each page: routes, and the data of their templates."""

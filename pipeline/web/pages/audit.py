@@ -1,0 +1,196 @@
+"""What an audit said of a run: verdict, findings, classes, distributions; and one class on a page of its own."""
+
+import io
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+from PIL import Image
+
+from db.distributions import histograms
+from db.records import ImageRow, Progress, Run
+from pipeline.errors import NotFound, ObjectMissing
+from pipeline.formatting import plural, visible
+from pipeline.outputs import pictures
+from pipeline.spec.run_spec import RunSpec
+from pipeline.storage.keys import report_key
+from pipeline.web import material, sentences
+from pipeline.web.pages import thumbnails
+from pipeline.web.pages.gallery import is_small, public_row, quoted, rows_of
+from pipeline.web.responses import Asked, Here, View, twins, with_query
+
+EXAMPLES, CLASS_IMAGES, CANDIDATES = 6, 24, 50
+AVERAGED = 32  # maps of a class, where the audit stored no mean
+DISTRIBUTIONS = {
+    "border_share": "Border share",
+    "error_estimate": "Error estimate",
+    "completeness_gap": "Completeness gap",
+    "member_disagreement": "Member disagreement",
+    "baseline_sensitivity": "Baseline sensitivity",
+    "probability": "Probability",
+    "gini": "Gini coefficient",
+}
+By = Literal["predicted", "label"]
+MapKind = Literal["mean", "absolute", "median", "std", "member_std"]
+CLASS_MAPS: dict[MapKind, str] = {
+    "mean": "Mean",
+    "absolute": "Mean of absolute values",
+    "median": "Median of a sample",
+    "std": "Spread over images",
+    "member_std": "Spread over members",
+}
+ClassName = Annotated[str, Query(max_length=500, description="of the class")]
+
+router = APIRouter()
+
+
+@twins(router, "/runs/{run}/audit")
+def audit(here: Here, run: str, by: By = "predicted") -> View:
+    """The last audit of a run. The CSV twin is the table of classes."""
+    stored = here.pipeline.get_run(run)
+    found = here.pipeline.stored_audit(stored.id, by)
+    note = None if found is None else outgrown(found, here.pipeline.status(stored.id))
+    data = {
+        "run": stored.id,
+        "by": by,
+        "audit": found,
+        "stale": None if found is None else note is not None,
+        "evaluation": here.pipeline.evaluation(stored.id),
+        "distributions": histograms(here.pipeline.database, stored.id, stored.image_count, list(DISTRIBUTIONS)),
+    }
+    more = {
+        "stored": stored,
+        "note": note,
+        "names": DISTRIBUTIONS,
+        "verdicts": sentences.VERDICTS,
+        "findings": [_shown(here, stored, finding) for finding in (found or {}).get("findings", ())],
+        "candidates": (found or {}).get("candidates", [])[:CANDIDATES],
+        "measured": {name for each in (found or {}).get("classes", ()) for name in each if each[name] is not None},
+        "size": _size(stored),
+        "pixelated": is_small(stored),
+        "class_map": lambda name, kind="mean": class_map_address(stored, name, by, kind),
+        "class_page": lambda name: class_address(stored, name, by),
+    }
+    return View("audit.html", data, more, rows=(found or {}).get("classes", []))
+
+
+def outgrown(audit: dict[str, Any], now: Progress) -> str | None:
+    """What an audit did not see of its run as it is now; None where it saw all."""
+    seen, failed = audit["images"], audit["failed_images"]
+    if (seen, failed) == (now.images_done, now.images_failed):
+        return None
+    if seen < now.images_done:
+        return f"This audit saw {seen:,} of the {plural(now.images_done, 'image')} that are done now"
+    then = f"{plural(seen, 'image')} with a map and {failed:,} failed"
+    return f"This audit saw {then}; now {now.images_done:,} are done and {now.images_failed:,} failed"
+
+
+@twins(router, "/runs/{run}/class")
+def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> View:
+    """One class of a run: figures, mean maps, findings, images that need a look."""
+    stored = here.pipeline.get_run(run)
+    rows = here.pipeline.find(stored.id, where=f"{by} = {quoted(name)}", sort="-border_share", limit=CLASS_IMAGES).rows
+    found = here.pipeline.stored_audit(stored.id, by) or {}
+    figures = next((each for each in found.get("classes", ()) if each["class"] == name), None)
+    if figures is None and not rows:
+        raise NotFound(f"run {stored.id} has no image whose {by} is {visible(name)!r}")
+    kept = _stored_maps(here, stored, name, by)
+    data: dict[str, Any] = {
+        "run": stored.id,
+        "class": name,
+        "by": by,
+        "figures": figures,
+        "findings": [each for each in found.get("findings", ()) if each["class"] == name],
+        "images": [public_row(row, here.known) for row in rows],
+    }
+    more = {
+        "stored": stored,
+        "name": name,
+        "layers": [(row, thumbnails.layers(stored, row)) for row in rows],
+        "groups": [
+            (cluster, _pictured(here, stored, cluster["examples"]))
+            for cluster in found.get("clusters", ())
+            if cluster["class"] == name
+        ],
+        "gallery": with_query({by: name}),
+        "pixelated": is_small(stored),
+        "maps": {
+            kind: (title, class_map_address(stored, name, by, kind))
+            for kind, title in CLASS_MAPS.items()
+            if kind in ("mean", "absolute") or kind in kept
+        },
+    }
+    return View("class.html", data, more, rows=data["images"])
+
+
+@router.get("/runs/{run}/class.png", response_class=Response)
+def class_map(
+    here: Here,
+    run: str,
+    name: ClassName,
+    by: By = "predicted",
+    kind: MapKind = "mean",
+    colours: thumbnails.Colours = "blue-red",
+) -> Response:
+    """A map of a class: the mean, or another of `CLASS_MAPS`."""
+    values = mean_map(here, here.pipeline.get_run(run), name, by, kind)
+    drawn = (
+        pictures.signed_colours(values, colours) if kind in ("mean", "median") else pictures.magnitude_colours(values)
+    )
+    picture = pictures.shrink(Image.fromarray(drawn), thumbnails.SMALL)
+    return Response(pictures.png_bytes(picture, fast=True), 200, {"Cache-Control": "private, max-age=60"}, "image/png")
+
+
+def mean_map(here: Asked, run: Run, name: str, by: By, kind: MapKind) -> material.Floats:
+    """(H, W): as the audit stored it, else the mean over `AVERAGED` images of the class."""
+    stored = _stored_maps(here, run, name, by).get(kind)
+    if stored is not None:
+        return stored
+    rows = here.pipeline.find(run.id, where=f"{by} = {quoted(name)} and not failed", limit=AVERAGED).rows
+    if not rows or kind not in ("mean", "absolute"):
+        raise NotFound(f"run {run.id} has no map {kind!r} of images whose {by} is {visible(name)!r}")
+    maps = material.maps_of(here.pipeline, rows).sum(axis=1)  # (n, H, W)
+    return np.asarray((np.abs(maps) if kind == "absolute" else maps).mean(axis=0), np.float32)
+
+
+def class_address(run: Run, name: str, by: str) -> str:
+    """Where the page of a class is."""
+    return f"/runs/{run.id}/class?{with_query({'name': name, 'by': by})}"
+
+
+def class_map_address(run: Run, name: str, by: str, kind: str) -> str:
+    """Where the mean map of a class is."""
+    return f"/runs/{run.id}/class.png?{with_query({'name': name, 'by': by, 'kind': kind})}"
+
+
+def _stored_maps(here: Asked, run: Run, name: str, by: By) -> dict[MapKind, material.Floats]:
+    """The maps (H, W) of a class that an audit left beside its findings, see `Audit.arrays`."""
+    try:
+        data = here.pipeline.objects.get(report_key(run.id, f"audit-{by}.npz"))
+    except ObjectMissing:
+        return {}
+    found: dict[MapKind, material.Floats] = {}
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        names = list(arrays["classes"])
+        for kind in CLASS_MAPS if name in names else ():
+            stored = "mean_absolute" if kind == "absolute" else kind
+            one = np.asarray(arrays[stored][names.index(name)], np.float32)
+            if not np.isnan(one).all():
+                found[kind] = one
+    return found
+
+
+def _shown(here: Asked, run: Run, finding: dict[str, Any]) -> dict[str, Any]:
+    """A finding with the rows of its examples and their pictures."""
+    return {**finding, "pictures": _pictured(here, run, finding["examples"])}
+
+
+def _pictured(here: Asked, run: Run, keys: Sequence[str]) -> list[tuple[ImageRow, list[str]]]:
+    return [(row, thumbnails.layers(run, row)) for row in rows_of(here, run, keys[:EXAMPLES])]
+
+
+def _size(run: Run) -> tuple[int, int]:
+    size = RunSpec.from_json(run.spec).preprocess
+    return size.height, size.width

@@ -1,0 +1,130 @@
+"""Two runs side by side: how their specs differ, which images changed most, and pairs of pictures."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from db.records import ImageRow, Run
+from pipeline.errors import Permanent, UsageError
+from pipeline.facade.answering import PAIRS
+from pipeline.spec.run_spec import RunSpec
+from pipeline.web import sentences
+from pipeline.web.pages import thumbnails
+from pipeline.web.pages.gallery import is_small, rows_of
+from pipeline.web.responses import Asked, Here, View, twins, with_query
+
+AT_ONCE = 2000  # images of runs that are compared while somebody waits
+CHOICES = 200
+Ref = Annotated[str, Query(max_length=200, description="id, prefix of an id, name, or latest")]
+
+router = APIRouter()
+
+
+@twins(router, "/compare")
+def compare(
+    here: Here,
+    a: Ref = "",
+    b: Ref = "",
+    after: Annotated[str, Query(max_length=2000)] = "",
+    measure: Annotated[bool, Query(description="compare every map, however many there are")] = False,
+) -> View:
+    """Two runs; without both, the form that asks for them. The CSV twin is the table of images."""
+    runs = here.pipeline.runs()[:CHOICES]
+    if not (a and b):
+        return View("compare.html", {"a": a or None, "b": b or None, "comparison": None}, {"runs": runs, "pairs": None})
+    one, other = here.pipeline.get_run(a), here.pipeline.get_run(b)
+    few = min(one.image_count, other.image_count) <= AT_ONCE
+    # No other site makes a browser compare a million maps.
+    measure = measure and here.request.headers.get("sec-fetch-site") != "cross-site"
+    comparison, reason = measured(here, one, other, compute=few or measure)
+    pairs, following = paired(here, one, other, comparison, after or None)
+    next_query = with_query({"a": one.id, "b": other.id, "after": following}) if following else None
+    listed = [_plain_pair(pair) for pair in pairs]
+    data = {
+        "a": one.id,
+        "b": other.id,
+        "spec": spec_differences(one, other),
+        "comparison": comparison,
+        "reason": reason,
+        "images": listed,
+        "next": following,
+    }
+    more = {
+        "runs": runs,
+        "one": one,
+        "other": other,
+        "pairs": pairs,
+        "few": few,
+        "next_query": next_query,
+        "pixelated": is_small(one),
+        "measure_query": with_query({"a": one.id, "b": other.id, "measure": "true"}),
+    }
+    return View("compare.html", data, more, rows=listed, next=next_query)
+
+
+def measured(here: Asked, one: Run, other: Run, *, compute: bool) -> tuple[dict[str, Any] | None, str | None]:
+    """What `Pipeline.compare` says of two runs, as it is stored or computed now, or why it says nothing."""
+    found = here.pipeline.stored_comparison(one.id, other.id)
+    if found is None and compute:
+        try:
+            found = here.pipeline.compare(one.id, other.id, limit=PAIRS).to_dict()
+        except (Permanent, UsageError) as error:
+            return None, here.public(str(error), one, other)
+    if found is not None:
+        found.pop("spec", None)  # it names places on the machine: see `spec_differences`
+    return found, None
+
+
+def spec_differences(one: Run, other: Run) -> list[dict[str, str]]:
+    """What two runs compute differently, field by field, without the machine's paths."""
+    left, right = (dict(sentences.facts(run, RunSpec.from_json(run.spec))) for run in (one, other))
+    return [
+        {"field": name, "a": "; ".join(left[name]), "b": "; ".join(right[name])}
+        for name in left
+        if name != "Spec key" and left[name] != right[name]
+    ]
+
+
+def paired(
+    here: Asked, one: Run, other: Run, comparison: dict[str, Any] | None, after: str | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Pairs of images of the same key: those that changed most, else in the order of rows."""
+    if comparison is not None and comparison.get("changed"):
+        changed = comparison["changed"][:PAIRS]
+        keys, following = [each["key"] for each in changed], None
+        figures = {each["key"]: each for each in changed}
+        rows = rows_of(here, one, keys)
+    else:
+        page = here.pipeline.find(one.id, where="not failed", limit=PAIRS, after=after)
+        rows, following, figures = list(page.rows), page.next, {}
+    partners = {row.key: row for row in rows_of(here, other, [row.key for row in rows])}
+    return [
+        _pair(one, other, row, partners[row.key], figures.get(row.key, {})) for row in rows if row.key in partners
+    ], following
+
+
+def _pair(one: Run, other: Run, row: ImageRow, partner: ImageRow, figures: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "key": row.key,
+        "a": row,
+        "b": partner,
+        "layers_a": thumbnails.layers(one, row),
+        "layers_b": thumbnails.layers(other, partner),
+        "cosine": figures.get("cosine"),
+        "rank_correlation": figures.get("rank_correlation"),
+    }
+
+
+def _plain_pair(pair: dict[str, Any]) -> dict[str, Any]:
+    a, b = pair["a"], pair["b"]
+    return {
+        "key": pair["key"],
+        "row_a": a.row,
+        "row_b": b.row,
+        "predicted_a": a.predicted,
+        "predicted_b": b.predicted,
+        "border_share_a": a.border_share,
+        "border_share_b": b.border_share,
+        "cosine": pair["cosine"],
+        "rank_correlation": pair["rank_correlation"],
+    }

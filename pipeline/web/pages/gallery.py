@@ -1,0 +1,204 @@
+"""The images of a run as a grid: filter, sort, page, and how they are drawn. All of it is in the address."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, BeforeValidator, Field
+
+from db.filters import compile_where
+from db.pair_queries import done_by_key
+from db.queries import count_up_to
+from db.records import ImageRow, ImageState, Run
+from pipeline.errors import UsageError
+from pipeline.formatting import number
+from pipeline.outputs.pictures import COLOURS
+from pipeline.spec.run_spec import RunSpec
+from pipeline.web import redaction, sentences
+from pipeline.web.pages import thumbnails
+from pipeline.web.responses import Asked, Here, View, twins, with_query
+
+PAGE = 60
+COUNTED, COUNTING_SECONDS = 10_000, 2.0  # a filter without an index reads every row: seconds at a million
+SORTS = {  # those with an index: any page of a million images takes milliseconds
+    "": "row",
+    "-member_disagreement": "disagreement, largest first",
+    "-error_estimate": "error estimate, largest first",
+    "-completeness_gap": "completeness gap, largest first",
+    "-border_share": "border share, largest first",
+    "border_share": "border share, smallest first",
+    "predicted": "predicted class",
+    "label": "label",
+}
+FIGURES = {  # field -> label, column, operator
+    "probability_below": ("Probability <", "probability", "<"),
+    "border_above": ("Border share >", "border_share", ">"),
+    "error_above": ("Error >", "error_estimate", ">"),
+    "disagreement_above": ("Disagreement >", "member_disagreement", ">"),
+}
+ONLY = {"": "all images", "mispredicted": "mispredicted", "failed": "failed", "not converged": "not converged"}
+FIGURE_COLUMNS = {name for name, kind in get_type_hints(ImageRow).items() if {int, float} & {kind, *get_args(kind)}}
+PIXELATED = 96  # inputs smaller than this are enlarged as squares
+
+router = APIRouter()
+
+# A form sends what was left blank as an empty text.
+Figure = Annotated[
+    Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)] | None,
+    BeforeValidator(lambda value: None if value == "" else value),
+]
+
+
+class Wanted(BaseModel):
+    """What the address says: the view."""
+
+    where: str = Field("", max_length=8000, description="a filter, see `attribatch query --help`")
+    predicted: str = Field("", max_length=500)
+    label: str = Field("", max_length=500)
+    only: Literal["", "mispredicted", "failed", "not converged"] = ""
+    probability_below: Figure = None
+    border_above: Figure = None
+    error_above: Figure = None
+    disagreement_above: Figure = None
+    sort: str = Field("", max_length=50, description="a column, '-' in front for descending")
+    after: str = Field("", max_length=2000, description="`next` of the page before")
+    limit: int = Field(PAGE, ge=1, le=1000)
+    mode: Literal["overlay", "image", "map", "positive", "negative"] = "overlay"
+    colours: thumbnails.Colours = "blue-red"
+    opacity: int = Field(85, ge=0, le=100, description="of the map over its image, in percent")
+
+    @property
+    def condition(self) -> str | None:
+        """All filters as one."""
+        parts = [f"({self.where})"] if self.where.strip() else []
+        parts += [f"{name} = {quoted(value)}" for name in ("predicted", "label") if (value := getattr(self, name))]
+        if self.only:
+            parts.append(self.only)
+        for name, (_, column, operator) in FIGURES.items():
+            if (value := getattr(self, name)) is not None:
+                parts.append(f"{column} {operator} {value!r}")
+        return " and ".join(parts) or None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the text is not the whole filter."""
+        return self.condition is not None and self.condition != f"({self.where})"
+
+    def pairs(self) -> dict[str, Any]:
+        """What of it differs from the default: the shortest address of the same view."""
+        return self.model_dump(exclude_defaults=True)
+
+
+@twins(router, "/runs/{run}/images")
+def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
+    """A page of a run's images."""
+    stored = here.pipeline.get_run(run)
+    rows: tuple[ImageRow, ...] = ()
+    problem = following = None
+    try:
+        if wanted.where.strip():
+            compile_where(wanted.where)  # alone: the message points into what was typed
+        page = here.pipeline.find(
+            stored.id,
+            where=wanted.condition,
+            sort=wanted.sort or None,
+            limit=wanted.limit,
+            after=wanted.after or None,
+        )
+        rows, following = page.rows, page.next
+    except UsageError as error:
+        problem = str(error)
+    listed = [public_row(row, here.known) for row in rows]
+    pairs = wanted.pairs()
+    data = {"run": stored.id, "where": wanted.condition, "sort": wanted.sort or None, "images": listed}
+    data |= {"next": following, "error": problem}
+    next_query = None if following is None else with_query(pairs, after=following)
+    more = {
+        "stored": stored,
+        "wanted": wanted,
+        "pairs": pairs,
+        "tiles": [tile(stored, row, wanted, here.known) for row in rows],
+        "next_query": next_query,
+        "count": len(rows) if problem is None and following is None and not wanted.after else None,
+        "choices": {
+            "sorts": SORTS if wanted.sort in SORTS else SORTS | {wanted.sort: order_in_words(wanted.sort)},
+            "only": ONLY,
+            "figures": FIGURES,
+            "modes": list(thumbnails.MODES),
+            "colours": COLOURS,
+        },
+        "pixelated": is_small(stored),
+        "labelled": bool(rows) or here.pipeline.has_labels(stored.id),
+        "classes": RunSpec.from_json(stored.spec).class_names,
+    }
+    return View("gallery.html", data, more, listed, next_query, 200 if problem is None else 400)
+
+
+@twins(router, "/runs/{run}/count")
+def count(here: Here, run: str, where: Annotated[str, Query(max_length=8000)]) -> View:
+    """How many images of a run match a filter: none is said where more than `COUNTED` do, or counting takes long."""
+    found = count_up_to(
+        here.pipeline.database, here.pipeline.get_run(run).id, where=where, most=COUNTED, seconds=COUNTING_SECONDS
+    )
+    more = found is not None and found > COUNTED
+    data = {"where": where, "count": None if more else found, "more_than": COUNTED if more else None}
+    return View("_count.html", data, {"seconds": COUNTING_SECONDS})
+
+
+def public_row(row: ImageRow, known: Sequence[str] = ()) -> dict[str, Any]:
+    """A row as plain values, without the machine's paths; `known` as for `places.public`."""
+    found = asdict(row)
+    found["error"] = None if row.error is None else redaction.public(row.error, known)
+    return found
+
+
+def tile(run: Run, row: ImageRow, wanted: Wanted, known: Sequence[str] = ()) -> dict[str, Any]:
+    """What the grid shows of one image."""
+    done = row.state is ImageState.DONE
+    kinds = thumbnails.MODES[wanted.mode] if done else ("image",)
+    return {
+        "row": row,
+        "href": f"/runs/{run.id}/images/{row.row}",
+        "layers": [thumbnails.address(run, row, kind, colours=wanted.colours) for kind in kinds],
+        "alt": sentences.finding(row, known),
+        "figure": sorted_by(row, wanted.sort) if done else "",
+        "wrong": done and row.label is not None and row.label != row.predicted,
+    }
+
+
+def order_in_words(sort: str) -> str:
+    """What a sort is called: `gini` is "gini, smallest first"."""
+    column = sort.removeprefix("-")
+    name = column.replace("_", " ")
+    if column not in FIGURE_COLUMNS:
+        return f"{name}, from the last" if sort.startswith("-") else name
+    return f"{name}, {'largest' if sort.startswith('-') else 'smallest'} first"
+
+
+def sorted_by(row: ImageRow, sort: str) -> str:
+    """Name and value of the figure that images are sorted by; empty where it is no figure."""
+    column = sort.removeprefix("-")
+    if column not in FIGURE_COLUMNS or (value := getattr(row, column)) is None:
+        return ""
+    name = SORTS.get(f"-{column}", order_in_words(sort)).split(",")[0]
+    if isinstance(value, int):
+        return f"{name} {value:,}"
+    return f"{name} {number(value, 3)}" if abs(value) >= 1e-3 else f"{name} {value:.2g}"
+
+
+def is_small(run: Run) -> bool:
+    """Whether the model's input is so small that its pixels are shown as squares."""
+    size = RunSpec.from_json(run.spec).preprocess
+    return max(size.height, size.width) < PIXELATED
+
+
+def quoted(text: str) -> str:
+    """A text as a filter has it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def rows_of(here: Asked, run: Run, keys: Sequence[str]) -> list[ImageRow]:
+    """The rows of some keys, in their order; those without a map are left out."""
+    found = done_by_key(here.pipeline.database, run.id, keys)
+    return [found[key] for key in keys if key in found]

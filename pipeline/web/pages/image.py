@@ -1,0 +1,140 @@
+"""One image: everything that is stored about it."""
+
+import json
+from typing import Any
+
+from fastapi import APIRouter
+
+from db.records import ImageRow, ImageState, Run
+from pipeline.formatting import number, percent, visible
+from pipeline.spec.run_spec import RunSpec
+from pipeline.web import material, plots, sentences
+from pipeline.web.pages import thumbnails
+from pipeline.web.pages.gallery import is_small, public_row
+from pipeline.web.responses import Asked, Here, View, twins
+
+NEIGHBOURS = 12
+COLUMNS: dict[str, tuple[str | tuple[str, str], str]] = {  # of the table of figures: name, column, how it is written
+    "Probability": ("probability", "number"),
+    "Output F(x)": ("output", "number"),
+    "Output at the baseline F(x′)": ("baseline_output", "number"),
+    "Convergence delta": ("convergence_delta", "fine"),
+    "Completeness gap": ("completeness_gap", "percent"),
+    "Error estimate": ("error_estimate", "percent"),
+    "Gradient evaluations": ("evaluations", "whole"),
+    "Member disagreement": ("member_disagreement", "number"),
+    "Sign agreement of members": ("sign_agreement", "percent"),
+    "Baseline sensitivity": ("baseline_sensitivity", "number"),
+    "Border share": ("border_share", "percent"),
+    "Positive share": ("positive_share", "percent"),
+    "Centre of mass (from the left, from the top)": (("center_x", "center_y"), "place"),
+    "Entropy (of its maximum)": ("entropy", "number"),
+    "Gini coefficient": ("gini", "number"),
+}
+
+router = APIRouter()
+
+
+@twins(router, "/runs/{run}/images/{row}")
+def image(here: Here, run: str, row: thumbnails.RowNumber) -> View:
+    """One image: picture, figures in words, path, provenance, neighbours."""
+    stored = here.pipeline.get_run(run)
+    found = thumbnails.one_row(here, stored, row)
+    spec = RunSpec.from_json(stored.spec)
+    done = found.state is ImageState.DONE
+    like = neighbours(here, stored, found)
+    data: dict[str, Any] = {
+        "run": stored.id,
+        "image": public_row(found, here.known),
+        "path": material.curve_of(here.pipeline, found) if done else None,
+        "words": {
+            "completeness": sentences.gap_in_words(found),
+            "error": sentences.error_in_words(found),
+        },
+        "provenance": provenance(stored, spec, found),
+        "top_classes": json.loads(found.top_classes) if found.top_classes else [],
+        "neighbours": [each.key for each in like],
+    }
+    path = data["path"]
+    curve = None if path is None else plots.curve(**path, target=visible(found.target))
+    more = {
+        "stored": stored,
+        "curve": curve,
+        "found": found,
+        "figures": figures(found),
+        "panels": panels(stored, found, spread=len(spec.models) > 1) if done else [],
+        "alone": thumbnails.address(stored, found, "image", size=thumbnails.LARGE),
+        "layer": thumbnails.address(stored, found, "layer", size=thumbnails.LARGE),
+        "alt": sentences.finding(found, here.known),
+        "pixelated": is_small(stored),
+        "output": spec.output.replace("_", " "),
+        "before": beside(here, stored, f"row < {found.row}", "-row"),
+        "after": beside(here, stored, f"row > {found.row}", "row"),
+        "like": [(each, thumbnails.address(stored, each, "layer")) for each in like],
+        "address": thumbnails.address,
+    }
+    return View("image.html", data, more, rows=[data["image"]])
+
+
+def beside(here: Asked, run: Run, where: str, sort: str) -> ImageRow | None:
+    """The image before or after one, in the order of rows."""
+    found = here.pipeline.find(run.id, where=where, sort=sort, limit=1).rows
+    return found[0] if found else None
+
+
+def panels(run: Run, row: ImageRow, *, spread: bool) -> list[dict[str, str]]:
+    """The pictures beside the large one."""
+    shown = [
+        ("image", "Image", f"{visible(row.key)}, as the models saw it"),
+        ("map", "Map", f"For (red) and against (blue) {visible(row.target)}, without the image"),
+        ("positive", "For", f"What speaks for {visible(row.target)}"),
+        ("negative", "Against", f"What speaks against {visible(row.target)}"),
+    ]
+    if spread:
+        shown.append(("std", "Spread over members", "Standard deviation over the members of the ensemble"))
+    return [
+        {"kind": kind, "title": title, "alt": alt, "src": thumbnails.address(run, row, kind)}
+        for kind, title, alt in shown
+    ]
+
+
+def figures(row: ImageRow) -> list[tuple[str, str]]:
+    """Name and value of everything that was measured."""
+    return [(name, _written(row, column, how)) for name, (column, how) in COLUMNS.items()]
+
+
+def provenance(run: Run, spec: RunSpec, row: ImageRow) -> dict[str, Any]:
+    """What a third party needs to say where this map comes from."""
+    return {
+        "spec_key": run.spec_key,
+        "seed": spec.seed,
+        "image_sha256": row.sha256,
+        "version": row.version,
+        "weights_sha256": [model.weights_sha256 for model in spec.models],
+        "baselines": [str(baseline) for baseline in spec.baselines],
+        "map_of_run": row.map_run,
+        "map_row": row.map_row,
+    }
+
+
+def neighbours(here: Asked, run: Run, row: ImageRow) -> list[ImageRow]:
+    """Other images in the same cluster of the stored audit; none where it was in no cluster."""
+    audit = here.pipeline.stored_audit(run.id) or {}
+    for cluster in audit.get("clusters", ()):
+        if row.row in cluster["rows"]:
+            rows = [number for number in cluster["rows"] if number != row.row][:NEIGHBOURS]
+            where = f"row in ({', '.join(map(str, rows))})" if rows else "row = -1"
+            found = {one.row: one for one in here.pipeline.find(run.id, where=where, limit=NEIGHBOURS).rows}
+            return [found[number] for number in rows if number in found]
+    return []
+
+
+def _written(row: ImageRow, column: str | tuple[str, str], how: str) -> str:
+    if isinstance(column, tuple):
+        return ", ".join(percent(getattr(row, name)) for name in column)
+    value = getattr(row, column)
+    if value is None:
+        return "–"
+    if how == "whole":
+        return f"{value:,}"
+    return {"percent": percent(value), "fine": f"{value:+.4g}"}.get(how, number(value, 3))

@@ -1,0 +1,183 @@
+"""Runs: the list, one run with its progress as it goes on, and what may be done with it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, HTTPException, Query
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+
+from db.pace import pace
+from db.records import Progress, Run, RunState, UnitState
+from pipeline.errors import AttribatchError
+from pipeline.spec.run_spec import RunSpec
+from pipeline.web import sentences
+from pipeline.web.responses import Asked, Here, View, twins
+
+SHOWN = 50  # runs on a page
+LIVE_SECONDS = 1.0
+LIVE_LIMIT = 900  # looks of one stream; browsers ask again
+FAILURES = 200  # failed images that are read for the table of reasons
+
+router = APIRouter()
+
+
+async def check_form(here: Here, form_token: Annotated[str, Form(max_length=128)] = "") -> None:
+    """Raise 403 where a change is not asked for by one of this server's own pages."""
+    if not here.site.guard.may_write(here.request, form_token):
+        raise HTTPException(403, "this form is not of this server, or of an earlier one; load the page again")
+
+
+WRITES = [Depends(check_form)]
+
+
+@twins(router, "/runs")
+def runs(here: Here, page: Annotated[int, Query(ge=1, le=100_000)] = 1) -> View:
+    """All runs, the newest first."""
+    found = here.pipeline.runs()
+    pages = max(-(-len(found) // SHOWN), 1)
+    shown = [record(here, run) for run in found[(page - 1) * SHOWN : page * SHOWN]]
+    more = {"page": page, "pages": pages, "live": any(not one["over"] for one in shown)}
+    following = f"page={page + 1}" if page < pages else None
+    return View("runs.html", {"runs": shown, "count": len(found)}, more, rows=shown, next=following)
+
+
+@twins(router, "/runs/{run}")
+def run(here: Here, run: str) -> View:
+    """One run: progress, what it computes, what it costs, what failed."""
+    stored = here.pipeline.get_run(run)
+    spec = RunSpec.from_json(stored.spec)
+    data = {
+        **record(here, stored),
+        "spec_key": stored.spec_key,
+        "spec": sentences.public_spec(spec),
+        "cost": cost(here, stored, spec),
+        "failures": failures(here, stored),
+        "tuning": here.pipeline.tuning(stored.id),
+    }
+    audited = {by: here.pipeline.stored_audit(stored.id, by) for by in ("predicted", "label")}
+    others = [each for each in here.pipeline.runs()[:SHOWN] if each.id != stored.id]
+    more = {"facts": sentences.facts(stored, spec), "one": data, "audits": audited, "others": others}
+    return View("run.html", data, more)
+
+
+@router.get("/events", response_class=StreamingResponse)
+def all_events(here: Here) -> Response:
+    """The table of runs again and again, as server-sent events, until nothing runs."""
+
+    def look() -> tuple[str, bool]:
+        shown = [record(here, each) for each in here.pipeline.runs()[:SHOWN]]
+        return here.render("_runs.html", {"runs": shown}), all(one["over"] for one in shown)
+
+    return _stream(here, look)
+
+
+@router.get("/events/{run}", response_class=StreamingResponse)
+def run_events(here: Here, run: str) -> Response:
+    """The progress of one run again and again, as server-sent events, until it is over."""
+    stored = here.pipeline.get_run(run)
+
+    def look() -> tuple[str, bool]:
+        one = record(here, stored)
+        return here.render("_progress.html", {"one": one}), one["over"]
+
+    return _stream(here, look)
+
+
+@router.post("/runs/{run}/cancel", dependencies=WRITES, status_code=303, response_class=RedirectResponse)
+def cancel(here: Here, run: str) -> Response:
+    """Stop a run."""
+    stored = here.pipeline.get_run(run)
+    here.pipeline.cancel(stored.id)
+    return RedirectResponse(f"/runs/{stored.id}", 303)
+
+
+@router.post("/runs/{run}/retry", dependencies=WRITES, status_code=303, response_class=RedirectResponse)
+def retry(here: Here, run: str) -> Response:
+    """Give what failed of a run its attempts again, and tell the workers."""
+    stored = here.pipeline.get_run(run)
+    here.pipeline.retry(stored.id)
+    here.pipeline.wake()
+    return RedirectResponse(f"/runs/{stored.id}", 303)
+
+
+def record(here: Asked, run: Run) -> dict[str, Any]:
+    """What a list shows of a run."""
+    progress = here.pipeline.status(run.id)
+    speed = pace(here.pipeline.database, run.id)
+    seen = progress.images_done + progress.images_failed
+    rate = 0.0 if progress.over else speed.images_per_second
+    return {
+        "id": run.id,
+        "name": run.name,
+        "state": state_of(progress),
+        "over": progress.over,
+        "images": progress.images_total,
+        "done": progress.images_done,
+        "failed": progress.images_failed,
+        "units": sum(progress.units.values()),
+        "units_done": progress.units[UnitState.DONE],
+        "units_failed": progress.units[UnitState.FAILED],
+        "attempts": progress.attempts,
+        "errors": [here.public(error, run) for error in progress.errors],
+        "images_per_second": rate,
+        "seconds_left": (progress.images_total - seen) / rate if rate else None,
+        "seconds": speed.seconds if progress.over else None,
+        "source": sentences.public_source(run),
+        "submitted_at": run.submitted_at,
+    }
+
+
+def state_of(progress: Progress) -> str:
+    """The state of a run; `stopped` where something waits that nobody computes."""
+    idle = progress.state is RunState.RUNNING and not progress.units[UnitState.LEASED]
+    return "stopped" if idle else str(progress.state)
+
+
+def cost(here: Asked, run: Run, spec: RunSpec) -> dict[str, Any]:
+    """Gradient evaluations of a run: as planned, or with a tolerance the mean of its first images."""
+    paths = sentences.paths_per_image(spec)
+    if spec.tolerance is None:
+        return {"paths": paths, "per_image": float(paths * spec.n_steps), "measured": False}
+    known = here.pipeline.find(run.id, where="evaluations != null", limit=100).rows
+    mean = sum(row.evaluations or 0 for row in known) / len(known) if known else None
+    return {"paths": paths, "per_image": mean, "measured": True}
+
+
+def failures(here: Asked, run: Run) -> list[dict[str, Any]]:
+    """Reasons why images failed, the most frequent first, of the first `FAILURES` such images."""
+    if not here.pipeline.status(run.id).images_failed:
+        return []
+    rows = here.pipeline.find(run.id, where="failed", limit=FAILURES).rows
+    reasons = [here.public((row.error or "").removeprefix(f"{row.key}: ")) for row in rows]
+    return [
+        {
+            "reason": reason,
+            "images": count,
+            "examples": [row.key for row, said in zip(rows, reasons, strict=True) if said == reason][:3],
+        }
+        for reason, count in Counter(reasons).most_common()
+    ]
+
+
+def _stream(here: Asked, look: Any) -> StreamingResponse:
+    async def events() -> AsyncIterator[str]:
+        shown = None
+        for _ in range(LIVE_LIMIT):
+            if await here.request.is_disconnected():
+                return
+            try:
+                html, over = await run_in_threadpool(look)
+            except AttribatchError:  # the database is away, or the run was removed: the browser asks again
+                return
+            if html != shown:
+                shown = html
+                yield "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"
+            if over:
+                yield "event: over\ndata: over\n\n"
+                return
+            await asyncio.sleep(LIVE_SECONDS)
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})

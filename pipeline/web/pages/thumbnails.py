@@ -1,0 +1,139 @@
+"""Pictures on demand: an image, its map, their parts, and the map as numbers.
+
+The address of a picture holds a key of its content, so that a browser may keep it for good.
+"""
+
+import hashlib
+import io
+import textwrap
+from typing import Annotated, Literal
+from xml.sax.saxutils import escape
+
+import numpy as np
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import Response
+from PIL import Image
+
+from db.records import ImageRow, Run
+from pipeline.errors import NotFound, ObjectMissing, Retryable, UnreadableImage, UsageError
+from pipeline.formatting import visible
+from pipeline.outputs import pictures
+from pipeline.web import material
+from pipeline.web.responses import Asked, Here
+
+Kind = Literal["image", "layer", "map", "positive", "negative", "std"]
+Colours = Literal["blue-red", "purple-orange"]
+RowNumber = Annotated[int, Path(ge=0, le=2**31 - 1)]
+DRAWN_AS = "1"  # raised when a picture of the same data would look different
+SMALL, LARGE = 224, 896  # the longer side of a picture at most, pixels
+MODES: dict[str, tuple[Kind, ...]] = {  # the layers of each, from below
+    "overlay": ("image", "layer"),
+    "image": ("image",),
+    "map": ("map",),
+    "positive": ("positive",),
+    "negative": ("negative",),
+}
+FOREVER = "private, max-age=31536000, immutable"
+
+router = APIRouter()
+
+
+def one_row(here: Asked, run: Run, number: int) -> ImageRow:
+    """The image of a row. Raises NotFound."""
+    found = here.pipeline.find(run.id, where=f"row = {number}", limit=1).rows
+    if not found:
+        raise NotFound(f"run {run.id} has no recorded image {number}")
+    return found[0]
+
+
+def content_key(run: Run, row: ImageRow) -> str:
+    """Stands for all that pictures of an image depend on but the way they are drawn."""
+    parts = (DRAWN_AS, run.spec_key, row.sha256, row.version, row.map_run, row.map_row)
+    return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def address(run: Run, row: ImageRow, kind: str, *, colours: str = "blue-red", size: int = SMALL) -> str:
+    """Where a picture is, for as long as it is that picture."""
+    return f"/runs/{run.id}/images/{row.row}/{kind}.png?colours={colours}&size={size}&key={content_key(run, row)}"
+
+
+def layers(run: Run, row: ImageRow) -> list[str]:
+    """Where the pictures are that make an overlay, from below."""
+    return [address(run, row, kind) for kind in MODES["overlay"]]
+
+
+@router.get("/runs/{run}/images/{row}/map.npy", response_class=Response)
+def numbers(here: Here, run: str, row: RowNumber) -> Response:
+    """The map as stored, (C, H, W) float32."""
+    found = one_row(here, here.pipeline.get_run(run), row)
+    buffer = io.BytesIO()
+    np.save(buffer, material.map_of(here.pipeline, found))
+    disposition = f'attachment; filename="{found.run_id}-{found.row}-map.npy"'
+    return Response(buffer.getvalue(), 200, {"Content-Disposition": disposition}, "application/octet-stream")
+
+
+@router.get("/runs/{run}/images/{row}/overlay.png", response_class=Response)
+def overlay(here: Here, run: str, row: RowNumber) -> Response:
+    """The map over its image as one picture, to be kept."""
+    found = one_row(here, here.pipeline.get_run(run), row)
+    drawn = pictures.overlay(material.image_of(here.pipeline, found), material.map_of(here.pipeline, found))
+    disposition = f'attachment; filename="{found.run_id}-{found.row}-overlay.png"'
+    return Response(pictures.png_bytes(pictures.upscale(drawn)), 200, {"Content-Disposition": disposition}, "image/png")
+
+
+@router.get("/runs/{run}/images/{row}/{kind}.png", response_class=Response)
+def picture(
+    here: Here,
+    run: str,
+    row: RowNumber,
+    kind: Kind,
+    colours: Colours = "blue-red",
+    size: Annotated[int, Query(ge=16, le=LARGE)] = SMALL,
+    key: Annotated[str, Query(max_length=64)] = "",
+) -> Response:
+    """One picture as a PNG; where its file or map is gone, a drawing that says why, and 404."""
+    stored = here.pipeline.get_run(run)
+    found = one_row(here, stored, row)
+    content = content_key(stored, found)
+    tag = f'"{content}-{kind}-{colours}-{size}"'
+    headers = {"ETag": tag, "Cache-Control": FOREVER if key == content else "private, no-cache"}
+    if tag in here.request.headers.get("if-none-match", ""):
+        return Response(None, 304, headers)
+    try:
+        drawn = pictures.shrink(_draw(here, found, kind, colours), size)
+    except (UnreadableImage, ObjectMissing, UsageError) as error:
+        return _placeholder(here.public(str(error)), 404)
+    except Retryable as error:
+        return _placeholder(here.public(str(error)), 503)
+    return Response(pictures.png_bytes(drawn, fast=True), 200, headers, "image/png")
+
+
+def _draw(here: Asked, row: ImageRow, kind: Kind, colours: str) -> Image.Image:
+    if kind == "image":
+        return pictures.to_picture(material.image_of(here.pipeline, row))
+    if kind == "std":
+        spread = material.spread_of(here.pipeline, row)
+        if spread is None:
+            raise UsageError("one member alone has no spread")
+        return Image.fromarray(pictures.magnitude_colours(spread))
+    values = material.map_of(here.pipeline, row)
+    if kind == "layer":
+        return pictures.layer(values, colours)
+    if kind == "map":
+        return Image.fromarray(pictures.signed_colours(values, colours))
+    return Image.fromarray(pictures.one_sided_colours(values, colours, positive=kind == "positive"))
+
+
+def _placeholder(reason: str, status: int) -> Response:
+    """A grey square with the reason on it, in place of a picture."""
+    lines = textwrap.wrap(visible(reason), 30)[:8]
+    text = "".join(
+        f'<text x="112" y="{118 - 9 * len(lines) + 18 * number}" text-anchor="middle">{escape(line)}</text>'
+        for number, line in enumerate(lines)
+    )
+    body = (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="224" height="224" viewBox="0 0 224 224" '
+        'font-family="sans-serif" font-size="12" fill="#4a4d52">'
+        f'<rect width="224" height="224" fill="#e6e7e9"/>{text}</svg>'
+    )
+    return Response(body, status, {"Cache-Control": "no-store"}, "image/svg+xml")

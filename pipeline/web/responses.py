@@ -1,0 +1,236 @@
+"""One answer, three forms: a handler says what there is, and the address's suffix whether it is HTML, JSON or CSV."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import datetime
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import HTMLResponse, Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+
+from db.records import ImageRow, Run, Schedule
+from pipeline import formatting
+from pipeline.errors import AttribatchError
+from pipeline.schedules.cron import on_clock
+from pipeline.web import plots, redaction, sentences
+
+if TYPE_CHECKING:
+    from pipeline.api import Pipeline
+    from pipeline.web.background import Turns
+    from pipeline.web.security import Guard
+
+FORMS = ("json", "csv", "html")
+
+
+@dataclass(frozen=True)
+class Site:
+    """What one server has: the pipeline that it shows, its rules, and what it does in the background."""
+
+    pipeline: "Pipeline"
+    guard: "Guard"
+    turns: "Turns"
+    templates: Environment
+    computes: bool  # whether this process computes what waits, as `attribatch up` does
+
+
+@dataclass(frozen=True)
+class View:
+    """What a handler found.
+
+    `data` is the JSON twin and is known to the template; `more` to the template alone; `rows` are the CSV twin, and
+    none where the data is one record.
+    """
+
+    template: str
+    data: Mapping[str, Any]
+    more: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, Any]] | None = None
+    next: str | None = None  # query string of the page that follows
+    status: int = 200
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request and the site that it is asked of."""
+
+    site: Site
+    request: Request
+
+    @property
+    def pipeline(self) -> "Pipeline":
+        """The API."""
+        return self.site.pipeline
+
+    @cached_property
+    def known(self) -> list[str]:
+        """Paths that a message may name: of the installation, and of the run or the schedule in the address."""
+        found, named = redaction.of_settings(self.pipeline.settings), self.request.path_params
+        try:
+            if "run" in named:
+                found += redaction.of_record(self.pipeline.get_run(named["run"]))
+            elif "name" in named:
+                schedules = self.pipeline.schedules.listed()
+                found += [
+                    path for each in schedules if each.name == named["name"] for path in redaction.of_record(each)
+                ]
+        except AttribatchError:  # there is none, or the database is away
+            pass
+        return found
+
+    def public(self, text: str, *records: Run | Schedule) -> str:
+        """A message without the machine's paths; `records` are those that it may speak of beside the address's."""
+        return redaction.public(text, [*self.known, *(path for each in records for path in redaction.of_record(each))])
+
+    def answer(self, view: View, form: str) -> Response:
+        """The view in a form: json, csv or html."""
+        headers = {} if view.next is None else {"Link": f'<{self.request.url.path}?{view.next}>; rel="next"'}
+        if form == "json":
+            text = json.dumps(sentences.plain(_record(view.data)), indent=2, allow_nan=False, default=_plain)
+            return Response(text, view.status, headers, "application/json")
+        if form == "csv":
+            rows = [_record(view.data)] if view.rows is None else view.rows
+            return Response(_csv(rows), view.status, headers, "text/csv; charset=utf-8")
+        return HTMLResponse(self.render(view.template, {**view.data, **view.more}), view.status, headers)
+
+    def render(self, template: str, values: Mapping[str, Any]) -> str:
+        """A template with these values and what every page knows."""
+        site = self.site
+        common = {
+            "known": self.known,
+            "here_path": self.request.url.path,
+            "here_query": self.request.url.query,
+            "form_token": site.guard.form_token,
+            "may_log_out": site.guard.asks,
+            "computes": site.computes or site.pipeline.settings.broker_url is not None,
+        }
+        return site.templates.get_template(template).render(common | dict(values))
+
+
+def _asked(request: Request) -> Asked:
+    return Asked(request.app.state.site, request)
+
+
+Here = Annotated[Asked, Depends(_asked)]
+
+
+def twins(router: APIRouter, path: str) -> Callable[[Callable[..., View]], Callable[..., View]]:
+    """Serve what a handler finds at a path as HTML, and at `path.json` and `path.csv`.
+
+    The handler's first parameter is `here: Here`.
+    """
+
+    def register(handler: Callable[..., View]) -> Callable[..., View]:
+        for form in FORMS:  # HTML last: its last part would take `name.json` for a name
+            suffix = "" if form == "html" else f".{form}"
+            endpoint = _answering(handler, form)
+            name = f"{handler.__name__}_{form}"
+            router.get(path + suffix, name=name, operation_id=name, response_class=_CLASSES[form])(endpoint)
+        return handler
+
+    return register
+
+
+class _Json(Response):
+    media_type = "application/json"
+
+
+class _Csv(Response):
+    media_type = "text/csv"
+
+
+_CLASSES: dict[str, type[Response]] = {"json": _Json, "csv": _Csv, "html": HTMLResponse}
+
+
+def _answering(handler: Callable[..., View], form: str) -> Callable[..., Response]:
+    @wraps(handler)
+    def endpoint(here: Asked, **given: Any) -> Response:
+        return here.answer(handler(here, **given), form)
+
+    endpoint.__annotations__ = {**endpoint.__annotations__, "return": Response}
+    return endpoint
+
+
+def make_templates() -> Environment:
+    """The templates, which escape whatever they are given."""
+    found = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("visible", "number", "duration"):
+        found.filters[name] = getattr(formatting, name)
+    found.filters |= {
+        "percent": lambda *given: formatting.unbroken(formatting.percent(*given)),
+        "unbroken": formatting.unbroken,
+    }
+    found.filters |= {"whole": lambda value: f"{value:,}", "moment": _moment, "on_clock": on_clock}
+    found.filters |= {"query": with_query, "public": _public, "finding": _finding, "base_name": redaction.base_name}
+    found.globals |= {"plots": plots, "words": sentences, "static_key": _static_key()}
+    return found
+
+
+@pass_context
+def _public(context: Context, text: str) -> str:
+    return redaction.public(text, context["known"])
+
+
+@pass_context
+def _finding(context: Context, row: ImageRow) -> str:
+    return sentences.finding(row, context["known"])
+
+
+def _static_key() -> str:
+    """Changes when a style sheet or a script does."""
+    files = sorted((Path(__file__).parent / "static").iterdir())
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def with_query(pairs: Mapping[str, Any], **changes: Any) -> str:
+    """A query string of the pairs that say something."""
+    return urlencode({key: value for key, value in {**pairs, **changes}.items() if value not in (None, "", False)})
+
+
+def _moment(value: datetime | None) -> str:
+    return "–" if value is None else f"{value:%Y-%m-%d %H:%M} UTC"
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return sentences.plain(asdict(value))
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _record(value: Any) -> Any:
+    """Dataclasses in it as dictionaries."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _record(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _record(each) for key, each in value.items()}
+    return [_record(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([_cell(row.get(name)) for name in names])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return json.dumps(sentences.plain(value), default=_plain) if isinstance(value, Mapping | list | tuple) else value
