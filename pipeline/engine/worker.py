@@ -19,14 +19,13 @@ from functools import cache
 from pathlib import Path
 
 from db.ledger import Ledger
-from db.objects import open_objects
 from db.queries import progress
 from db.records import Unit
-from db.session import migrate, open_engine
 from pipeline import logs, telemetry
 from pipeline.engine.unit import Outcome, Workshop, begin_unit
 from pipeline.errors import Retryable, StoreFull
 from pipeline.settings import Settings
+from pipeline.storage.stores import Stores
 
 log = logging.getLogger("attribatch.work")
 
@@ -35,13 +34,12 @@ FULL_TRIES = 5  # of an index whose disk is full, a second apart: something may 
 
 
 def open_workshop(settings: Settings) -> Workshop:
-    """Everything that a worker needs, opened: the index (migrated), the ledger, object storage, the device."""
-    database = open_engine(settings.database_url)
-    migrate(database)
+    """Open the stores and the device of a worker."""
+    stores = Stores.open(settings)
     return Workshop(
-        database=database,
-        ledger=Ledger(database, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts),
-        objects=open_objects(settings.objects_url, s3_endpoint_url=settings.s3_endpoint_url),
+        database=stores.database,
+        ledger=stores.ledger,
+        objects=stores.objects,
         lease_seconds=settings.lease_seconds,
         max_pixels=settings.max_pixels,
         s3_endpoint_url=settings.s3_endpoint_url,

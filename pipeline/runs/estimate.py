@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from db.records import Entry, Run
+from db.records import Entry
 from pipeline.datasets.decoder import Picture
 from pipeline.engine.explainer import Explainer
 from pipeline.engine.unit import load_members
 from pipeline.errors import SpecError, UnreadableImage
-from pipeline.spec.run_spec import RunSpec
-from pipeline.storage.arrays import Floats
+from pipeline.runs.stored import Floats, StoredRun
 
 SAMPLE_IMAGES = 16  # at most, spread over the manifest: images differ in the steps that a tolerance takes
 SAMPLE_SECONDS = 20.0  # that the sample may take; one image is timed even if it takes longer
@@ -27,32 +26,21 @@ class Cost:
     sample: tuple[str, ...]  # keys of the images that were computed for it
 
 
-def measure_cost(
-    run: Run,
-    spec: RunSpec,
-    entries: Iterable[Entry],
-    *,
-    pixels: Callable[[Entry], Floats],
-    samples: Floats | None,
-    device: str,
-) -> Cost:
-    """Time some readable images of a run, spread over its manifest.
+def measure_cost(planned: StoredRun, entries: Iterable[Entry]) -> Cost:
+    """Time some readable images of a planned run, spread over its manifest.
 
     Args:
-        run: planned, not stored.
-        spec: of the run.
-        entries: of its manifest, in its order.
-        pixels: reads one image, (C, H, W) in [0, 1]; may raise UnreadableImage.
-        samples: of the `samples` baselines.
-        device: where to compute.
+        planned: the run, with its readers; nothing of it need be stored.
+        entries: its manifest, in order.
 
     Raises:
         SpecError: no image can be read.
     """
-    pictures = _spread(entries, run.image_count, pixels)
+    run, spec, device = planned.run, planned.spec, planned.device()
+    pictures = _spread(entries, run.image_count, planned.pixels)
     if not pictures:
         raise SpecError("none of the images can be read; `attribatch run` says why for each")
-    explainer = Explainer(spec, load_members(spec, device), samples=samples, device=device)
+    explainer = Explainer(spec, load_members(spec, device), samples=planned.samples(), device=device)
     explainer.compute(pictures[:1])  # the first pass also chooses kernels and touches memory
     evaluations, seconds, timed = 0.0, 0.0, list[Picture]()
     pictures = [

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from db.ledger import Ledger
 from db.objects import Objects
@@ -21,10 +20,6 @@ from pipeline.spec.choices import Baseline
 from pipeline.spec.request import RunRequest
 from pipeline.spec.run_spec import ModelSpec, RunSpec
 from pipeline.storage.keys import manifest_key, run_key
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 @contextmanager
@@ -111,9 +106,3 @@ def store(ledger: Ledger, objects: Objects, run: Run, spec: RunSpec, manifest: M
     objects.put_once(manifest_key(stored.id), manifest.file.read_bytes())
     objects.put_once(run_key(stored.id), json.dumps(asdict(stored), default=str).encode())
     return stored
-
-
-def read_pixels(source: Source, spec: RunSpec, entry: Entry, max_pixels: int) -> "NDArray[np.float32]":
-    """One image as the models of a spec see it, (C, H, W) in [0, 1]. Raises UnreadableImage."""
-    decoded = read_image(source, entry, max_pixels=max_pixels)
-    return to_pixels(decoded.image, spec.preprocess, key=entry.key)

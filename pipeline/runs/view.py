@@ -1,6 +1,6 @@
-"""What an audit is given: a run's rows, and functions that read maps, read images and ask the model.
+"""A run as analyses see it: its rows, and functions that read maps, read images and run the models.
 
-Pure: nothing here opens a file, a database or a network, so that an audit can be tested on arrays.
+Nothing here opens a file, a database or a network, so an analysis can be tested on arrays.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,13 +21,13 @@ BATCH_BYTES = 32 * 2**20  # of float32 values that are read at a time: bounds th
 
 
 @dataclass(frozen=True)
-class Material:
-    """One run, as audits see it. H and W are those of the model's input.
+class RunView:
+    """One run, as analyses see it. H and W are the height and width of the model's input.
 
-    `rows` is walked through twice and never held. `maps` gives mean attribution maps (n, C, H, W) float32, C = 1 where
-    channels were summed; `spreads` their standard deviation over members, the same shape; `images` the pixels of the
-    model's input (n, C, H, W) float32 in [0, 1]; `predict` takes such pixels and gives the ensemble's mean
-    probability (n, classes) float32. All answer in the order in which they are asked.
+    `rows` is iterated more than once and never held in memory. `maps` gives mean attribution maps (n, C, H, W) float32,
+    C = 1 if channels were summed; `spreads` their standard deviation over members, the same shape; `images` the pixels
+    of the model's input (n, C, H, W) float32 in [0, 1]; `predict` takes such pixels and gives the ensemble's mean
+    probability (n, classes) float32. All return results in the order of their arguments.
     """
 
     run: Run
@@ -69,6 +69,9 @@ class Material:
         """Index of the predicted class (n,) of pixels (n, C, H, W), asked in batches."""
         parts = [self.predict(pixels[i : i + self.batch]).argmax(axis=1) for i in range(0, len(pixels), self.batch)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+Material = RunView
 
 
 def batches(rows: Iterable[ImageRow], size: int) -> Iterator[Sequence[ImageRow]]:

@@ -4,13 +4,13 @@ Memory does not grow with the data set: the pixels of the sample, and the tensor
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from db.records import Entry, ImageRow, Run
+from db.records import Entry, ImageRow, ImageState
 from pipeline.analysis.evaluation.baseline_dependence import AVERAGED
 from pipeline.analysis.evaluation.figures import estimate
 from pipeline.analysis.evaluation.measures import MEASURES, Floats, Measured, skip_reason
@@ -21,7 +21,7 @@ from pipeline.datasets.decoder import Picture
 from pipeline.datasets.sampling import Sample, draw
 from pipeline.engine.unit import load_members, must_take_turns
 from pipeline.errors import UsageError
-from pipeline.spec.run_spec import RunSpec
+from pipeline.runs.stored import StoredRun
 from pipeline.storage.arrays import Floats as Pixels
 
 _PART, _PART_OF_LARGE = 64, 16  # images that are computed together; of more than 96 x 96 pixels
@@ -36,35 +36,13 @@ class Asked:
     measures: Sequence[str] = ()  # names in MEASURES; empty for all
 
 
-@dataclass(frozen=True)
-class Stored:
-    """What is stored of a run, and how it is read."""
-
-    run: Run
-    rows: Iterable[ImageRow]  # that have a map, read once
-    read: Callable[[ImageRow], Pixels]  # (C, H, W) of the model's input; raises UnreadableImage
-    maps: Callable[[Sequence[ImageRow]], Pixels]  # stored maps (n, C, H, W)
-    samples: Pixels | None  # (S, C, H, W) of the run's `samples` baselines
-    knots: Mapping[str, Sequence[float]]  # where the nodes of each declared baseline stand
-    finished: bool  # whether nothing of the run waits
-
-
-def evaluate(
-    stored: Stored,
-    asked: Asked,
-    *,
-    device: str,
-    allowed_modules: Sequence[str] = (),
-    say: Callable[[str], None] = lambda _: None,
-) -> Evaluation:
-    """Measure a random sample of a run's maps.
+def evaluate(stored: StoredRun, asked: Asked, *, say: Callable[[str], None] = lambda _: None) -> Evaluation:
+    """Measure a random sample of a run's maps, with the run's own members.
 
     Args:
         stored: the run.
-        asked: what is wanted.
-        device: where to compute.
-        allowed_modules: prefixes of importable models.
-        say: told what is computed next.
+        asked: size and seed of the sample, and the measures.
+        say: receives a line before each measure of each part.
 
     Raises:
         UsageError: an unknown measure, no map yet, or no image that can still be read.
@@ -72,18 +50,18 @@ def evaluate(
         ObjectMissing: a stored map is gone.
     """
     measures = _checked(asked)
-    drawn = draw(stored.rows, asked.images + AVERAGED, asked.seed, stored.read)
+    drawn = draw(stored.rows(ImageState.DONE), asked.images + AVERAGED, asked.seed, stored.image)
     if not drawn.rows:
         why = "none of its images can be read any more" if drawn.gone else "it has no map yet"
         raise UsageError(f"run {stored.run.id} cannot be evaluated: {why}; see `attribatch status {stored.run.id}`")
-    engine = _engine(stored, asked, drawn, device, allowed_modules)
+    engine = _engine(stored, asked, drawn)
     reasons = {name: skip_reason(name, engine.spec) for name in measures}
     found, rows = Measured(), drawn.rows[: asked.images]
     height, width = engine.spec.preprocess.height, engine.spec.preprocess.width
     size = _PART if height * width <= 96 * 96 else _PART_OF_LARGE
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        subject = _subject(engine, part, drawn.pixels[start : start + len(part)], stored.maps(part), asked.seed)
+        subject = _subject(engine, part, drawn.pixels[start : start + len(part)], stored.read_maps(part), asked.seed)
         for name in (name for name, reason in reasons.items() if reason is None):
             say(f"{name}: images {start + 1} to {start + len(part)} of {len(rows)}")
             found.merge(MEASURES[name](subject))
@@ -107,17 +85,15 @@ def _checked(asked: Asked) -> Sequence[str]:
     return [name for name in MEASURES if name in (asked.measures or MEASURES)]
 
 
-def _engine(stored: Stored, asked: Asked, drawn: Sample, device: str, allowed_modules: Sequence[str]) -> Engine:
-    spec = RunSpec.from_json(stored.run.spec)
+def _engine(stored: StoredRun, asked: Asked, drawn: Sample) -> Engine:
+    spec, device, samples = stored.spec, stored.device(), stored.samples()
     take_turns = must_take_turns(spec, device)
     others = drawn.pixels[asked.images :]  # to average over; where there are too few, some of the sample
     return Engine(
         spec=spec,
-        members=load_members(spec, "cpu" if take_turns else device, allowed_modules),
-        samples=np.stack(others if len(others) > 1 else drawn.pixels[:AVERAGED])
-        if stored.samples is None
-        else stored.samples,
-        profiles={name: Profile(tuple(knots)) for name, knots in stored.knots.items()},
+        members=load_members(spec, "cpu" if take_turns else device, stored.settings.allowed_modules),
+        samples=np.stack(others if len(others) > 1 else drawn.pixels[:AVERAGED]) if samples is None else samples,
+        profiles={name: Profile(tuple(knots)) for name, knots in stored.knots().items()},
         device=device,
         take_turns=take_turns,
     )
@@ -136,9 +112,9 @@ def _subject(engine: Engine, rows: Sequence[ImageRow], pixels: Sequence[Pixels],
     )
 
 
-def _remarks(stored: Stored, asked: Asked, drawn: Sample, reasons: Mapping[str, str | None]) -> Iterator[str]:
+def _remarks(stored: StoredRun, asked: Asked, drawn: Sample, reasons: Mapping[str, str | None]) -> Iterator[str]:
     images = min(len(drawn.rows), asked.images)
-    if not stored.finished:
+    if not stored.progress().over:
         yield "the run is not finished: the sample is drawn from the images that are done so far"
     if images < asked.images:
         there = "1 is" if images == 1 else f"{images} are"

@@ -15,10 +15,10 @@ from importlib import import_module
 from pathlib import Path
 
 from pipeline.errors import UsageError
-from pipeline.runs.stored import Material
+from pipeline.runs.stored import Selection
 from pipeline.storage.targets import new_file, new_folder
 
-__all__ = ["FORMATS", "Exported", "Material", "export"]
+__all__ = ["FORMATS", "Exported", "Selection", "export"]
 
 # How it is written: whether to a folder, and the modules it needs.
 FORMATS: dict[str, tuple[bool, tuple[str, ...]]] = {
@@ -41,11 +41,11 @@ class Exported:
     skipped: int  # failed images, and where pixels are needed those whose file is gone or has changed
 
 
-def export(material: Material, *, format_name: str, path: Path, overwrite: bool = False) -> Exported:
+def export(selection: Selection, *, format_name: str, path: Path, overwrite: bool = False) -> Exported:
     """Write some images of a run; whole or not at all.
 
     Args:
-        material: what to write.
+        selection: what to write.
         format_name: a key of `FORMATS`.
         path: file or folder to make.
         overwrite: replace what an export wrote there before. Nothing else is ever replaced.
@@ -60,15 +60,15 @@ def export(material: Material, *, format_name: str, path: Path, overwrite: bool 
     is_folder, packages = FORMATS[format_name]
     _check_installed(packages, format_name)
     module = import_module(f"pipeline.outputs.export.{format_name}")
-    write: Callable[[Material, Path, Path], int] = module.write
+    write: Callable[[Selection, Path, Path], int] = module.write
     target = path.expanduser().absolute()
     with (
         new_folder(target, overwrite=overwrite)
         if is_folder
         else new_file(target, overwrite=overwrite, is_export=module.is_export)
     ) as place:
-        images = write(material, place, target)
-    return Exported(target, format_name, images, material.count() - images)
+        images = write(selection, place, target)
+    return Exported(target, format_name, images, selection.count() - images)
 
 
 def _check_installed(modules: Sequence[str], format_name: str) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from db.records import ImageRow
 from pipeline.outputs.pictures import flat, to_picture
-from pipeline.runs.stored import Floats, Material, safe_name
+from pipeline.runs.stored import Floats, Selection, safe_name
 
 FIGURES = (
     "probability",
@@ -31,7 +31,7 @@ FIGURES = (
 )
 
 
-def write(material: Material, place: Path, target: Path) -> int:
+def write(selection: Selection, place: Path, target: Path) -> int:
     """Write the folder. Images written.
 
     A sample has `ground_truth`, `prediction`, `attribution` (|map summed over channels|, 255 at its largest),
@@ -42,7 +42,7 @@ def write(material: Material, place: Path, target: Path) -> int:
     written = 0
     with (place / "samples.json").open("w", encoding="utf-8") as file:
         file.write('{"samples": [')
-        for row, one, pixels in material.with_images():
+        for row, one, pixels in selection.with_images():
             name = f"{safe_name(row)}.png"
             to_picture(pixels).save(place / "data" / name)
             _heat(one).save(place / "fields" / "attribution" / name)
@@ -50,8 +50,8 @@ def write(material: Material, place: Path, target: Path) -> int:
             file.write(f"{',' if written else ''}\n{json.dumps(sample)}")
             written += 1
         file.write("\n]}\n")
-    info = {"attribatch_run": material.run.id, "spec": json.loads(material.run.spec)}
-    metadata = {"media_type": "image", "info": info, "default_classes": list(material.spec.class_names)}
+    info = {"attribatch_run": selection.run.id, "spec": json.loads(selection.run.spec)}
+    metadata = {"media_type": "image", "info": info, "default_classes": list(selection.spec.class_names)}
     (place / "metadata.json").write_text(json.dumps(metadata, indent=2), encoding="utf-8")
     return written
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from db.encoding import IMAGE_TYPES
-from pipeline.runs.stored import Material
+from pipeline.runs.stored import Selection
 
 ROW_GROUP = 10_000
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -23,14 +23,14 @@ def is_export(path: Path) -> bool:
             return False
 
 
-def write(material: Material, place: Path, _target: Path) -> int:
+def write(selection: Selection, place: Path, _target: Path) -> int:
     """Write all rows, failed ones too. Rows written.
 
     The metadata of the schema holds `attribatch.<field>` of the run: id, name, spec, spec_key, source, ...
     """
-    run = {f"attribatch.{name}": str(value) for name, value in asdict(material.run).items() if value is not None}
+    run = {f"attribatch.{name}": str(value) for name, value in asdict(selection.run).items() if value is not None}
     schema = pa.schema([(name, _TYPES[kind]) for name, kind in IMAGE_TYPES.items()], metadata=run)
-    rows, written = material.rows(), 0
+    rows, written = selection.rows(), 0
     with pq.ParquetWriter(place, schema, compression="zstd") as file:
         while batch := list(islice(rows, ROW_GROUP)):
             columns = {name: [getattr(row, name) for row in batch] for name in IMAGE_TYPES}

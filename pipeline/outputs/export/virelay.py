@@ -16,30 +16,30 @@ import yaml
 
 from db.records import ImageRow
 from pipeline.analysis.audit.spectral import LEAST, analyse, features
-from pipeline.runs.stored import Floats, Material
+from pipeline.runs.stored import Floats, Selection
 
 UNLABELLED = "(no label)"
 
 
-def write(material: Material, place: Path, _target: Path) -> int:
+def write(selection: Selection, place: Path, _target: Path) -> int:
     """Write the project. Images written.
 
     Pictures and maps have three channels, which ViRelAy draws; a map of one is spread evenly over them.
     `prediction` holds the probability of the predicted class and 0 for the others: the index stores no more. Each
     predicted class of `spectral.LEAST` images or more has an analysis: spectral embedding, its eigenvalues, clusters.
     """
-    names = _class_names(material)
+    names = _class_names(selection)
     number = {name: index for index, name in enumerate(names)}
     by_class: dict[str, list[int]] = defaultdict(list)
     seen: list[Floats] = []
     with h5py.File(place / "dataset.h5", "w") as dataset, h5py.File(place / "attribution.h5", "w") as attribution:
-        for position, (row, one, pixels) in enumerate(material.with_images()):
+        for position, (row, one, pixels) in enumerate(selection.with_images()):
             label = number[row.label or UNLABELLED]
             _append(dataset, "data", np.broadcast_to(pixels, (3, *pixels.shape[1:])))
             _append(dataset, "label", np.uint16(label))
             _append(attribution, "attribution", np.repeat(one / 3, 3, axis=0) if len(one) == 1 else one)
             _append(attribution, "label", np.uint16(label))
-            _append(attribution, "prediction", _prediction(row, len(material.spec.class_names)))
+            _append(attribution, "prediction", _prediction(row, len(selection.spec.class_names)))
             by_class[row.predicted or ""].append(position)
             seen.append(features(one))
     labels = [{"index": index, "word_net_id": f"{index:05}", "name": name} for name, index in number.items()]
@@ -47,15 +47,15 @@ def write(material: Material, place: Path, _target: Path) -> int:
     large = {f"{number[name]:05}": places for name, places in by_class.items() if len(places) >= LEAST}
     if large:
         _write_analysis(place / "analysis.h5", np.array(seen), large)
-    project = {"project": _project(material, analysed=bool(large))}
+    project = {"project": _project(selection, analysed=bool(large))}
     (place / "project.yaml").write_text(yaml.safe_dump(project, sort_keys=False), encoding="utf-8")
     return len(seen)
 
 
-def _class_names(material: Material) -> list[str]:
+def _class_names(selection: Selection) -> list[str]:
     """The models' classes in their order, then labels that are none of them."""
-    known = list(material.spec.class_names)
-    return known + sorted({row.label or UNLABELLED for row in material.done()} - set(known))
+    known = list(selection.spec.class_names)
+    return known + sorted({row.label or UNLABELLED for row in selection.done()} - set(known))
 
 
 def _append(file: h5py.File, name: str, value: Any) -> None:
@@ -88,15 +88,15 @@ def _write_analysis(path: Path, seen: Floats, large: dict[str, list[int]]) -> No
                 group[f"cluster/kmeans-{count:02}"] = clusters
 
 
-def _project(material: Material, *, analysed: bool) -> dict[str, Any]:
-    spec = material.spec
+def _project(selection: Selection, *, analysed: bool) -> dict[str, Any]:
+    spec = selection.spec
     analyses = [{"analysis_method": "Spectral", "sources": ["analysis.h5"]}]
     return {
-        "name": material.run.name or f"attribatch {material.run.id}",
+        "name": selection.run.name or f"attribatch {selection.run.id}",
         "model": ", ".join(model.source for model in spec.models),
         "label_map": "label-map.json",
         "dataset": {
-            "name": json.loads(material.run.source)["location"],
+            "name": json.loads(selection.run.source)["location"],
             "type": "hdf5",
             "path": "dataset.h5",
             "input_width": spec.preprocess.width,

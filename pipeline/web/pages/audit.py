@@ -14,11 +14,12 @@ from db.records import ImageRow, Progress, Run
 from pipeline.errors import NotFound, ObjectMissing
 from pipeline.formatting import plural, visible
 from pipeline.outputs import pictures
+from pipeline.runs.stored import Floats
 from pipeline.spec.run_spec import RunSpec
 from pipeline.storage.keys import report_key
-from pipeline.web import material, sentences
+from pipeline.web import sentences
 from pipeline.web.pages import thumbnails
-from pipeline.web.pages.gallery import is_small, public_row, quoted, rows_of
+from pipeline.web.pages.gallery import is_small, public_row, quoted
 from pipeline.web.responses import Asked, Here, View, twins, with_query
 
 EXAMPLES, CLASS_IMAGES, CANDIDATES = 6, 24, 50
@@ -143,7 +144,7 @@ def class_map(
     return Response(pictures.png_bytes(picture, fast=True), 200, {"Cache-Control": "private, max-age=60"}, "image/png")
 
 
-def mean_map(here: Asked, run: Run, name: str, by: By, kind: MapKind) -> material.Floats:
+def mean_map(here: Asked, run: Run, name: str, by: By, kind: MapKind) -> Floats:
     """(H, W): as the audit stored it, else the mean over `AVERAGED` images of the class."""
     stored = _stored_maps(here, run, name, by).get(kind)
     if stored is not None:
@@ -151,7 +152,7 @@ def mean_map(here: Asked, run: Run, name: str, by: By, kind: MapKind) -> materia
     rows = here.pipeline.find(run.id, where=f"{by} = {quoted(name)} and not failed", limit=AVERAGED).rows
     if not rows or kind not in ("mean", "absolute"):
         raise NotFound(f"run {run.id} has no map {kind!r} of images whose {by} is {visible(name)!r}")
-    maps = material.maps_of(here.pipeline, rows).sum(axis=1)  # (n, H, W)
+    maps = here.pipeline.read_maps(rows).sum(axis=1)  # (n, H, W)
     return np.asarray((np.abs(maps) if kind == "absolute" else maps).mean(axis=0), np.float32)
 
 
@@ -165,13 +166,13 @@ def class_map_address(run: Run, name: str, by: str, kind: str) -> str:
     return f"/runs/{run.id}/class.png?{with_query({'name': name, 'by': by, 'kind': kind})}"
 
 
-def _stored_maps(here: Asked, run: Run, name: str, by: By) -> dict[MapKind, material.Floats]:
+def _stored_maps(here: Asked, run: Run, name: str, by: By) -> dict[MapKind, Floats]:
     """The maps (H, W) of a class that an audit left beside its findings, see `Audit.arrays`."""
     try:
         data = here.pipeline.objects.get(report_key(run.id, f"audit-{by}.npz"))
     except ObjectMissing:
         return {}
-    found: dict[MapKind, material.Floats] = {}
+    found: dict[MapKind, Floats] = {}
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         names = list(arrays["classes"])
         for kind in CLASS_MAPS if name in names else ():
@@ -188,7 +189,7 @@ def _shown(here: Asked, run: Run, finding: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pictured(here: Asked, run: Run, keys: Sequence[str]) -> list[tuple[ImageRow, list[str]]]:
-    return [(row, thumbnails.layers(run, row)) for row in rows_of(here, run, keys[:EXAMPLES])]
+    return [(row, thumbnails.layers(run, row)) for row in here.pipeline.open_run(run.id).by_keys(keys[:EXAMPLES])]
 
 
 def _size(run: Run) -> tuple[int, int]:

@@ -5,12 +5,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from db.records import ImageRow, Run
+from pipeline.api import PAIRS
 from pipeline.errors import Permanent, UsageError
-from pipeline.facade.answering import PAIRS
 from pipeline.spec.run_spec import RunSpec
 from pipeline.web import sentences
 from pipeline.web.pages import thumbnails
-from pipeline.web.pages.gallery import is_small, rows_of
+from pipeline.web.pages.gallery import is_small
 from pipeline.web.responses import Asked, Here, View, twins, with_query
 
 AT_ONCE = 2000  # images of runs that are compared while somebody waits
@@ -93,11 +93,11 @@ def paired(
         changed = comparison["changed"][:PAIRS]
         keys, following = [each["key"] for each in changed], None
         figures = {each["key"]: each for each in changed}
-        rows = rows_of(here, one, keys)
+        rows = here.pipeline.open_run(one.id).by_keys(keys)
     else:
         page = here.pipeline.find(one.id, where="not failed", limit=PAIRS, after=after)
         rows, following, figures = list(page.rows), page.next, {}
-    partners = {row.key: row for row in rows_of(here, other, [row.key for row in rows])}
+    partners = {row.key: row for row in here.pipeline.open_run(other.id).by_keys([row.key for row in rows])}
     return [
         _pair(one, other, row, partners[row.key], figures.get(row.key, {})) for row in rows if row.key in partners
     ], following

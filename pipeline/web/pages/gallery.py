@@ -7,9 +7,6 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, BeforeValidator, Field
 
-from db.filters import compile_where
-from db.pair_queries import done_by_key
-from db.queries import count_up_to
 from db.records import ImageRow, ImageState, Run
 from pipeline.errors import UsageError
 from pipeline.formatting import number
@@ -17,7 +14,7 @@ from pipeline.outputs.pictures import COLOURS
 from pipeline.spec.run_spec import RunSpec
 from pipeline.web import redaction, sentences
 from pipeline.web.pages import thumbnails
-from pipeline.web.responses import Asked, Here, View, twins, with_query
+from pipeline.web.responses import Here, View, twins, with_query
 
 PAGE = 60
 COUNTED, COUNTING_SECONDS = 10_000, 2.0  # a filter without an index reads every row: seconds at a million
@@ -93,14 +90,13 @@ class Wanted(BaseModel):
 @twins(router, "/runs/{run}/images")
 def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
     """A page of a run's images."""
-    stored = here.pipeline.get_run(run)
-    rows: tuple[ImageRow, ...] = ()
+    opened = here.pipeline.open_run(run)
+    stored, rows = opened.run, tuple[ImageRow, ...]()
     problem = following = None
     try:
         if wanted.where.strip():
-            compile_where(wanted.where)  # alone: the message points into what was typed
-        page = here.pipeline.find(
-            stored.id,
+            opened.check_filter(wanted.where)  # by itself: the message points into the typed text
+        page = opened.find(
             where=wanted.condition,
             sort=wanted.sort or None,
             limit=wanted.limit,
@@ -130,7 +126,7 @@ def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
         },
         "pixelated": is_small(stored),
         "labelled": bool(rows) or here.pipeline.has_labels(stored.id),
-        "classes": RunSpec.from_json(stored.spec).class_names,
+        "classes": opened.spec.class_names,
     }
     return View("gallery.html", data, more, listed, next_query, 200 if problem is None else 400)
 
@@ -138,9 +134,7 @@ def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
 @twins(router, "/runs/{run}/count")
 def count(here: Here, run: str, where: Annotated[str, Query(max_length=8000)]) -> View:
     """How many images of a run match a filter: none is said where more than `COUNTED` do, or counting takes long."""
-    found = count_up_to(
-        here.pipeline.database, here.pipeline.get_run(run).id, where=where, most=COUNTED, seconds=COUNTING_SECONDS
-    )
+    found = here.pipeline.open_run(run).count_up_to(where, most=COUNTED, seconds=COUNTING_SECONDS)
     more = found is not None and found > COUNTED
     data = {"where": where, "count": None if more else found, "more_than": COUNTED if more else None}
     return View("_count.html", data, {"seconds": COUNTING_SECONDS})
@@ -196,9 +190,3 @@ def is_small(run: Run) -> bool:
 def quoted(text: str) -> str:
     """A text as a filter has it."""
     return "'" + text.replace("'", "''") + "'"
-
-
-def rows_of(here: Asked, run: Run, keys: Sequence[str]) -> list[ImageRow]:
-    """The rows of some keys, in their order; those without a map are left out."""
-    found = done_by_key(here.pipeline.database, run.id, keys)
-    return [found[key] for key in keys if key in found]

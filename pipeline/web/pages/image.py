@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from db.records import ImageRow, ImageState, Run
 from pipeline.formatting import number, percent, visible
 from pipeline.spec.run_spec import RunSpec
-from pipeline.web import material, plots, sentences
+from pipeline.web import plots, sentences
 from pipeline.web.pages import thumbnails
 from pipeline.web.pages.gallery import is_small, public_row
 from pipeline.web.responses import Asked, Here, View, twins
@@ -38,15 +38,15 @@ router = APIRouter()
 @twins(router, "/runs/{run}/images/{row}")
 def image(here: Here, run: str, row: thumbnails.RowNumber) -> View:
     """One image: picture, figures in words, path, provenance, neighbours."""
-    stored = here.pipeline.get_run(run)
+    opened = here.pipeline.open_run(run)
+    stored, spec = opened.run, opened.spec
     found = thumbnails.one_row(here, stored, row)
-    spec = RunSpec.from_json(stored.spec)
     done = found.state is ImageState.DONE
     like = neighbours(here, stored, found)
     data: dict[str, Any] = {
         "run": stored.id,
         "image": public_row(found, here.known),
-        "path": material.curve_of(here.pipeline, found) if done else None,
+        "path": opened.curve(found) if done else None,
         "words": {
             "completeness": sentences.gap_in_words(found),
             "error": sentences.error_in_words(found),

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from db.pace import pace
 from db.records import Progress, Run, RunState, UnitState
 from pipeline.errors import AttribatchError
 from pipeline.spec.run_spec import RunSpec
@@ -106,7 +105,7 @@ def retry(here: Here, run: str) -> Response:
 def record(here: Asked, run: Run) -> dict[str, Any]:
     """What a list shows of a run."""
     progress = here.pipeline.status(run.id)
-    speed = pace(here.pipeline.database, run.id)
+    speed = here.pipeline.pace(run.id)
     seen = progress.images_done + progress.images_failed
     rate = 0.0 if progress.over else speed.images_per_second
     return {

@@ -18,7 +18,7 @@ from db.records import ImageRow, Run
 from pipeline.errors import NotFound, ObjectMissing, Retryable, UnreadableImage, UsageError
 from pipeline.formatting import visible
 from pipeline.outputs import pictures
-from pipeline.web import material
+from pipeline.runs.stored import StoredRun
 from pipeline.web.responses import Asked, Here
 
 Kind = Literal["image", "layer", "map", "positive", "negative", "std"]
@@ -65,9 +65,10 @@ def layers(run: Run, row: ImageRow) -> list[str]:
 @router.get("/runs/{run}/images/{row}/map.npy", response_class=Response)
 def numbers(here: Here, run: str, row: RowNumber) -> Response:
     """The map as stored, (C, H, W) float32."""
-    found = one_row(here, here.pipeline.get_run(run), row)
+    stored = here.pipeline.open_run(run)
+    found = one_row(here, stored.run, row)
     buffer = io.BytesIO()
-    np.save(buffer, material.map_of(here.pipeline, found))
+    np.save(buffer, stored.map(found))
     disposition = f'attachment; filename="{found.run_id}-{found.row}-map.npy"'
     return Response(buffer.getvalue(), 200, {"Content-Disposition": disposition}, "application/octet-stream")
 
@@ -75,8 +76,9 @@ def numbers(here: Here, run: str, row: RowNumber) -> Response:
 @router.get("/runs/{run}/images/{row}/overlay.png", response_class=Response)
 def overlay(here: Here, run: str, row: RowNumber) -> Response:
     """The map over its image as one picture, to be kept."""
-    found = one_row(here, here.pipeline.get_run(run), row)
-    drawn = pictures.overlay(material.image_of(here.pipeline, found), material.map_of(here.pipeline, found))
+    stored = here.pipeline.open_run(run)
+    found = one_row(here, stored.run, row)
+    drawn = pictures.overlay(stored.image(found), stored.map(found))
     disposition = f'attachment; filename="{found.run_id}-{found.row}-overlay.png"'
     return Response(pictures.png_bytes(pictures.upscale(drawn)), 200, {"Content-Disposition": disposition}, "image/png")
 
@@ -92,15 +94,15 @@ def picture(
     key: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     """One picture as a PNG; where its file or map is gone, a drawing that says why, and 404."""
-    stored = here.pipeline.get_run(run)
-    found = one_row(here, stored, row)
-    content = content_key(stored, found)
+    stored = here.pipeline.open_run(run)
+    found = one_row(here, stored.run, row)
+    content = content_key(stored.run, found)
     tag = f'"{content}-{kind}-{colours}-{size}"'
     headers = {"ETag": tag, "Cache-Control": FOREVER if key == content else "private, no-cache"}
     if tag in here.request.headers.get("if-none-match", ""):
         return Response(None, 304, headers)
     try:
-        drawn = pictures.shrink(_draw(here, found, kind, colours), size)
+        drawn = pictures.shrink(_draw(stored, found, kind, colours), size)
     except (UnreadableImage, ObjectMissing, UsageError) as error:
         return _placeholder(here.public(str(error)), 404)
     except Retryable as error:
@@ -108,15 +110,15 @@ def picture(
     return Response(pictures.png_bytes(drawn, fast=True), 200, headers, "image/png")
 
 
-def _draw(here: Asked, row: ImageRow, kind: Kind, colours: str) -> Image.Image:
+def _draw(stored: StoredRun, row: ImageRow, kind: Kind, colours: str) -> Image.Image:
     if kind == "image":
-        return pictures.to_picture(material.image_of(here.pipeline, row))
+        return pictures.to_picture(stored.image(row))
     if kind == "std":
-        spread = material.spread_of(here.pipeline, row)
+        spread = stored.spread(row)
         if spread is None:
             raise UsageError("one member alone has no spread")
         return Image.fromarray(pictures.magnitude_colours(spread))
-    values = material.map_of(here.pipeline, row)
+    values = stored.map(row)
     if kind == "layer":
         return pictures.layer(values, colours)
     if kind == "map":

@@ -15,7 +15,7 @@ import pytest
 from db.records import ImageRow, ImageState
 from db.session import reading
 from pipeline.api import Pipeline
-from pipeline.facade.found import Record
+from pipeline.runs.stored import Record
 
 ROOT = Path(__file__).parents[3]
 SQL = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "SQL.md").read_text(), re.DOTALL)
