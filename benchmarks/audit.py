@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.peaks import peak
 from db.records import ImageRow, ImageState
 from pipeline.analysis.audit import Material, audit
-from tests.unit.audits.planted import a_run, a_spec
+from tests.support.planted_worlds import a_run, a_spec
 
 count = int(sys.argv[1])
 store = np.random.default_rng(0).normal(0, 1, (512, 1, 32, 32)).astype(np.float32)

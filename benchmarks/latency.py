@@ -18,7 +18,7 @@ from db.session import migrate, open_engine
 from pipeline.engine.broker import TASK
 from pipeline.runs.plan import drafts
 from pipeline.settings import Settings
-from tests.services.servers import postgres, redis
+from tests.support.servers import postgres, redis
 from workers.app import make_app
 
 UNITS = 300

@@ -14,7 +14,7 @@ from db.queries import find_images
 from db.records import Run
 from db.session import migrate, open_engine, writing
 from db.tables import IMAGE_SORTS, images
-from tests.services.servers import postgres
+from tests.support.servers import postgres
 
 IMAGES = 1_000_000
 CLASSES = 1000

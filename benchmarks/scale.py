@@ -14,7 +14,7 @@ from db.queries import find_images
 from db.records import Entry, ImageRow, ImageState, Run, Unit
 from db.session import migrate, open_engine
 from pipeline.runs.plan import drafts
-from tests.services.servers import postgres
+from tests.support.servers import postgres
 
 IMAGES = (10_000, 128_000, 1_280_000)
 UNIT = 64

@@ -1,9 +1,9 @@
 """Marks of nine kinds planted in one of ten classes: which does the audit find, and what does it accuse wrongly?
 
-Worlds of tests/unit/audits/planted.py: digits at 32 x 32, plain and upon photographs, two bagged networks, the audit's
-own tests, 1,000 audited images: a fifth of a class are 20 of them. Whether a network uses a mark is measured: the
-accuracy on marked images falls by 20 points or more when the mark is removed, and not by chance (McNemar's exact test
-at 5 %: on 6 of 20 images if none is gained).
+Worlds of tests/support/planted_worlds.py: digits at 32 x 32, plain and upon photographs, two bagged networks, the
+audit's own tests, 1,000 audited images: a fifth of a class are 20 of them. Whether a network uses a mark is measured:
+the accuracy on marked images falls by 20 points or more when the mark is removed, and not by chance (McNemar's exact
+test at 5 %: on 6 of 20 images if none is gained).
 
 The thresholds of the audit were set on worlds with seeds below 90. Whoever moves one takes other seeds here afterwards.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.machine import log, table
 from pipeline.analysis.audit import Audit, audit
-from tests.unit.audits.planted import CORNERS, KINDS, world
+from tests.support.planted_worlds import CORNERS, KINDS, world
 
 RATES = (1.0, 0.5, 0.2)
 SEEDS = range(90, 94)  # of each cell: no threshold was set with these

@@ -21,7 +21,7 @@ from db.session import writing
 from db.tables import images, runs
 from pipeline.api import Pipeline
 from tests.browser.conftest import WANTED, start, stop
-from tests.sites import install
+from tests.support.installation import install
 
 IMAGES = 1_000_000
 AT_ONCE = 20_000

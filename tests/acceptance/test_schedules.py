@@ -16,7 +16,7 @@ from db.records import UnitState
 from pipeline.api import Pipeline
 from pipeline.spec.request import ModelRequest
 from tests.acceptance.test_command_line import ATTRIBATCH, answer, attribatch, environment
-from tests.unit.db.steps import pass_hours
+from tests.support.ledger_states import pass_hours
 
 
 @pytest.fixture

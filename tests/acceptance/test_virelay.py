@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.api import Pipeline
-from tests.unit.exporting.conftest import opened  # noqa: F401
+from tests.unit.outputs.conftest import opened  # noqa: F401
 
 VERSION = "0.6.1"
 LOOK = """

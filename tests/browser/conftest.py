@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.sites import Installation, install
+from tests.support.installation import Installation, install
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WANTED = os.environ.get("ATTRIBATCH_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)

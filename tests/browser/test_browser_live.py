@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 from db.records import UnitState
 from pipeline.api import Pipeline
 from tests.browser.conftest import Server, wait_for
-from tests.sites import Installation
+from tests.support.installation import Installation
 
 
 def test_progress_moves_while_workers_compute(page: Page, server: Server, installation: Installation) -> None:

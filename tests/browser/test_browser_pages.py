@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import Server, start, stop
-from tests.sites import HOSTILE, Installation
+from tests.support.installation import HOSTILE, Installation
 
 
 def tiles(page: Page) -> list[str]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.engine import unit
-from tests.faults import hands
-from tests.faults.installation import Place, place
+from tests.support import workers
+from tests.support.cluster import Place, place
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +20,8 @@ def here(installation: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place
     """The installation, at peace; afterwards nobody is hired any more."""
     for name, value in installation.site.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(unit, "Known", hands.noting(installation.notes))
-    monkeypatch.setattr(unit, "RETRY_SECONDS", hands.RETRY_SECONDS)
+    monkeypatch.setattr(unit, "Known", workers.noting(installation.notes))
+    monkeypatch.setattr(unit, "RETRY_SECONDS", workers.RETRY_SECONDS)
     installation.small.feel("calm", 0)
     yield installation
     installation.dismiss()

@@ -20,11 +20,11 @@ from pathlib import Path
 from db.queries import iter_images, iter_units
 from db.records import ImageState, Run, UnitState
 from pipeline.engine import broker
-from tests.faults.hands import Suffering
-from tests.faults.installation import LEASE_SECONDS, Place, place
-from tests.faults.whole import whole
-from tests.faults.wires import S3Wire, before_s3
-from tests.services.production import eventually
+from tests.support.cluster import LEASE_SECONDS, Place, place
+from tests.support.invariants import whole
+from tests.support.production import eventually
+from tests.support.proxies import S3Wire, before_s3
+from tests.support.workers import Suffering
 
 CREW = 3
 AT_ONCE = 2  # runs

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import cramped
-from tests.faults.installation import Place
+from tests.support import small_disk
+from tests.support.cluster import Place
 
 
 @pytest.mark.parametrize("pretend", [False, True], ids=["real", "pretended"])
@@ -13,7 +13,7 @@ from tests.faults.installation import Place
 def test_a_full_disk_loses_nothing_and_once_there_is_room_the_run_ends_whole(
     what: str, pretend: bool, here: Place, tmp_path: Path
 ) -> None:
-    code = cramped.run(here.plan(), here.undisturbed, tmp_path, what, pretend=pretend)
+    code = small_disk.run(here.plan(), here.undisturbed, tmp_path, what, pretend=pretend)
     said = (tmp_path / "said").read_text()
     assert code == 0, said[-3000:]
     assert "no space left" in said.lower(), "it was not full"

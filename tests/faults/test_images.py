@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.faults.installation import Place, finish
-from tests.faults.whole import whole
-from tests.unit.datasets.builders import png_header
+from tests.support.cluster import Place, finish
+from tests.support.images import png_header
+from tests.support.invariants import whole
 
 
 def noise(*shape: int) -> np.ndarray:

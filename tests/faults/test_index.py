@@ -12,9 +12,9 @@ from sqlalchemy import make_url, text
 from db.queries import iter_images
 from db.session import open_engine, writing
 from pipeline.api import Pipeline
-from tests.faults.installation import LEASE_SECONDS, OUTAGE_SECONDS, UNITS, Place, finish
-from tests.faults.whole import whole
-from tests.faults.wires import SqlWire, before_sql
+from tests.support.cluster import LEASE_SECONDS, OUTAGE_SECONDS, UNITS, Place, finish
+from tests.support.invariants import whole
+from tests.support.proxies import SqlWire, before_sql
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from db.queries import iter_images, iter_units
 from db.records import Run, Unit, UnitState
 from db.session import reading
 from db.tables import units
-from tests.faults.hands import STEPS, Suffering
-from tests.faults.installation import LEASE_SECONDS, UNITS, Place, finish
-from tests.faults.whole import noted, whole
-from tests.services.production import eventually
+from tests.support.cluster import LEASE_SECONDS, UNITS, Place, finish
+from tests.support.invariants import noted, whole
+from tests.support.production import eventually
+from tests.support.workers import STEPS, Suffering
 
 # A process has two units in hand, one that is computed and one that is stored. Whoever dies at a step loses at most:
 IN_VAIN = {"claimed": 1, "decoded": 1, "computed": 2, "shards put": 2, "sidecar put": 1, "committed": 1}

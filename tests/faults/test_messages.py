@@ -20,11 +20,11 @@ from pipeline.api import Pipeline
 from pipeline.engine import broker
 from pipeline.runs.submit import RunRequest
 from pipeline.schedules.beat import beat
-from tests.faults import hands
-from tests.faults.hands import Suffering
-from tests.faults.installation import OUTAGE_SECONDS, UNITS, Place, finish
-from tests.faults.whole import whole
-from tests.services.production import eventually
+from tests.support import workers
+from tests.support.cluster import OUTAGE_SECONDS, UNITS, Place, finish
+from tests.support.invariants import whole
+from tests.support.production import eventually
+from tests.support.workers import Suffering
 from workers.supervisor import REPLACE
 
 
@@ -206,7 +206,7 @@ def produce(
     here: Place, request: RunRequest, prepare: Callable[[], None] | None = None, go: Path | None = None
 ) -> ForkServerProcess:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([hands.__name__])
+    context.set_forkserver_preload([workers.__name__])
     producer = context.Process(target=_produce, args=(here.site.environment, request, prepare, go))
     producer.start()
     return producer

@@ -6,8 +6,8 @@ from db.queries import iter_units
 from db.records import UnitState
 from pipeline.engine.unit import load_members
 from pipeline.spec.run_spec import RunSpec
-from tests.faults.installation import UNITS, Place, finish
-from tests.faults.whole import whole
+from tests.support.cluster import UNITS, Place, finish
+from tests.support.invariants import whole
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """Ten seconds of what `make soak` does for three minutes."""
 
-from tests.faults.installation import Place
 from tests.faults.soak import soak
+from tests.support.cluster import Place
 
 
 def test_ten_seconds_of_everything_at_random(here: Place) -> None:

@@ -13,9 +13,9 @@ from botocore.retries.standard import ExponentialBackoff
 
 from pipeline.api import Pipeline
 from pipeline.errors import ObjectMissing
-from tests.faults.installation import UNITS, Place, finish
-from tests.faults.whole import whole
-from tests.faults.wires import S3Wire, before_s3
+from tests.support.cluster import UNITS, Place, finish
+from tests.support.invariants import whole
+from tests.support.proxies import S3Wire, before_s3
 
 FATES = {
     "30 % are refused": ("503", 0.3),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipeline.attribution import input_x_gradient, integrated_gradients, saliency
-from tests.laws.conftest import relu_cnn, smooth_mlp
+from tests.support.networks import relu_cnn, smooth_mlp
 
 ZERO = torch.zeros(1, dtype=torch.int64)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.attribution import baseline_stack, input_x_gradient, integrated_gradients, saliency
 from pipeline.spec.choices import Baseline
-from tests.laws.conftest import smooth_mlp
+from tests.support.networks import smooth_mlp
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

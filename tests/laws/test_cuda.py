@@ -12,8 +12,8 @@ from pipeline.engine.explainer import Explainer
 from pipeline.engine.rows import describe
 from pipeline.spec.choices import Baseline
 from pipeline.spec.run_spec import RunSpec
-from tests.laws.test_precision import lively
-from tests.unit.test_spec import MODEL
+from tests.unit.attribution.test_fast_members import lively
+from tests.unit.spec.test_run_spec import MODEL
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch sees none")
 

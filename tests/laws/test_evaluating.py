@@ -24,8 +24,8 @@ from pipeline.attribution.ensemble import distance
 from pipeline.datasets.decoder import Picture
 from pipeline.spec.choices import Baseline
 from pipeline.spec.run_spec import ModelSpec, Preprocess, RunSpec
-from tests.laws.conftest import relu_cnn
 from tests.laws.quantus_figures import FILLED, PERCENTAGES, STEP, case
+from tests.support.networks import relu_cnn
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

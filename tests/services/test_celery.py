@@ -11,8 +11,8 @@ from pipeline.api import Pipeline, RunRequest
 from pipeline.engine import broker as dispatch
 from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import StoreUnavailable, UsageError
-from tests.services.servers import free_port, redis
-from tests.unit.db.steps import pass_hours
+from tests.support.ledger_states import pass_hours
+from tests.support.servers import free_port, redis
 
 
 def test_two_sweepers_send_each_unit_once_and_a_broker_that_is_away_hides_none(

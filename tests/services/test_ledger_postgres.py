@@ -11,10 +11,10 @@ from db.ledger import Ledger
 from db.queries import find_images, list_runs
 from db.session import migrate, open_engine, reading, writing
 from db.tables import VERSION_TABLE
-from tests.services.servers import free_port, postgres
-from tests.unit.db.builders import empty, make_drafts, make_row, make_run
+from tests.support.ledger_processes import migrate_at_once
+from tests.support.records import empty, make_drafts, make_row, make_run
+from tests.support.servers import free_port, postgres
 from tests.unit.db.conftest import *  # noqa: F403
-from tests.unit.db.processes import migrate_at_once
 from tests.unit.db.test_filters import (  # noqa: F401
     stored,
     test_filter_finds,

@@ -9,7 +9,7 @@ import pytest
 
 from db.errors import StoreUnavailable
 from db.objects import S3, Objects, open_objects
-from tests.services.servers import S3Server, seaweedfs
+from tests.support.servers import S3Server, seaweedfs
 from tests.unit.db.test_objects import *  # noqa: F403
 from tests.unit.db.test_zarr_store import Counting
 from tests.unit.db.test_zarr_store import test_one_map_costs_two_ranged_reads as two_reads

@@ -28,8 +28,8 @@ from pipeline.engine.worker import open_workshop, work
 from pipeline.settings import Settings
 from pipeline.spec.request import ModelRequest
 from tests.acceptance.test_readme import README, reader  # noqa: F401
-from tests.services.production import ATTRIBATCH, Fleet, Site, eventually, site, stated_command
-from tests.services.servers import free_port
+from tests.support.production import ATTRIBATCH, Fleet, Site, eventually, site, stated_command
+from tests.support.servers import free_port
 
 SLOW = """
 import time

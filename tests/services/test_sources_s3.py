@@ -21,7 +21,7 @@ from pipeline.engine.unit import Outcome, run_unit
 from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import DatasetError, SourceUnavailable, UnreadableImage
 from pipeline.spec.run_spec import Preprocess
-from tests.services.servers import S3Server, free_port, seaweedfs
+from tests.support.servers import S3Server, free_port, seaweedfs
 from tests.unit.datasets.test_shards import assert_same_maps, shard
 
 

@@ -22,7 +22,7 @@ A candidate becomes a finding in three steps.
 
 Of marks of a class that overlap, the one that is used most is the finding.
 
-Thresholds, from digits at 32 x 32 (tests/unit/audits/planted.py, two networks, 1,000 audited images): in 82 worlds
+Thresholds, from digits at 32 x 32 (tests/support/planted_worlds.py, two networks, 1,000 audited images): in 82 worlds
 2,614 used places of objects had a d' of at most 5.4, its lower end of at most 2.9, and turned at most 7 times their
 area; 3,295 of digits on photographs a lower end of at most 1.7; of printed figures (72 worlds, 12 faces, centred to the
 pixel or to two, half of them on photographs; not in the benchmark) 4.6. Of 16 marks that cost 20 points the best place

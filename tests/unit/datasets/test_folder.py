@@ -11,7 +11,7 @@ from pipeline.datasets import Source, list_entries, open_source, read_image
 from pipeline.datasets.decoder import Decoder
 from pipeline.errors import DatasetError, Retryable, SourceUnavailable, UnreadableImage
 from pipeline.spec.run_spec import Preprocess
-from tests.unit.datasets.builders import picture, read_one, reason
+from tests.support.images import picture, read_one, reason
 
 
 def test_a_tree_is_listed_in_the_order_of_keys_with_the_first_folder_as_label(tmp_path):

@@ -17,7 +17,7 @@ from pipeline import datasets
 from pipeline.datasets import to_pixels
 from pipeline.errors import UnreadableImage
 from pipeline.spec.run_spec import Preprocess
-from tests.unit.datasets.builders import RED, noise, picture, png_header, read_one, reason
+from tests.support.images import RED, noise, picture, png_header, read_one, reason
 
 
 def test_the_digest_is_of_the_bytes_and_the_format_comes_from_the_content(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.datasets import list_entries, open_source, read_image
 from pipeline.errors import DatasetError, UnreadableImage
-from tests.unit.datasets.builders import picture
+from tests.support.images import picture
 
 
 def test_csv_and_jsonl_manifests_list_the_same_in_the_order_of_the_file(tmp_path):

@@ -8,9 +8,9 @@ from sqlalchemy import Engine
 
 from db.ledger import Ledger
 from db.session import migrate, open_engine
-from tests.unit.db.builders import empty, make_drafts
-from tests.unit.db.processes import pool
-from tests.unit.db.steps import RUN
+from tests.support.ledger_processes import pool
+from tests.support.ledger_states import RUN
+from tests.support.records import empty, make_drafts
 
 
 @pytest.fixture(scope="session")

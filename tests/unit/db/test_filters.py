@@ -12,7 +12,7 @@ from db.queries import find_images
 from db.records import ImageRow, ImageState
 from db.session import writing
 from db.tables import images
-from tests.unit.db.builders import make_run
+from tests.support.records import make_run
 
 RUN = make_run()
 

@@ -11,9 +11,9 @@ from db.ledger import INSERT_BATCH, Ledger
 from db.queries import find_images, get_run, iter_images, iter_units, list_runs, progress
 from db.records import ImageState, RunState, UnitDraft, UnitState
 from db.tables import images, units
-from tests.unit.db.builders import make_drafts, make_entry, make_row, make_rows, make_run
-from tests.unit.db.processes import claim_and_complete_all, claim_and_die, submit_at_once
-from tests.unit.db.steps import RUN, claimed, count, die, pass_time, states
+from tests.support.ledger_processes import claim_and_complete_all, claim_and_die, submit_at_once
+from tests.support.ledger_states import RUN, claimed, count, die, pass_time, states
+from tests.support.records import make_drafts, make_entry, make_row, make_rows, make_run
 
 # ---- submitting
 

@@ -10,8 +10,8 @@ from db.ledger import Ledger
 from db.queries import find_images, iter_images, iter_units, list_runs, progress
 from db.records import DEATHS, ImageRow, ImageState, RunState, Unit, UnitState
 from db.tables import images, suspects
-from tests.unit.db.builders import make_drafts, make_row, make_rows, make_run
-from tests.unit.db.steps import RUN, claimed, count, die, first_unit, pass_time, states
+from tests.support.ledger_states import RUN, claimed, count, die, first_unit, pass_time, states
+from tests.support.records import make_drafts, make_row, make_rows, make_run
 
 # ---- failing
 

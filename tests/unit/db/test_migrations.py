@@ -13,7 +13,7 @@ from db.encoding import image_values
 from db.ledger import Ledger
 from db.queries import iter_images, list_runs, progress
 from db.session import SCHEMA, migrate, open_engine, writing
-from tests.unit.db.builders import make_drafts, make_row, make_run
+from tests.support.records import make_drafts, make_row, make_run
 from tests.unit.db.test_session import differences
 
 SCRIPTS = str(Path(db.migrations.__file__).parent)

@@ -8,7 +8,7 @@ from db.paging import FEW
 from db.queries import find_images
 from db.session import reading, writing
 from db.tables import IMAGE_SORTS, images
-from tests.unit.db.builders import empty, make_drafts, make_row, make_run
+from tests.support.records import empty, make_drafts, make_row, make_run
 
 RUN = make_run()
 

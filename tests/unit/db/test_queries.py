@@ -26,7 +26,7 @@ from db.queries import (
 from db.records import ImageRow, ImageState, RunState, UnitState
 from db.session import writing
 from db.tables import images
-from tests.unit.db.builders import make_drafts, make_row, make_run
+from tests.support.records import make_drafts, make_row, make_run
 
 RUN = make_run()
 

@@ -13,9 +13,9 @@ from db.records import ClassDrift, Occasion, OccasionState, Schedule
 from db.schedule_ledger import Timetable
 from db.schedule_queries import class_drifts, get_schedule, history, list_schedules, open_occasions, previous
 from db.tables import drifts, occasions, runs
-from tests.unit.db.builders import make_drafts, make_run
-from tests.unit.db.processes import claim_turn_at_once
-from tests.unit.db.steps import count, pass_hours
+from tests.support.ledger_processes import claim_turn_at_once
+from tests.support.ledger_states import count, pass_hours
+from tests.support.records import make_drafts, make_run
 
 TOMORROW = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
 

@@ -13,7 +13,7 @@ from db.encoding import IMAGE_FIELDS
 from db.errors import IndexOutdated, StoreUnavailable, UsageError
 from db.session import SCHEMA, migrate, open_engine, reading, within, writing
 from db.tables import VERSION_TABLE, images, metadata, now
-from tests.unit.db.processes import migrate_at_once
+from tests.support.ledger_processes import migrate_at_once
 
 
 def differences(engine: Engine) -> list[object]:

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from pipeline.api import Pipeline
 from pipeline.web.app import create_app
-from tests.sites import Installation, install
+from tests.support.installation import Installation, install
 
 BASE = "http://127.0.0.1:8077"
 HTML = {"accept": "text/html"}

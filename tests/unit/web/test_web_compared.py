@@ -14,7 +14,7 @@ from pipeline.api import Pipeline
 from pipeline.storage.keys import report_key
 from pipeline.web.pages import compare
 from pipeline.web.pages.image import figures
-from tests.sites import Installation
+from tests.support.installation import Installation
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from pipeline.api import Pipeline
 from pipeline.web.app import create_app
-from tests.sites import Installation
+from tests.support.installation import Installation
 
 TOKEN = "a token that is long enough"
 BEARER = {"authorization": f"Bearer {TOKEN}"}

@@ -18,7 +18,7 @@ from pipeline.storage.arrays import MapReader
 from pipeline.storage.keys import report_key
 from pipeline.web.pages import gallery
 from pipeline.web.sentences import error_in_words, finding, gap_in_words
-from tests.sites import HOSTILE, Installation
+from tests.support.installation import HOSTILE, Installation
 
 
 def pages(installation: Installation) -> list[str]:

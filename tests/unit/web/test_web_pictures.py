@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.api import Pipeline
 from pipeline.outputs.pictures import layer, one_sided_colours, signed_colours
-from tests.sites import Installation
+from tests.support.installation import Installation
 
 
 def pixels(data: bytes) -> np.ndarray:

@@ -12,7 +12,7 @@ from pipeline.web.app import create_app
 from pipeline.web.redaction import of_record, of_settings, public
 from pipeline.web.security import COOKIE, Guard, local_path
 from pipeline.web.server import Place, served
-from tests.sites import Installation
+from tests.support.installation import Installation
 from tests.unit.web.conftest import BASE, HTML
 
 TOKEN = "a token that is long enough"

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from pipeline.api import Pipeline
 from pipeline.spec.request import RunRequest, repeat
 from pipeline.web.plots import drift
-from tests.sites import Installation
+from tests.support.installation import Installation
 
 
 def test_the_request_of_a_stored_run_is_that_run_again(opened: Pipeline, installation: Installation) -> None:

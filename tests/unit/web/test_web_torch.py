@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.sites import Installation
+from tests.support.installation import Installation
 
 PROGRAM = """
 import sys

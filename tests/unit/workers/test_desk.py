@@ -12,7 +12,7 @@ from db.records import RunState, UnitState
 from pipeline.api import Pipeline, RunRequest
 from pipeline.engine.unit import Workshop
 from pipeline.engine.worker import open_workshop
-from tests.services.servers import free_port
+from tests.support.servers import free_port
 from workers import consumer as module
 from workers.consumer import Desk
 

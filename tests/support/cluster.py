@@ -1,0 +1,197 @@
+"""One installation for all faults: real servers, a small data set, a model that does what a file says, a reference."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import numpy as np
+import redis as redis_client
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from db.records import Run
+from pipeline.api import Pipeline, RunRequest
+from pipeline.engine.worker import open_workshop, work
+from pipeline.settings import Settings
+from pipeline.spec.request import ModelRequest
+from tests.support import workers
+from tests.support.invariants import Undisturbed
+from tests.support.production import Site, eventually, site
+from tests.support.workers import CALM, Suffering
+
+IMAGES, UNIT_SIZE = 24, 3
+UNITS = IMAGES // UNIT_SIZE
+LEASE_SECONDS = 3.0
+OUTAGE_SECONDS = 30.0
+# Faults last as many leases as they would with the product's 60 s and 10 s.
+QUICK = {"ATTRIBATCH_LEASE_SECONDS": str(LEASE_SECONDS), "ATTRIBATCH_SWEEP_SECONDS": "0.5", "ATTRIBATCH_DEVICE": "cpu"}
+
+FACTORY = '''
+import os, time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+MOOD = Path(__file__).with_name("mood")
+
+
+class Moody(nn.Sequential):
+    """Before each pass it looks into a file: how long to take, or how to misbehave."""
+
+    def forward(self, pixels):
+        mood, figure = MOOD.read_text().split()
+        if mood == "calm":
+            time.sleep(float(figure))
+        elif mood == "raising":
+            raise IndexError("no such layer")
+        elif mood == "hungry" and len(pixels) > int(figure):
+            raise torch.OutOfMemoryError("injected")
+        found = super().forward(pixels)
+        return found * float("nan") if mood == "nan" else found[:, :-1] if mood == "short" else found
+
+
+def make():
+    model = Moody(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
+    return model, {"input_size": 8, "channels": 1, "mean": 0.5, "std": 0.25, "classes": ["cat", "dog", "eel"]}
+'''
+
+
+@dataclass
+class Small:
+    """A data set of 24 images of 8 x 8, and a request to attribute them by two small networks in 8 units."""
+
+    folder: Path
+    request: RunRequest = field(init=False)
+
+    def __post_init__(self) -> None:
+        random = np.random.default_rng(0)
+        for index in range(IMAGES):
+            path = self.images / ("cat", "dog", "eel")[index % 3] / f"{index:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+        (self.folder / "moody.py").write_text(FACTORY)
+        self.feel("calm", 0)
+        requests = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
+            weights = self.folder / f"{seed}.safetensors"
+            save_file(model.state_dict(), weights)
+            requests.append(ModelRequest(f"{self.folder / 'moody.py'}:make", weights=str(weights)))
+        # No noise and even nodes: the seed makes another run of it, whose maps must be the same.
+        self.request = RunRequest(
+            str(self.images), tuple(requests), n_steps=8, nodes="uniform", unit_size=UNIT_SIZE, reuse=True
+        )
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images"
+
+    def feel(self, mood: str, figure: float) -> None:
+        """What the networks do from now on, in all processes."""
+        new = self.folder / "mood.new"
+        new.write_text(f"{mood} {figure}")
+        new.replace(self.folder / "mood")
+
+    def undisturbed(self) -> Undisturbed:
+        """Computed here and now, in a home of its own."""
+        home = {"ATTRIBATCH_HOME": str(self.folder / "calm"), "ATTRIBATCH_DEVICE": "cpu"}
+        with Pipeline(Settings.from_env(home)) as pipeline:
+            run = pipeline.submit(self.request)
+            finish(pipeline, run)
+            return Undisturbed.of(pipeline, run)
+
+
+def finish(pipeline: Pipeline, run: Run, *, seconds: float = 60.0) -> None:
+    """Work on a run in this process until it is over."""
+    shop = open_workshop(pipeline.settings)
+    clock = threading.Timer(seconds, shop.stop.set)
+    clock.start()
+    try:
+        work(shop, run.id)
+    finally:
+        clock.cancel()
+        shop.database.dispose()
+    assert pipeline.status(run.id).over, f"not within {seconds} s"
+
+
+@dataclass
+class Place:
+    """An installation with workers to be hired."""
+
+    site: Site
+    small: Small
+    undisturbed: Undisturbed
+    pipeline: Pipeline
+    folder: Path
+    hired: list[ForkServerProcess] = field(default_factory=list)
+    _seed: int = 0
+
+    @property
+    def notes(self) -> Path:
+        return self.folder / "notes"
+
+    def said(self) -> str:
+        """The end of what the hands said."""
+        log = self.folder / "hands.log"
+        return log.read_text()[-3000:] if log.exists() else ""
+
+    def plan(self) -> RunRequest:
+        """A run that was not there yet, over the same images."""
+        self._seed += 1
+        return replace(self.small.request, seed=self._seed)
+
+    def submit(self) -> Run:
+        return self.pipeline.submit(self.plan())
+
+    def hire(self, run: Run | None = None, suffering: Suffering = CALM, **environment: str) -> ForkServerProcess:
+        """A worker process: of one run, straight from SQL; or a Celery worker."""
+        given = {**self.site.environment, **environment}
+        hand = workers.start(given, self.folder, None if run is None else run.id, suffering)
+        self.hired.append(hand)
+        return hand
+
+    def dismiss(self) -> None:
+        for hand in self.hired:
+            hand.kill()
+            hand.join()
+        self.hired.clear()
+
+    def once(self) -> str:
+        """A file that is not there yet, for a suffering."""
+        self._seed += 1
+        return str(self.folder / f"once-{self._seed}")
+
+    def flush(self) -> None:
+        with redis_client.Redis.from_url(self.site.environment["ATTRIBATCH_BROKER_URL"]) as broker:
+            broker.flushall()
+
+    def until_over(self, run: Run, seconds: float = 60.0) -> None:
+        """Wait for the hands."""
+        eventually(lambda: self.pipeline.status(run.id).over, seconds, self.said)
+
+    def until_done(self, run: Run, images: int, seconds: float = 30.0) -> None:
+        """Wait until so many images are done, not all of them."""
+        eventually(lambda: self.pipeline.status(run.id).images_done >= images, seconds, self.said, every=0.02)
+        assert not self.pipeline.status(run.id).over, "the fault came too late to disturb anything"
+
+
+@contextlib.contextmanager
+def place(folder: Path) -> Iterator[Place]:
+    """Redis, PostgreSQL and S3, the reference, and nobody hired. Give the environment of `site` to whoever comes."""
+    small = Small(folder)
+    undisturbed = small.undisturbed()
+    with site(folder / "home") as found:
+        found.environment |= QUICK
+        with Pipeline(Settings.from_env(found.environment)) as pipeline:
+            here = Place(found, small, undisturbed, pipeline, folder)
+            try:
+                yield here
+            finally:
+                here.dismiss()
