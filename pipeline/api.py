@@ -500,7 +500,7 @@ class Pipeline:
         say: Callable[[str], None] = _silent,
     ) -> "Ensemble":
         """Train an ensemble by bagging; an interrupted training resumes. Raises UsageError."""
-        from pipeline.engine.worker import pick_device
+        from pipeline.engine.devices import pick_device
         from pipeline.models.training.bagging import train_ensemble
 
         return train_ensemble(

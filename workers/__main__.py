@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from pipeline import logs, telemetry
 from pipeline.engine.broker import TASK, check_broker_url
-from pipeline.engine.worker import open_workshop, when_parent_is_gone
+from pipeline.engine.identity import when_parent_is_gone
+from pipeline.engine.worker import open_workshop
 from pipeline.errors import AttribatchError, UsageError
 from pipeline.settings import Settings
 from workers.app import make_app

@@ -19,8 +19,10 @@ from concurrent.futures import Future
 import psutil
 
 from pipeline.engine.broker import Waker
+from pipeline.engine.devices import is_broken
+from pipeline.engine.identity import release_dead, worker_name
 from pipeline.engine.unit import Outcome, Workshop
-from pipeline.engine.worker import begin, is_broken, release_dead, worker_name
+from pipeline.engine.worker import begin
 from pipeline.errors import Retryable
 
 log = logging.getLogger("attribatch.worker")

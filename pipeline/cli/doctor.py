@@ -100,7 +100,7 @@ def _objects(settings: Settings) -> str:
 def _device(settings: Settings) -> str:
     import torch
 
-    from pipeline.engine.worker import pick_device
+    from pipeline.engine.devices import pick_device
 
     device = pick_device(settings.device)
     torch.ones(2, device=device).sum().item()

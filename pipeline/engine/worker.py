@@ -1,27 +1,22 @@
 """The loop of a local worker: claim straight from SQL, work, repeat, until nothing of the run is left.
 
-`python -m pipeline.engine.worker RUN` runs the loop in a process of its own, started by `pipeline.engine.broker`. It
+`python -m pipeline.engine.worker RUN` runs the loop in a process of its own, started by `pipeline.engine.processes`. It
 stops on SIGTERM or when its parent process is gone, and gives its unit back in both cases. If the index's disk stays
 full, nothing can be recorded, not even a failure: the process ends with `StoreFull.EXIT_CODE`.
 """
 
 import argparse
 import logging
-import os
 import signal
-import socket
 import sys
-import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import Future
-from functools import cache
-from pathlib import Path
 
 from db.ledger import Ledger
 from db.queries import progress
 from db.records import Unit
 from pipeline import logs, telemetry
+from pipeline.engine.devices import pick_device
+from pipeline.engine.identity import release_dead, when_parent_is_gone, worker_name
 from pipeline.engine.unit import Outcome, Workshop, begin_unit
 from pipeline.errors import Retryable, StoreFull
 from pipeline.settings import Settings
@@ -46,30 +41,6 @@ def open_workshop(settings: Settings) -> Workshop:
         device=pick_device(settings.device),
         allowed_modules=settings.allowed_modules,
     )
-
-
-def pick_device(wanted: str) -> str:
-    """`auto` is the first GPU where there is one, else the CPU."""
-    if wanted != "auto":
-        return wanted
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
-
-
-def is_broken(device: str) -> bool:
-    """Whether a GPU answers nothing more in this process: after some errors only a new process can use it."""
-    if not device.startswith("cuda"):
-        return False
-    import torch
-
-    try:
-        torch.ones(1, device=device).sum().item()
-    except torch.OutOfMemoryError:
-        return False
-    except RuntimeError:
-        return True
-    return False
 
 
 def begin(shop: Workshop, unit: Unit) -> "Future[Outcome]":
@@ -108,59 +79,6 @@ def work(shop: Workshop, run_id: str) -> None:
             log.warning("%s", error)
             shop.stop.wait(5 * IDLE_SECONDS)
     shop.finish()
-
-
-def release_dead(ledger: Ledger) -> None:
-    """Give back what workers hold that this process knows to be gone, without waiting for their leases."""
-    ledger.release_owned_by([name for name in ledger.lease_owners() if is_dead(name)])
-
-
-def worker_name() -> str:
-    """Who holds a lease: host, machine, pid and the process's start, so that a reused pid is another worker."""
-    state_and_start = _state_and_start(os.getpid())
-    return f"{socket.gethostname()}:{_machine()}:{os.getpid()}:{state_and_start[1] if state_and_start else 0}"
-
-
-def is_dead(worker: str) -> bool:
-    """Whether a worker is known to be gone; False for whatever another machine or container may know better."""
-    machine, pid, started = [*worker.split(":"), "", "", ""][1:4] if worker.count(":") == 3 else ("", "", "")
-    if not machine or machine != _machine() or not pid.isdecimal():
-        return False
-    found = _state_and_start(int(pid))
-    return found is None or found[1] != started or found[0] in "ZX"
-
-
-@cache
-def _machine() -> str:
-    """The boot of the kernel here, and the process namespace: a pid means nothing outside of these. "" if not known.
-
-    Host names do not do: containers may share one.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:
-        return ""
-
-
-def _state_and_start(pid: int) -> tuple[str, str] | None:
-    """A process's state letter and its start in clock ticks since boot, which no change of the clock moves."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return fields[0], fields[19]
-
-
-def when_parent_is_gone(parent: int, then: Callable[[], None]) -> None:
-    """Watch, in a thread, the process that started this one."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        then()
-
-    threading.Thread(target=watch, name="attribatch-parent", daemon=True).start()
 
 
 def main() -> None:

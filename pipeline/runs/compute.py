@@ -7,6 +7,7 @@ from collections.abc import Callable
 from db.errors import StoreUnavailable
 from db.records import Progress
 from pipeline.engine import broker
+from pipeline.engine.processes import LocalWorkers
 from pipeline.runs.stored import StoredRun
 
 log = logging.getLogger("attribatch.api")
@@ -17,7 +18,7 @@ OnProgress = Callable[[Progress], None]
 
 def compute_locally(stored: StoredRun, workers: int, on_progress: OnProgress) -> Progress:
     """Run worker processes on this machine until no unit of the run waits."""
-    with broker.LocalWorkers(stored.run.id, workers, stored.settings.to_env()) as local:
+    with LocalWorkers(stored.run.id, workers, stored.settings.to_env()) as local:
         return _until_finished(stored, on_progress, lambda progress: local.tend(progress.attempts))
 
 

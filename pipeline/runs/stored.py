@@ -223,7 +223,7 @@ class StoredRun:
 
     def device(self) -> str:
         """The device on which members run in this process."""
-        from pipeline.engine.worker import pick_device
+        from pipeline.engine.devices import pick_device
 
         return pick_device(self.settings.device)
 

@@ -32,7 +32,8 @@ from pipeline import logs
 from pipeline.datasets.decoder import Decoder
 from pipeline.engine import unit as engine
 from pipeline.engine.explainer import Explainer
-from pipeline.engine.worker import open_workshop, when_parent_is_gone, work
+from pipeline.engine.identity import when_parent_is_gone
+from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import Retryable
 from pipeline.settings import Settings
 from workers import consumer

@@ -3,10 +3,11 @@
 import errno
 import os
 import sqlite3
-import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import event, insert
@@ -15,8 +16,9 @@ from db.records import UnitState
 from db.session import writing
 from db.tables import images
 from pipeline.api import Pipeline, RunRequest
-from pipeline.engine import broker, unit
+from pipeline.engine import unit
 from pipeline.engine import worker as module
+from pipeline.engine.processes import LocalWorkers
 from pipeline.engine.unit import Workshop
 from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import StoreFull
@@ -87,10 +89,20 @@ def test_where_nothing_can_be_recorded_a_worker_ends(
     assert len(asked) == module.FULL_TRIES
 
 
-def test_whoever_started_such_a_worker_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = [sys.executable, "-c", f"raise SystemExit({StoreFull.EXIT_CODE})"]
-    monkeypatch.setattr(broker.LocalWorkers, "_start", lambda self: subprocess.Popen(ended))
-    with broker.LocalWorkers("the-run", 1, {}) as workers:
-        workers._processes[0].wait(20)
-        with pytest.raises(StoreFull, match="no space left for the index of run the-run"):
+def test_whoever_started_such_a_worker_hears_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexit {StoreFull.EXIT_CODE}\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+
+    def tend_for(seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
             workers.tend(0)
+            time.sleep(0.01)
+
+    with (
+        LocalWorkers("the-run", 1, {}) as workers,
+        pytest.raises(StoreFull, match="no space left for the index of run the-run"),
+    ):
+        tend_for(20)

@@ -19,8 +19,9 @@ from db.records import DEATHS, Entry, ImageRow, ImageState, Run, RunState, Unit,
 from pipeline.api import Pipeline, RunRequest
 from pipeline.datasets.decoder import Decoder, Picture, Unreadable
 from pipeline.engine import unit as engine
+from pipeline.engine.identity import is_dead, worker_name
 from pipeline.engine.unit import Outcome, Workshop, run_unit
-from pipeline.engine.worker import is_dead, open_workshop, work, worker_name
+from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import StoreUnavailable
 from pipeline.models import registry
 from pipeline.spec.request import ModelRequest
