@@ -19,9 +19,9 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -41,6 +41,7 @@ from pipeline.datasets import Source
 from pipeline.datasets.decoder import Decoder, Picture, Unreadable
 from pipeline.engine import calibration
 from pipeline.engine.explainer import Computed, Explainer
+from pipeline.engine.lease import held_lease
 from pipeline.engine.reuse import Known
 from pipeline.engine.rows import describe, failed_row
 from pipeline.errors import AttribatchError, MapsGone, Retryable, UnreadableImage, UsageError
@@ -53,7 +54,6 @@ from pipeline.storage.keys import sidecar_key
 
 log = logging.getLogger("attribatch.engine")
 
-RENEW_SECONDS = 5.0
 RESIDENT_SHARE = 0.5  # of a GPU's free memory that all members of an ensemble may fill
 RETRY_SECONDS = 2.0  # doubled by every attempt
 
@@ -122,7 +122,7 @@ def run_unit(shop: Workshop, unit: Unit) -> Outcome:
 def begin_unit(shop: Workshop, unit: Unit) -> "Future[Outcome]":
     """As `run_unit`, but what is computed is stored while the caller goes on. One unit at a time is stored."""
     with ExitStack() as held:
-        lost = held.enter_context(_lease(shop, unit))
+        lost = held.enter_context(held_lease(lambda: shop.ledger.renew(unit), shop.lease_seconds))
         result = _guarded(shop, unit, lost, lambda: _compute(shop, unit, lost))
         shop.finish()
         if isinstance(result, Outcome):
@@ -335,36 +335,6 @@ def _committed(shop: Workshop, unit: Unit, rows: Sequence[ImageRow]) -> bool:
             if time.monotonic() > give_up:
                 raise
             time.sleep(0.5)
-
-
-# ---- the lease
-
-
-@contextmanager
-def _lease(shop: Workshop, unit: Unit) -> Iterator[threading.Event]:
-    """Renew the lease in a thread, long before it ends. The event says that it is lost: stop computing."""
-    lost, over = threading.Event(), threading.Event()
-
-    def renew() -> None:
-        renewed = time.monotonic()
-        while not over.wait(min(shop.lease_seconds / 3, RENEW_SECONDS)):
-            try:
-                if not shop.ledger.renew(unit):
-                    lost.set()
-                    return
-                renewed = time.monotonic()
-            except Retryable:
-                if time.monotonic() - renewed > shop.lease_seconds:
-                    lost.set()
-                    return
-
-    thread = threading.Thread(target=renew, name="attribatch-lease", daemon=True)
-    thread.start()
-    try:
-        yield lost
-    finally:
-        over.set()
-        thread.join()
 
 
 def _last_lines(error: BaseException, lines: int = 6) -> str:

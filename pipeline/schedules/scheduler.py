@@ -7,9 +7,8 @@ Knows nothing of cron's rules (`pipeline.schedules.cron`) nor of maps (`pipeline
 """
 
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,6 +17,7 @@ from db.objects import Objects
 from db.records import ClassDrift, Drift, Occasion, OccasionState, Progress, Run, RunState, Schedule
 from db.schedule_ledger import Timetable
 from db.session import Engine
+from pipeline.engine.lease import held_lease
 from pipeline.errors import AttribatchError, Permanent, Retryable, UsageError
 from pipeline.schedules.cron import check_name, due, next_due
 from pipeline.schedules.records import put_record, record_key
@@ -226,7 +226,8 @@ class Scheduler:
 
     def _advance(self, held: Occasion, compute: Callable[[Run], Progress]) -> Occasion:
         """Take a held turn as far as it goes, and say how far that is."""
-        with _leased(self._timetable, held, self._lease_seconds):
+        # If the lease is lost nevertheless, `settle` and `let_go` below change nothing.
+        with held_lease(lambda: self._timetable.renew(held), self._lease_seconds):
             try:
                 return self._carried_out(held, compute)
             except Retryable as error:
@@ -292,26 +293,6 @@ class Scheduler:
             return replace(outcome, token=None)
         lost = "another tick took this turn over, or the schedule was removed; what it found stands"
         return replace(outcome, state=OccasionState.RUNNING, token=None, exceeded=None, error=lost)
-
-
-@contextmanager
-def _leased(timetable: Timetable, held: Occasion, lease_seconds: float) -> Iterator[None]:
-    """Renew the lease in a thread. Where it is lost nevertheless, what is said of the turn later does not count."""
-    over = threading.Event()
-
-    def renew() -> None:
-        while not over.wait(lease_seconds / 3):
-            with suppress(Retryable):
-                if not timetable.renew(held):
-                    return
-
-    thread = threading.Thread(target=renew, name="attribatch-turn", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _is_over(progress: Progress) -> bool:
