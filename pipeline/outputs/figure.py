@@ -9,8 +9,8 @@ from pipeline.attribution import baseline_stack
 from pipeline.errors import UsageError
 from pipeline.outputs.pictures import Explained, figure
 from pipeline.spec.run_spec import RunSpec
-from pipeline.storage.arrays import PATH_POINTS, Floats, MapReader
-from pipeline.storage.reader import read_maps
+from pipeline.storage.arrays import PATH_POINTS, Floats
+from pipeline.storage.reader import MapReader, read_maps
 
 STRIP_ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 

@@ -140,7 +140,7 @@ class StoredRun:
 
     def frame(self, *, where: str | None = None, sort: str | None = None) -> "pd.DataFrame":
         """The matching rows as a table; see `Pipeline.frame`."""
-        from pipeline.storage.framing import frame_of
+        from pipeline.storage.lazy import frame_of
 
         return frame_of(queries.iter_found(self.stores.database, self.run.id, where=where, sort=sort))
 
@@ -183,7 +183,8 @@ class StoredRun:
 
     def curve(self, row: ImageRow) -> dict[str, list[float]] | None:
         """Alphas, outputs F(alpha) and mean absolute gradients of one row's path; None if nothing is stored."""
-        from pipeline.storage.arrays import PATH_POINTS, MapReader
+        from pipeline.storage.arrays import PATH_POINTS
+        from pipeline.storage.reader import MapReader
 
         if row.map_run is None or row.map_row is None:
             return None

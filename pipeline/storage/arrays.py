@@ -11,7 +11,7 @@ Below `runs/<run id>/maps`, N images, H x W inputs, C channels (1 where they wer
 Missing is NaN, never 0. Shards are encoded in memory; `pipeline.engine.unit` puts them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import MemoryStore
 
-from db.objects import Objects
 from db.records import Run
-from db.zarr_store import ZarrStore
-from pipeline.errors import ObjectMissing
 from pipeline.spec.run_spec import RunSpec
 
 PATH_POINTS = 33
@@ -106,69 +103,6 @@ def resample_path(alphas: NDArray[np.float64], values: NDArray[np.float64]) -> F
     if not known.any():
         return np.full(PATH_POINTS, np.nan, np.float32)
     return np.interp(_ALPHAS, alphas[known], values[known]).astype(np.float32)
-
-
-class MapReader:
-    """Reads the maps of one run, row by row or many at once; 2 GETs read one map.
-
-    Raises:
-        ObjectMissing: on opening, if the run has no arrays.
-    """
-
-    def __init__(self, objects: Objects, run_id: str) -> None:
-        self._store = ZarrStore(objects, maps_prefix(run_id), read_only=True)
-        self._run_id = run_id
-        self._arrays: dict[str, zarr.Array[Any]] = {}
-        self._array("scale")
-
-    def mean(self, rows: Sequence[int]) -> Floats:
-        """Maps of some rows, (n, C, H, W); NaN where none is stored."""
-        return self._scaled("mean", 0, rows)
-
-    def std(self, rows: Sequence[int]) -> Floats | None:
-        """Standard deviation over members, (n, C, H, W); None for a single member."""
-        try:
-            return self._scaled("std", 1, rows)
-        except ObjectMissing:
-            return None
-
-    def path(self, rows: Sequence[int]) -> Floats:
-        """F(alpha) and mean absolute gradient at `PATH_POINTS` alphas, (n, 2, PATH_POINTS)."""
-        return self._rows("path", rows)
-
-    def _scaled(self, name: str, column: int, rows: Sequence[int]) -> Floats:
-        stored = self._rows(name, rows)
-        return np.asarray(stored * self._rows("scale", rows)[:, column, None, None, None], np.float32)
-
-    def _rows(self, name: str, rows: Sequence[int]) -> Floats:
-        array = self._array(name)
-        wanted = np.asarray(rows, np.int64)
-        consecutive = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1) if len(wanted) else []
-        found = np.empty((len(wanted), *array.shape[1:]), np.float32)
-        start = 0
-        try:  # slices: oindex takes 40 times as long, and 10 MB for each map of 3 x 224 x 224
-            for part in consecutive:
-                found[start : start + len(part)] = array[int(part[0]) : int(part[-1]) + 1]
-                start += len(part)
-        except ValueError as error:  # a checksum
-            raise self._damaged(name) from error
-        return found
-
-    def _damaged(self, name: str) -> ObjectMissing:
-        return ObjectMissing(f"array {name!r} of run {self._run_id} is damaged; try `attribatch repair`")
-
-    def _array(self, name: str) -> "zarr.Array[Any]":
-        if name not in self._arrays:
-            try:
-                opened = zarr.open_array(self._store, path=name, mode="r", zarr_format=3)
-            except FileNotFoundError:
-                raise ObjectMissing(f"run {self._run_id} has no array {name!r}; try `attribatch repair`") from None
-            except (ValueError, KeyError, TypeError) as error:
-                raise ObjectMissing(
-                    f"array {name!r} of run {self._run_id} is damaged; try `attribatch repair`"
-                ) from error
-            self._arrays[name] = opened
-        return self._arrays[name]
 
 
 def _scale(maps: Floats) -> Floats:

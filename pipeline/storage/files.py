@@ -1,12 +1,16 @@
 """Places that somebody names with --out: what the system says of them becomes a sentence with its remedy."""
 
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 
 from pipeline.errors import UsageError
+
+MARK = ".attribatch-export"  # in each folder that an export made: no other folder is ever removed
+_PREFIX = ".attribatch-part-"  # short: the target's own name may be as long as the file system allows
 
 
 @contextmanager
@@ -52,3 +56,102 @@ def write_file(path: Path, data: bytes) -> None:
         if not path.parent.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool, is_export: Callable[[Path], bool]) -> Iterator[Path]:
+    """A file to write, which becomes `path` unless an exception leaves the block.
+
+    Args:
+        path: the target, absolute.
+        overwrite: replace a regular file that `is_export` knows. Nothing else is ever replaced.
+        is_export: whether a regular file was written by an export.
+
+    Raises:
+        UsageError: what is at `path` is not to be replaced, or the system lets no file be written there.
+    """
+    with _named(path):
+        _check_file(path, overwrite, is_export)
+        with _beside(path) as part:
+            yield part
+            _check_file(path, overwrite, is_export)  # again: an export may take hours
+            part.replace(path)
+
+
+@contextmanager
+def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """An empty folder to fill, which becomes `path` unless an exception leaves the block.
+
+    A link to a folder is kept: the folder that it leads to becomes the export.
+
+    Raises:
+        UsageError: what is at `path` is not to be replaced, or the system lets no folder be made there.
+    """
+    with _named(path):
+        _check_folder(path, overwrite)
+        target = path.resolve() if path.is_symlink() else path
+        with _beside(target) as part:
+            part.mkdir()
+            (part / MARK).touch()
+            yield part
+            _check_folder(path, overwrite)
+            if target.exists():
+                target.replace(part.with_name("earlier"))
+            part.replace(target)
+
+
+def _check_file(path: Path, overwrite: bool, is_export: Callable[[Path], bool]) -> None:
+    mode = _mode(path)
+    if mode is None:
+        return
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{path} is a folder; name a file with --out")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is a link or a device, which an export never replaces; give another --out")
+    if not is_export(path):
+        raise UsageError(f"{path} is no earlier export of this format, so it is not replaced; give another --out")
+    if not overwrite:
+        raise UsageError(f"{path} is there already; give --overwrite to replace it, or another --out")
+
+
+def _check_folder(path: Path, overwrite: bool) -> None:
+    if _mode(path) is None:
+        return
+    if not path.is_dir():
+        raise UsageError(f"{path} is no folder; name a new or an empty one with --out")
+    if path.resolve().is_mount():
+        raise UsageError(f"{path} is a mount point, which cannot be replaced; name a folder in it with --out")
+    if not any(path.iterdir()):
+        return
+    if not (path / MARK).exists():
+        raise UsageError(f"{path} is not empty and was not made by an export; give another --out")
+    if not overwrite:
+        raise UsageError(f"{path} is there already; give --overwrite to replace it, or another --out")
+
+
+def _mode(path: Path) -> int | None:
+    """The mode of what is at `path` itself, links not followed; None where there is nothing."""
+    try:
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A place to write in a folder of its own, on the file system of `path`; removed with what is left in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=_PREFIX, dir=path.parent, ignore_cleanup_errors=True) as room:
+        yield Path(room) / "part"
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What the system says of the target or of a hidden part of it, said of the target."""
+    try:
+        yield
+    except OSError as error:
+        said_of = str(error.filename or path)
+        if _PREFIX not in said_of and not path.is_relative_to(said_of):
+            raise
+        raise refused(path, error) from error

@@ -3,21 +3,26 @@
 Nothing is read before values are asked for; then the maps of the chosen rows are, and no others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import xarray
 from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from db.encoding import IMAGE_TYPES
 from db.objects import Objects
 from db.records import ImageRow, Run
 from pipeline.spec.run_spec import RunSpec
 from pipeline.storage.arrays import Floats, layout_of
 from pipeline.storage.reader import PlaceReader, check_stored
 
+FRAME_ROWS = 10_000  # rows held as Python objects at a time: they take ten times the memory of the frame
+_DTYPES = {str: "string", int: "Int64", float: "float64", bool: "boolean"}
 DIMENSIONS = ("row", "channel", "y", "x")
 
 
@@ -93,3 +98,19 @@ class _LazyMaps(BackendArray):
         for axis, part in reversed(list(enumerate(inside, start=1))):  # from the last: an integer removes its axis
             found = found[(slice(None),) * axis + (part,)]
         return found[0] if np.ndim(chosen) == 0 and not isinstance(chosen, slice) else found
+
+
+def frame_of(rows: Iterable[ImageRow]) -> pd.DataFrame:
+    """Texts are `string`, integers `Int64`, figures `float64`, flags `boolean`; NA or NaN is missing."""
+    left = iter(rows)
+    parts = [_part([])]
+    while batch := list(islice(left, FRAME_ROWS)):
+        parts.append(_part(batch))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _part(rows: list[ImageRow]) -> pd.DataFrame:
+    columns = {
+        name: pd.array([getattr(row, name) for row in rows], dtype=_DTYPES[kind]) for name, kind in IMAGE_TYPES.items()
+    }
+    return pd.DataFrame(columns)

@@ -7,13 +7,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from pipeline.errors import ModelError, SpecError
-from pipeline.spec.request import absolute_source
-
-if TYPE_CHECKING:
-    from pipeline.spec.request import ModelRequest
+from pipeline.spec.request import ModelRequest, absolute_source
 
 MANIFEST = "ensemble.json"
 TORCHVISION = "torchvision:"
@@ -121,14 +118,12 @@ class Ensemble:
             raise ModelError(f"{folder / MANIFEST} cannot be read ({error}); train the ensemble again") from error
 
 
-def ensemble_models(folder: Path) -> "tuple[ModelRequest, ...]":
+def ensemble_models(folder: Path) -> tuple[ModelRequest, ...]:
     """The members of a trained ensemble, as a run takes them.
 
     Raises:
         ModelError: there is none in the folder, or the weights of a member are gone or have changed.
     """
-    from pipeline.spec.request import ModelRequest
-
     ensemble = Ensemble.read(folder)
     for member in ensemble.members:
         if file_digest(folder / member.weights) != member.sha256:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.errors import UsageError
 from pipeline.runs.stored import Selection
-from pipeline.storage.targets import new_file, new_folder
+from pipeline.storage.files import new_file, new_folder
 
 __all__ = ["FORMATS", "Exported", "Selection", "export"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.engine.measures import measure, member_disagreement
+from pipeline.engine.rows import measure, member_disagreement
 
 
 def test_an_even_map_spreads_everywhere() -> None:

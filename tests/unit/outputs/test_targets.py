@@ -13,7 +13,7 @@ import pytest
 from pipeline.api import Pipeline
 from pipeline.errors import UsageError
 from pipeline.outputs.export import npz
-from pipeline.storage.targets import new_file, new_folder
+from pipeline.storage.files import new_file, new_folder
 
 FOREIGN: dict[str, Callable[[Path], object]] = {
     "source.py": lambda path: path.write_text("print('mine')\n"),

@@ -8,7 +8,8 @@ import zarr
 
 from db.objects import Folder, Objects
 from pipeline.errors import ObjectMissing
-from pipeline.storage.arrays import PATH_POINTS, Layout, MapReader, UnitMaps, encode, metadata, resample_path
+from pipeline.storage.arrays import PATH_POINTS, Layout, UnitMaps, encode, metadata, resample_path
+from pipeline.storage.reader import MapReader
 
 LAYOUT = Layout(image_count=10, unit_size=4, channels=3, height=5, width=6, spread=True)
 

@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 
 from db.records import ImageRow, ImageState
 from pipeline.api import Pipeline
-from pipeline.storage.arrays import MapReader
 from pipeline.storage.keys import report_key
+from pipeline.storage.reader import MapReader
 from pipeline.web.pages import gallery
 from pipeline.web.sentences import error_in_words, finding, gap_in_words
 from tests.support.installation import HOSTILE, Installation
