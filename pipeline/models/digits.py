@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pipeline.errors import DatasetError
+from pipeline.models.training.fit import WEIGHT_DECAY, save, train_epoch
+from pipeline.storage.files import replace_text
 
 CLASSES = tuple("0123456789")
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
@@ -73,7 +73,7 @@ def write_digits(folder: Path, *, shortcut_class: int | None, shortcut_corner: s
     _write_images(new, shortcut_class, shortcut_corner, np.random.default_rng(seed))
     if folder.exists():
         folder.rename(old)
-    _write_text(marker, wanted)
+    replace_text(marker, wanted)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -132,9 +132,7 @@ def train_member(folder: Path, *, member: int, seed: int, out: Path) -> float:
         module, accuracy = _train(folder, torch.Generator().manual_seed(seed * 1000 + member))
     finally:
         torch.set_num_threads(threads)
-    temporary = out.with_name(f".{out.name}.new")
-    save_file(module.state_dict(), temporary, {"arguments": arguments, "accuracy": repr(accuracy)})
-    temporary.replace(out)
+    save(module.state_dict(), out, {"arguments": arguments, "accuracy": repr(accuracy)})
     return accuracy
 
 
@@ -194,29 +192,17 @@ def _initialised(generator: torch.Generator) -> nn.Module:
 
 
 def _fit(module: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> None:
-    """Adam over a one-cycle learning rate; cross entropy."""
-    optimizer = torch.optim.AdamW(module.parameters(), weight_decay=0.01, fused=True)
-    steps = _EPOCHS * (len(labels) // _BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=steps)
+    """AdamW over a one-cycle learning rate. Pixels (N, 1, 32, 32) are normalised; labels (N,)."""
+    optimizer = torch.optim.AdamW(module.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
+    steps = len(labels) // _BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=_EPOCHS * steps)
     for _ in range(_EPOCHS):
-        order = torch.randperm(len(labels), generator=generator)
-        for start in range(0, len(labels) // _BATCH * _BATCH, _BATCH):
-            batch = order[start : start + _BATCH]
-            loss = F.cross_entropy(module(pixels[batch]), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch ships this method without annotations
-            optimizer.step()
-            schedule.step()
+        order = torch.randperm(len(labels), generator=generator)[: steps * _BATCH].view(steps, _BATCH)
+        train_epoch(module, ((pixels[rows], labels[rows]) for rows in order), optimizer, schedule)
 
 
 def _marker(folder: Path) -> Path:
     return folder.with_name(folder.name + ".json")
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _hash(key: str) -> str:

@@ -58,6 +58,13 @@ def write_file(path: Path, data: bytes) -> None:
         path.write_bytes(data)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file next to its place, then rename it: readers see the old file or the new one."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
+
+
 @contextmanager
 def new_file(path: Path, *, overwrite: bool, is_export: Callable[[Path], bool]) -> Iterator[Path]:
     """A file to write, which becomes `path` unless an exception leaves the block.

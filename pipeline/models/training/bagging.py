@@ -30,11 +30,10 @@ from pipeline.models.training.ensemble_manifest import (
     TrainedMember,
     TrainingRequest,
     file_digest,
-    write_text,
 )
 from pipeline.models.training.fit import Fit, probabilities, save, train_member, weights_of
 from pipeline.spec.request import ModelRequest
-from pipeline.storage.files import make_folder
+from pipeline.storage.files import make_folder, replace_text
 
 TRAINING = "training.json"
 MOST_SKIPPED = 1000  # images that the manifest names
@@ -186,7 +185,7 @@ def _claim(folder: Path, recipe: dict[str, object]) -> None:
     file = folder / TRAINING
     if not file.exists():
         make_folder(folder)
-        write_text(file, json.dumps(recipe, indent=2) + "\n")
+        replace_text(file, json.dumps(recipe, indent=2) + "\n")
         return
     try:
         before = json.loads(file.read_text(encoding="utf-8"))

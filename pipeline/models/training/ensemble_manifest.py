@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from pipeline.errors import ModelError, SpecError
 from pipeline.spec.request import ModelRequest, absolute_source
+from pipeline.storage.files import replace_text
 
 MANIFEST = "ensemble.json"
 TORCHVISION = "torchvision:"
@@ -94,7 +95,7 @@ class Ensemble:
 
     def write(self, folder: Path) -> None:
         """Put it into a folder, by one rename."""
-        write_text(folder / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
+        replace_text(folder / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -147,10 +148,3 @@ def file_digest(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file by one rename."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)

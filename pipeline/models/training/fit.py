@@ -6,9 +6,9 @@ never from what was drawn before. So a training that was interrupted equals one 
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pipeline.errors import ModelError
 from pipeline.models.member import Member, logits_of, said
@@ -88,10 +89,14 @@ def train_member(
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, fit.learning_rate, weight_decay=WEIGHT_DECAY)
     bag = resample(rows, fit, member)
+    fit = replace(fit, batch_size=min(fit.batch_size, len(bag)))
+    steps = len(bag) // fit.batch_size  # a rest smaller than a batch is left out
     done = _restore(checkpoint, module, optimizer) if checkpoint.exists() else 0
+    schedule = LambdaLR(optimizer, lambda step: _rate(step + done * steps, fit.epochs * steps))
     for epoch in range(done, fit.epochs):
         with fit.seeded(member, "epoch", epoch):
-            loss = _epoch(module, preprocess, images, bag, fit, optimizer, epoch)
+            order = [bag[index] for index in torch.randperm(len(bag))[: steps * fit.batch_size].tolist()]
+            loss = train_epoch(module, _batches(images, order, preprocess, fit), optimizer, schedule)
         if not math.isfinite(loss):
             raise ModelError(f"member {member}: the loss of epoch {epoch + 1} is {loss}; lower --lr")
         save(_snapshot(module, optimizer), checkpoint, {"epochs": str(epoch + 1)})
@@ -118,35 +123,47 @@ def save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> No
     new.replace(path)
 
 
-def _epoch(
+def train_epoch(
     module: nn.Module,
-    preprocess: Preprocess,
-    images: Images,
-    bag: Sequence[int],
-    fit: Fit,
+    batches: Iterable[tuple[Tensor, Tensor]],
     optimizer: torch.optim.Optimizer,
-    epoch: int,
+    schedule: LRScheduler,
 ) -> float:
-    """One pass over the resample; mean loss of its batches. A rest smaller than a batch is left out."""
-    size = min(fit.batch_size, len(bag))
-    steps = len(bag) // size
-    order = [bag[index] for index in torch.randperm(len(bag))[: steps * size].tolist()]
-    mean, std = (torch.tensor(v, device=fit.device)[:, None, None] for v in (preprocess.mean, preprocess.std))
-    total = torch.zeros((), device=fit.device)
-    for step, (read, labels) in enumerate(images.batches(order, size), epoch * steps):
-        mirrored = torch.rand(len(read), 1, 1, 1) < (0.5 if fit.flip else 0)
-        pixels = torch.where(mirrored, read.flip(3), read)
-        for group in optimizer.param_groups:
-            group["lr"] = fit.learning_rate * _rate(step, fit.epochs * steps)
+    """One pass over batches with cross entropy. The rate follows the schedule, a step for each batch.
+
+    Args:
+        module: input (n, C, H, W) -> logits (n, classes); trained in place.
+        batches: normalised input and labels (n,) int64 on the module's device; one batch or more.
+        optimizer: of the module's parameters.
+        schedule: of the optimizer's learning rate.
+
+    Returns:
+        Mean loss of the batches.
+
+    Raises:
+        ModelError: the module raised.
+    """
+    losses = list[Tensor]()
+    for inputs, labels in batches:
         try:
-            loss = F.cross_entropy(logits_of(module((pixels.to(fit.device) - mean) / std)), labels.to(fit.device))
+            loss = F.cross_entropy(logits_of(module(inputs)), labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch ships this method without annotations
-        except Exception as error:  # somebody else's code
+        except Exception as error:  # raised by the user's model
             raise ModelError(f"in training the model raised {said(error)}; check --input-size, --batch-size") from error
         optimizer.step()
-        total += loss.detach()
-    return total.item() / steps
+        schedule.step()
+        losses.append(loss.detach())
+    return torch.stack(losses).mean().item()
+
+
+def _batches(images: Images, order: Sequence[int], preprocess: Preprocess, fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised input (n, C, H, W) and labels (n,) of some rows on the device, half of them mirrored with `flip`."""
+    mean, std = (torch.tensor(v, device=fit.device)[:, None, None] for v in (preprocess.mean, preprocess.std))
+    for read, labels in images.batches(order, fit.batch_size):
+        mirrored = torch.rand(len(read), 1, 1, 1) < (0.5 if fit.flip else 0)
+        pixels = torch.where(mirrored, read.flip(3), read)
+        yield (pixels.to(fit.device) - mean) / std, labels.to(fit.device)
 
 
 def _rate(step: int, steps: int) -> float:
