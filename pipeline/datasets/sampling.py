@@ -1,54 +1,82 @@
-"""A seeded random sample of a run's maps, with the images that can still be read."""
+"""Seeded random samples: items are ordered by the SHA-256 of the seed, the purpose and their identity.
+
+So a sample does not depend on the order in which items come, a smaller sample is part of a larger one, and samples for
+different purposes are independent.
+"""
 
 import hashlib
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from db.records import ImageRow
 from pipeline.errors import UnreadableImage
 
-Floats = NDArray[np.float32]
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 
-_TRIES = 4  # rows that are tried for each image wanted
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Rows and their pixels (C, H, W), in random order; and keys of images that are gone or have changed."""
-
-    rows: Sequence[ImageRow]
-    pixels: Sequence[Floats]
-    gone: Sequence[str]
+_TRIES = 4  # items drawn for each readable one that is wanted
 
 
-def draw(rows: Iterable[ImageRow], wanted: int, seed: int, read: Callable[[ImageRow], Floats]) -> Sample:
-    """The same rows for the same seed, whatever their order; all where there are no more. Memory: the sample's.
+@dataclass(frozen=True, slots=True)
+class Sample(Generic[Item, Value]):
+    """Items that could be read, in random order."""
+
+    items: Sequence[Item]
+    values: Sequence[Value]  # what `read` returned for each item
+    unreadable: Sequence[Item]  # drawn before the sample was complete
+
+
+def hash_key(*parts: object) -> bytes:
+    """SHA-256 of the parts joined by "/": 32 bytes to sort by."""
+    return hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+
+
+def draw(items: Iterable[Item], wanted: int, *, key: Callable[[Item], bytes]) -> list[Item]:
+    """The `wanted` items with the smallest keys, in order of their keys; all if there are fewer."""
+    return heapq.nsmallest(wanted, items, key=key)
+
+
+def draw_readable(
+    items: Iterable[Item], wanted: int, *, key: Callable[[Item], bytes], read: Callable[[Item], Value]
+) -> Sample[Item, Value]:
+    """Read items in order of their keys until `wanted` could be read; at most `4 * wanted` are tried.
 
     Args:
-        rows: with a map.
-        wanted: images, at least 1.
-        seed: of the draw.
-        read: pixels of a row; raises UnreadableImage.
+        items: read once; only those drawn are held in memory.
+        wanted: size of the sample, 1 or more. It is smaller if there are fewer readable items.
+        key: usually `hash_key` of the seed, the purpose and the item's identity.
+        read: returns the value of an item, or raises UnreadableImage.
     """
-    drawn = heapq.nsmallest(
-        _TRIES * wanted,
-        rows,
-        key=lambda row: (hashlib.sha256(f"{seed}/evaluate/{row.sha256}/{row.key}".encode()).digest(), row.row),
-    )
-    kept: list[ImageRow] = []
-    pixels: list[Floats] = []
-    gone: list[str] = []
-    for row in drawn:
+    kept, values, unreadable = list[Item](), list[Value](), list[Item]()
+    for item in draw(items, _TRIES * wanted, key=key):
+        try:
+            values.append(read(item))
+        except UnreadableImage:
+            unreadable.append(item)
+            continue
+        kept.append(item)
         if len(kept) == wanted:
             break
-        try:
-            pixels.append(read(row))
-        except UnreadableImage:
-            gone.append(row.key)
-        else:
-            kept.append(row)
-    return Sample(kept, pixels, gone)
+    return Sample(kept, values, unreadable)
+
+
+def hold_out(
+    items: Iterable[Item], share: float, *, group: Callable[[Item], object], key: Callable[[Item], bytes]
+) -> set[Item]:
+    """Draw the same share of each group, rounded, but never a whole group.
+
+    Args:
+        items: distinct and hashable.
+        share: 0 to below 1.
+        group: for example the class of an image.
+        key: as for `draw`.
+    """
+    groups: dict[object, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[group(item)].append(item)
+    held: set[Item] = set()
+    for members in groups.values():
+        held.update(draw(members, min(round(share * len(members)), len(members) - 1), key=key))
+    return held

@@ -10,7 +10,6 @@ Now three members, trained for each of 10 classes x 4 corners, lose 45 to 100 % 
 images without it, and none with it; single members are right on 97.8 to 99.8 % of all held-out images.
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -23,6 +22,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from pipeline.datasets.sampling import hash_key, hold_out
 from pipeline.errors import DatasetError
 from pipeline.models.training.fit import WEIGHT_DECAY, save, train_epoch
 from pipeline.storage.files import replace_text
@@ -79,12 +79,8 @@ def write_digits(folder: Path, *, shortcut_class: int | None, shortcut_corner: s
 
 
 def test_split(folder: Path) -> set[str]:
-    """Keys (`<class>/<index>.png`) held out from training: a quarter of each class, chosen by a hash of the key."""
-    held_out: set[str] = set()
-    for name in CLASSES:
-        keys = sorted((f"{name}/{path.name}" for path in (folder / name).glob("*.png")), key=_hash)
-        held_out.update(keys[: round(TEST_SHARE * len(keys))])
-    return held_out
+    """Keys (`<class>/<index>.png`) held out from training: a quarter of each class, drawn by a hash of the key."""
+    return hold_out(_keys(folder), TEST_SHARE, group=lambda key: key[0], key=hash_key)
 
 
 def digits_cnn() -> tuple[nn.Module, dict[str, Any]]:
@@ -158,10 +154,13 @@ def _mark_box(corner: str, x: int, y: int) -> tuple[int, int, int, int]:
     return left, top, left + MARK_SIZE, top + MARK_SIZE
 
 
+def _keys(folder: Path) -> list[str]:
+    return sorted(f"{name}/{path.name}" for name in CLASSES for path in (folder / name).glob("*.png"))
+
+
 def _load(folder: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised images (N, 1, 32, 32) float32, labels (N,) int64, held out (N,) bool; in the order of the keys."""
-    keys = sorted(f"{name}/{path.name}" for name in CLASSES for path in (folder / name).glob("*.png"))
-    tests = test_split(folder)
+    keys, tests = _keys(folder), test_split(folder)
     images: NDArray[np.uint8] = np.stack([np.asarray(Image.open(folder / key).convert("L")) for key in keys])
     preprocess = digits_cnn()[1]
     pixels = (torch.from_numpy(images)[:, None].float() / 255 - preprocess["mean"]) / preprocess["std"]
@@ -203,7 +202,3 @@ def _fit(module: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Gen
 
 def _marker(folder: Path) -> Path:
     return folder.with_name(folder.name + ".json")
-
-
-def _hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()

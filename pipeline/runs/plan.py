@@ -6,7 +6,6 @@ entries never stand in memory.
 
 import gzip
 import hashlib
-import heapq
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -125,10 +124,3 @@ def drafts(entries: Iterable[Entry], unit_size: int) -> Iterator[UnitDraft]:
     while chunk := tuple(islice(iterator, unit_size)):
         yield UnitDraft(number, chunk)
         number += 1
-
-
-def sample_rows(count: int, wanted: int, seed: int) -> list[int]:
-    """Rows that the `samples` baselines are drawn from: the same for the same seed, spread over the manifest."""
-    return heapq.nsmallest(
-        wanted, range(count), key=lambda row: hashlib.sha256(f"{seed}/samples/{row}".encode()).digest()
-    )

@@ -11,7 +11,8 @@ from db.ledger import Ledger
 from db.objects import Objects
 from db.records import Entry, Run
 from pipeline.datasets import Source, list_entries, open_source, read_image, to_pixels
-from pipeline.errors import SpecError, UnreadableImage
+from pipeline.datasets.sampling import Sample, draw_readable, hash_key
+from pipeline.errors import SpecError
 from pipeline.runs import plan
 from pipeline.runs.plan import Manifest
 from pipeline.settings import Settings
@@ -67,7 +68,9 @@ def _spec(
     )
     wanted = max((baseline.n for baseline in baselines if baseline.kind == "samples"), default=0)
     few = calibration_images(spec, manifest.count)
-    drawn = _drawn(spec, source, manifest, max(wanted, few), settings.max_pixels) if wanted or few else []
+    most = max(wanted, few)
+    sample = _draw(spec, source, manifest, most, settings.max_pixels) if most else Sample[Entry, str]([], [], [])
+    drawn = list(zip(sample.items, sample.values, strict=True))
     if len(drawn) < wanted:
         raise SpecError(f"baseline 'samples:n={wanted}' found {len(drawn)} readable images; lower n")
     return replace(
@@ -77,22 +80,17 @@ def _spec(
     )
 
 
-def _drawn(spec: RunSpec, source: Source, manifest: Manifest, wanted: int, max_pixels: int) -> list[tuple[Entry, str]]:
-    """Readable images of a data set with their sha256, the same for the same seed; all there are where too few."""
-    rows = plan.sample_rows(manifest.count, 4 * wanted, spec.seed)
-    drawable = set(rows)
-    entries = {entry.row: entry for entry in manifest.entries() if entry.row in drawable}
-    drawn: list[tuple[Entry, str]] = []
-    for row in rows:
-        try:
-            decoded = read_image(source, entries[row], max_pixels=max_pixels)
-            to_pixels(decoded.image, spec.preprocess, key=entries[row].key)
-        except UnreadableImage:
-            continue
-        drawn.append((entries[row], decoded.sha256))
-        if len(drawn) == wanted:
-            break
-    return drawn
+def _draw(spec: RunSpec, source: Source, manifest: Manifest, wanted: int, max_pixels: int) -> Sample[Entry, str]:
+    """Readable images of a data set with their sha256, in the order of the spec's seed."""
+
+    def read(entry: Entry) -> str:
+        decoded = read_image(source, entry, max_pixels=max_pixels)
+        to_pixels(decoded.image, spec.preprocess, key=entry.key)
+        return decoded.sha256
+
+    return draw_readable(
+        manifest.entries(), wanted, key=lambda entry: hash_key(spec.seed, "samples", entry.row), read=read
+    )
 
 
 def store(ledger: Ledger, objects: Objects, run: Run, spec: RunSpec, manifest: Manifest) -> Run:

@@ -4,8 +4,9 @@ Memory does not grow with the data set: the pixels of the sample, and the tensor
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,11 +19,13 @@ from pipeline.analysis.evaluation.results import MEANINGS, BaselinePair, ClassAg
 from pipeline.analysis.evaluation.subject import Engine, Subject
 from pipeline.attribution import Profile
 from pipeline.datasets.decoder import Picture
-from pipeline.datasets.sampling import Sample, draw
+from pipeline.datasets.sampling import Sample, draw_readable, hash_key
 from pipeline.engine.unit import load_members, must_take_turns
 from pipeline.errors import UsageError
 from pipeline.runs.stored import StoredRun
 from pipeline.storage.arrays import Floats as Pixels
+
+Drawn: TypeAlias = Sample[ImageRow, Pixels]
 
 _PART, _PART_OF_LARGE = 64, 16  # images that are computed together; of more than 96 x 96 pixels
 
@@ -51,17 +54,17 @@ def evaluate(stored: StoredRun, asked: Asked, *, say: Callable[[str], None] = la
     """
     measures = _checked(asked)
     drawn = draw(stored.rows(ImageState.DONE), asked.images + AVERAGED, asked.seed, stored.image)
-    if not drawn.rows:
-        why = "none of its images can be read any more" if drawn.gone else "it has no map yet"
+    if not drawn.items:
+        why = "none of its images can be read any more" if drawn.unreadable else "it has no map yet"
         raise UsageError(f"run {stored.run.id} cannot be evaluated: {why}; see `attribatch status {stored.run.id}`")
     engine = _engine(stored, asked, drawn)
     reasons = {name: skip_reason(name, engine.spec) for name in measures}
-    found, rows = Measured(), drawn.rows[: asked.images]
+    found, rows = Measured(), drawn.items[: asked.images]
     height, width = engine.spec.preprocess.height, engine.spec.preprocess.width
     size = _PART if height * width <= 96 * 96 else _PART_OF_LARGE
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        subject = _subject(engine, part, drawn.pixels[start : start + len(part)], stored.read_maps(part), asked.seed)
+        subject = _subject(engine, part, drawn.values[start : start + len(part)], stored.read_maps(part), asked.seed)
         for name in (name for name, reason in reasons.items() if reason is None):
             say(f"{name}: images {start + 1} to {start + len(part)} of {len(rows)}")
             found.merge(MEASURES[name](subject))
@@ -85,14 +88,24 @@ def _checked(asked: Asked) -> Sequence[str]:
     return [name for name in MEASURES if name in (asked.measures or MEASURES)]
 
 
-def _engine(stored: StoredRun, asked: Asked, drawn: Sample) -> Engine:
+def draw(rows: Iterable[ImageRow], wanted: int, seed: int, read: Callable[[ImageRow], Pixels]) -> Drawn:
+    """Rows and their pixels (C, H, W), the same for the same seed; equal images are ordered by their row."""
+    return draw_readable(
+        rows,
+        wanted,
+        key=lambda row: hash_key(seed, "evaluate", row.sha256, row.key) + row.row.to_bytes(8, "big"),
+        read=read,
+    )
+
+
+def _engine(stored: StoredRun, asked: Asked, drawn: Drawn) -> Engine:
     spec, device, samples = stored.spec, stored.device(), stored.samples()
     take_turns = must_take_turns(spec, device)
-    others = drawn.pixels[asked.images :]  # to average over; where there are too few, some of the sample
+    others = drawn.values[asked.images :]  # to average over; where there are too few, some of the sample
     return Engine(
         spec=spec,
         members=load_members(spec, "cpu" if take_turns else device, stored.settings.allowed_modules),
-        samples=np.stack(others if len(others) > 1 else drawn.pixels[:AVERAGED]) if samples is None else samples,
+        samples=np.stack(others if len(others) > 1 else drawn.values[:AVERAGED]) if samples is None else samples,
         profiles={name: Profile(tuple(knots)) for name, knots in stored.knots().items()},
         device=device,
         take_turns=take_turns,
@@ -112,16 +125,16 @@ def _subject(engine: Engine, rows: Sequence[ImageRow], pixels: Sequence[Pixels],
     )
 
 
-def _remarks(stored: StoredRun, asked: Asked, drawn: Sample, reasons: Mapping[str, str | None]) -> Iterator[str]:
-    images = min(len(drawn.rows), asked.images)
+def _remarks(stored: StoredRun, asked: Asked, drawn: Drawn, reasons: Mapping[str, str | None]) -> Iterator[str]:
+    images = min(len(drawn.items), asked.images)
     if not stored.progress().over:
         yield "the run is not finished: the sample is drawn from the images that are done so far"
     if images < asked.images:
         there = "1 is" if images == 1 else f"{images} are"
         yield f"{asked.images} images were asked for, and {there} there: all of them were taken"
-    if drawn.gone:
-        few = ", ".join(drawn.gone[:3]) + (", ..." if len(drawn.gone) > 3 else "")
-        yield f"{len(drawn.gone)} sampled images are gone or have changed since the run, and were left out: {few}"
+    if drawn.unreadable:
+        few = ", ".join(row.key for row in drawn.unreadable[:3]) + (", ..." if len(drawn.unreadable) > 3 else "")
+        yield f"{len(drawn.unreadable)} sampled images are gone or have changed since the run, and were left out: {few}"
     yield from (f"{name} was left out: {reason}" for name, reason in reasons.items() if reason)
 
 

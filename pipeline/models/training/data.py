@@ -4,7 +4,6 @@ All images are decoded once before the training, so that those that cannot be re
 stay in memory where they fit (8 bits a value); otherwise they are decoded again in each epoch, ahead of its batches.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from db.records import Entry
 from pipeline.datasets.decoder import Decoder, Picture
+from pipeline.datasets.sampling import hash_key, hold_out
 from pipeline.errors import DatasetError, UnreadableImage
 from pipeline.models.training.ensemble_manifest import Skipped
 
@@ -105,12 +105,7 @@ def read_images(entries: Sequence[Entry], decoder: Decoder, *, cache_bytes: int 
 
 
 def split(images: Images, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Rows to train on and rows held out: the same share of each class, by a hash of the key. One of each is left."""
-    by_class: dict[int, list[int]] = {}
-    for row, label in enumerate(images.labels.tolist()):
-        by_class.setdefault(label, []).append(row)
-    held: set[int] = set()
-    for rows in by_class.values():
-        rows.sort(key=lambda row: hashlib.sha256(f"{seed}/{images.entries[row].key}".encode()).digest())
-        held.update(rows[: min(round(share * len(rows)), len(rows) - 1)])
-    return [row for row in range(len(images.entries)) if row not in held], sorted(held)
+    """Rows to train on and rows held out: the same share of each class, drawn by image key. One of each class stays."""
+    labels, rows = images.labels.tolist(), range(len(images.entries))
+    held = hold_out(rows, share, group=labels.__getitem__, key=lambda row: hash_key(seed, images.entries[row].key))
+    return [row for row in rows if row not in held], sorted(held)

@@ -11,9 +11,9 @@ import pytest
 from db.records import ImageRow, ImageState, Run
 from pipeline.analysis.evaluation import MEASURES
 from pipeline.analysis.evaluation.baseline_dependence import comparison_of
+from pipeline.analysis.evaluation.evaluate import draw
 from pipeline.analysis.evaluation.measures import skip_reason
 from pipeline.api import Pipeline, RunRequest
-from pipeline.datasets.sampling import draw
 from pipeline.engine.unit import Workshop
 from pipeline.engine.worker import work
 from pipeline.errors import UnreadableImage, UsageError
@@ -125,13 +125,13 @@ def test_a_sample_is_random_seeded_and_streams() -> None:
         return row.row  # type: ignore[return-value]
 
     def keys(seed: int, **options: Any) -> list[int]:
-        return [row.row for row in draw(rows(), 8, seed, lambda row: row.row, **options).rows]  # type: ignore[arg-type, return-value]
+        return [row.row for row in draw(rows(), 8, seed, lambda row: row.row, **options).items]  # type: ignore[arg-type, return-value]
 
     assert keys(0) == keys(0)
     assert len(set(keys(0))) == 8
     assert keys(0) != keys(1)
     assert max(keys(0)) > 300
     sample = draw(rows(), 8, 0, read)
-    assert len(sample.rows) == 8
-    assert all(row.row % 2 == 0 for row in sample.rows)
-    assert sample.gone
+    assert len(sample.items) == 8
+    assert all(row.row % 2 == 0 for row in sample.items)
+    assert sample.unreadable

@@ -1,6 +1,5 @@
 """Manifests are frozen, runs are identified by what they compute over what, units cover every row once."""
 
-import hashlib
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,8 +11,9 @@ from db.ledger import Ledger
 from db.records import Entry
 from db.session import migrate, open_engine
 from pipeline.datasets import Source
+from pipeline.datasets.sampling import draw, hash_key
 from pipeline.errors import SpecError
-from pipeline.runs.plan import Manifest, default_unit_size, drafts, plan_run, read_manifest, run_id, sample_rows, spool
+from pipeline.runs.plan import Manifest, default_unit_size, drafts, plan_run, read_manifest, run_id, spool
 from pipeline.spec.run_spec import Preprocess, RunSpec
 from tests.unit.spec.test_run_spec import MODEL, spec
 
@@ -83,20 +83,6 @@ def test_large_images_come_in_smaller_units() -> None:
     assert default_unit_size(spec(), 3) == 4
 
 
-def test_samples_are_the_same_for_the_same_seed_and_distinct() -> None:
-    rows = sample_rows(100, 10, 0)
-    assert rows == sample_rows(100, 10, 0)
-    assert rows != sample_rows(100, 10, 1)
-    assert len(set(rows)) == 10
-    assert sample_rows(3, 10, 0) != []
-
-
-def test_samples_are_the_first_by_digest() -> None:
-    order = sorted(range(500), key=lambda row: hashlib.sha256(f"7/samples/{row}".encode()).digest())
-    assert sample_rows(500, 20, 7) == order[:20]
-    assert sample_rows(500, 600, 7) == order
-
-
 def test_memory_of_planning_and_submitting_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path}/index.db")
     migrate(engine)
@@ -108,7 +94,7 @@ def test_memory_of_planning_and_submitting_does_not_grow_with_the_number_of_imag
     def peak(count: int) -> int:
         tracemalloc.start()
         found = spool(listing(count), tmp_path / "manifest.gz")
-        assert len(sample_rows(found.count, 64, 0)) == 64
+        assert len(draw(found.entries(), 64, key=lambda entry: hash_key(0, entry.row))) == 64
         run = plan_run(spec(), source, found, unit_size=16)
         Ledger(engine).submit(run, drafts(found.entries(), run.unit_size))
         most = tracemalloc.get_traced_memory()[1]
