@@ -1,106 +1,76 @@
-"""Where things are and how patient to be. The only reader of the environment."""
+"""Settings from `ATTRIBATCH_*` environment variables. No other module reads the environment."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+
 from pipeline.errors import UsageError
+
+Number = Annotated[float, Field(ge=1e-3, le=1e12, allow_inf_nan=False)]
+Whole = Annotated[int, Field(gt=0, lt=10**12)]
+Words = Annotated[tuple[str, ...], BeforeValidator(lambda text: tuple(str(text).replace(",", " ").split()))]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Read once, at the edge; functions take the values they need, not the settings."""
+    """Where an installation stores its data, and its limits. Read once, by the command line, the page and workers."""
 
-    home: Path  # holds whatever has no URL of its own
+    home: Path  # folder of the index and the objects, unless they have URLs
     database_url: str
     objects_url: str
-    s3_endpoint_url: str | None  # of an S3-compatible server; None is Amazon's
-    broker_url: str | None  # None: local workers claim straight from SQL
-    lease_seconds: float  # a worker that is silent for longer loses its unit
-    device: str  # auto, cpu, cuda, cuda:0
-    allowed_modules: tuple[str, ...]  # prefixes of importable models; empty allows all
-    max_attempts: int  # claims of one unit before it is failed
-    max_pixels: int  # images with more are refused unread
-    sweep_seconds: float  # between two looks of a Celery worker at what waits in SQL
-    max_memory_mb: int | None  # resident MiB above which a Celery worker is replaced after a unit; None: never
-    metrics_host: str  # address that Prometheus metrics of workers are served on
-    metrics_port: int | None  # of the first worker process; None: no metrics
-    web_token: str | None  # what visitors of the web page must know; None: it listens on this machine alone
-    log_format: str | None  # json or console; None: json of Celery workers and beat, console elsewhere
+    s3_endpoint_url: str | None = None  # of an S3-compatible server; None: Amazon S3
+    broker_url: str | None = None  # None: local workers claim units from SQL
+    lease_seconds: Number = 60.0  # a worker that is silent for longer loses its unit
+    device: str = "auto"  # auto, cpu, cuda, cuda:0
+    allowed_modules: Words = ()  # prefixes of importable models; empty allows all
+    max_attempts: Whole = 5  # claims of a unit before it fails
+    max_pixels: Whole = 100_000_000  # larger images are refused before they are decoded
+    sweep_seconds: Number = 10.0  # between two sweeps of a Celery worker
+    max_memory_mb: Whole | None = None  # resident MiB above which a Celery worker is replaced after a unit; None: never
+    metrics_host: str = "127.0.0.1"  # address on which workers serve Prometheus metrics
+    metrics_port: Whole | None = None  # of the first worker process; None: no metrics
+    web_token: str | None = None  # that visitors of the page must enter; None: the page listens only on 127.0.0.1
+    log_format: Literal["json", "console"] | None = None  # None: json in Celery workers and beat, console elsewhere
 
     @classmethod
-    def from_env(cls, environ: dict[str, str] | None = None) -> "Settings":
-        """Settings from `ATTRIBATCH_*` variables.
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Settings from the environment. An empty variable counts as unset.
+
+        Args:
+            environ: variables by name; default `os.environ`.
 
         Raises:
-            UsageError: a variable that should be a number is not.
+            UsageError: a variable has a value that is not allowed.
         """
-        env = dict(os.environ) if environ is None else environ
-        if "@" in urlsplit(env.get("ATTRIBATCH_S3_ENDPOINT_URL", "")).netloc:
+        env = os.environ if environ is None else environ
+        given = {field.name: value for field in fields(cls) if (value := env.get(_variable(field.name)))}
+        if "@" in urlsplit(given.get("s3_endpoint_url", "")).netloc:
             raise UsageError(
                 "credentials do not belong into ATTRIBATCH_S3_ENDPOINT_URL; set AWS_ACCESS_KEY_ID and its secret"
             )
-        home = Path(env.get("ATTRIBATCH_HOME", "attributions")).expanduser().absolute()
-        return cls(
-            home=home,
-            database_url=env.get("ATTRIBATCH_DATABASE_URL", f"sqlite:///{quote(str(home / 'index.db'))}"),
-            objects_url=env.get("ATTRIBATCH_OBJECTS_URL", (home / "objects").as_uri()),
-            s3_endpoint_url=env.get("ATTRIBATCH_S3_ENDPOINT_URL") or None,
-            broker_url=env.get("ATTRIBATCH_BROKER_URL") or None,
-            lease_seconds=_number(env, "ATTRIBATCH_LEASE_SECONDS", 60.0),
-            device=env.get("ATTRIBATCH_DEVICE", "auto"),
-            allowed_modules=tuple(env.get("ATTRIBATCH_ALLOWED_MODULES", "").replace(",", " ").split()),
-            max_attempts=int(_number(env, "ATTRIBATCH_MAX_ATTEMPTS", 5)),
-            max_pixels=int(_number(env, "ATTRIBATCH_MAX_PIXELS", 100_000_000)),
-            sweep_seconds=_number(env, "ATTRIBATCH_SWEEP_SECONDS", 10.0),
-            max_memory_mb=_whole(env, "ATTRIBATCH_MAX_MEMORY_MB"),
-            metrics_host=env.get("ATTRIBATCH_METRICS_HOST", "127.0.0.1"),
-            metrics_port=_whole(env, "ATTRIBATCH_METRICS_PORT"),
-            web_token=env.get("ATTRIBATCH_WEB_TOKEN") or None,
-            log_format=_one_of(env, "ATTRIBATCH_LOG_FORMAT", ("json", "console")),
-        )
+        home = Path(given.get("home", "attributions")).expanduser().absolute()
+        urls = {
+            "database_url": f"sqlite:///{quote(str(home / 'index.db'))}",
+            "objects_url": (home / "objects").as_uri(),
+        }
+        try:
+            return TypeAdapter(cls).validate_python(urls | given | {"home": home})
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            name, reason = _variable(str(wrong["loc"][0])), wrong["msg"].replace("Input", "it", 1)
+            raise UsageError(f"{name}={wrong['input']!r} is not allowed: {reason}; unset it for the default") from None
 
     def to_env(self) -> dict[str, str]:
-        """The variables that give the same settings to a local worker: all but the broker, which it has no use for."""
-        return {
-            "ATTRIBATCH_HOME": str(self.home),
-            "ATTRIBATCH_DATABASE_URL": self.database_url,
-            "ATTRIBATCH_OBJECTS_URL": self.objects_url,
-            "ATTRIBATCH_S3_ENDPOINT_URL": self.s3_endpoint_url or "",
-            "ATTRIBATCH_LEASE_SECONDS": str(self.lease_seconds),
-            "ATTRIBATCH_MAX_ATTEMPTS": str(self.max_attempts),
-            "ATTRIBATCH_MAX_PIXELS": str(self.max_pixels),
-            "ATTRIBATCH_DEVICE": self.device,
-            "ATTRIBATCH_ALLOWED_MODULES": " ".join(self.allowed_modules),
-        }
+        """Variables that give a local worker the same settings, except the broker, which it does not use."""
+        values = asdict(self) | {"allowed_modules": " ".join(self.allowed_modules)}
+        del values["broker_url"]
+        return {_variable(name): "" if value is None else str(value) for name, value in values.items()}
 
 
-def _whole(env: dict[str, str], name: str) -> int | None:
-    text = env.get(name)
-    if not text:
-        return None
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 10**12):
-        raise UsageError(f"{name}={text!r} is no whole number above 0; unset it to do without")
-    return int(text)
-
-
-def _one_of(env: dict[str, str], name: str, choices: tuple[str, ...]) -> str | None:
-    value = env.get(name) or None
-    if value is not None and value not in choices:
-        raise UsageError(f"{name}={value!r} is none of {', '.join(choices)}")
-    return value
-
-
-def _number(env: dict[str, str], name: str, default: float) -> float:
-    text = env.get(name)
-    if text is None:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        raise UsageError(f"{name}={text!r} is not a number; unset it for the default, {default:g}") from None
-    if not 1e-3 <= value <= 1e12 or (isinstance(default, int) and value != int(value)):
-        kind = "a whole number" if isinstance(default, int) else "a number"
-        raise UsageError(f"{name}={text!r} must be {kind} above 0; unset it for the default, {default:g}")
-    return value
+def _variable(name: str) -> str:
+    return f"ATTRIBATCH_{name.upper()}"

@@ -8,7 +8,6 @@ import typer
 
 from pipeline.cli import console
 from pipeline.cli.session import open_pipeline
-from pipeline.settings import Settings
 
 PORT = 8077
 
@@ -51,6 +50,7 @@ def serve(
 
 def place(host: str, port: int | None, token: str | None, names: list[str] | None) -> Any:
     """Where the page is served, from a command's options and the environment."""
+    from pipeline.settings import Settings
     from pipeline.web.server import Place
 
     return Place(host, PORT if port is None else port, token or Settings.from_env().web_token, tuple(names or ()))
