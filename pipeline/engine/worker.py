@@ -11,7 +11,6 @@ import signal
 import sys
 from concurrent.futures import Future
 
-from db.ledger import Ledger
 from db.queries import progress
 from db.records import Unit
 from pipeline import logs, telemetry
