@@ -42,9 +42,7 @@ def test_every_example_of_the_api_runs(
 
 
 def test_there_are_examples_of_what_answers() -> None:
-    assert {"Record", "Answering.find", "Answering.frame", "Answering.maps", "Answering.export"} <= set(
-        dict(examples())
-    )
+    assert {"Record", "Pipeline.find", "Pipeline.frame", "Pipeline.maps", "Pipeline.export"} <= set(dict(examples()))
 
 
 def test_a_frame_has_a_column_for_each_field_in_its_type(opened: Pipeline) -> None:
