@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 _TRIES = 4  # items drawn for each readable one that is wanted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sample(Generic[Item, Value]):
     """Items that could be read, in random order."""
 
