@@ -25,7 +25,7 @@ from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -58,7 +58,9 @@ RESIDENT_SHARE = 0.5  # of a GPU's free memory that all members of an ensemble m
 RETRY_SECONDS = 2.0  # doubled by every attempt
 
 
-Step = TypeVar("Step")
+Value = TypeVar("Value")
+Step = Literal["claimed", "started", "decoded", "computed", "shards put", "sidecar put", "committed"]
+OnStep = Callable[[Step, Unit], None]
 
 
 class Outcome(StrEnum):
@@ -87,6 +89,7 @@ class Workshop:
     s3_endpoint_url: str | None = None  # of sources on S3
     device: str = "cpu"
     allowed_modules: tuple[str, ...] = ()  # prefixes of `pkg.module:factory` models; empty allows all
+    on_step: OnStep = lambda *_: None  # called after each step; "started": there is nothing to adopt
     stop: threading.Event = field(default_factory=threading.Event)  # set by signal handlers
     storing: "Future[Outcome] | None" = None  # the unit that is being stored
     storing_digests: frozenset[str] = frozenset()  # of the images in it
@@ -140,7 +143,7 @@ def begin_unit(shop: Workshop, unit: Unit) -> "Future[Outcome]":
     return shop.storing
 
 
-def _guarded(shop: Workshop, unit: Unit, lost: threading.Event, step: Callable[[], Step]) -> Step | Outcome:
+def _guarded(shop: Workshop, unit: Unit, lost: threading.Event, step: Callable[[], Value]) -> Value | Outcome:
     """What a step gives, or what became of the unit when it failed."""
     try:
         return step()
@@ -172,15 +175,19 @@ def _adopted(shop: Workshop, unit: Unit) -> Outcome | None:
     if unit.attempt == 1 or (rows := storing.stored_rows(shop.objects, unit)) is None:
         return None
     try:
-        return Outcome.ADOPTED if shop.ledger.complete(unit, rows) else Outcome.FENCED
+        adopted = shop.ledger.complete(unit, rows)
+        shop.on_step("committed", unit)
+        return Outcome.ADOPTED if adopted else Outcome.FENCED
     except MapsGone:  # what it says is true no more
         shop.objects.delete(sidecar_key(unit.run_id, unit.number))
         return None
 
 
 def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Outcome:
+    shop.on_step("claimed", unit)
     if (adopted := _adopted(shop, unit)) is not None:
         return adopted
+    shop.on_step("started", unit)
     run = get_run(shop.database, unit.run_id)
     spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, shop.s3_endpoint_url)
     decoder = Decoder(source, spec.preprocess, shop.max_pixels)
@@ -201,6 +208,7 @@ def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Out
         if not result.computed:
             given = [Entry(-1, *entry) for entry in spec.calibration]
             calibration.tune(shop.objects, explainer, unit, lambda: decoder.pictures(given), pictures)
+        shop.on_step("decoded", unit)
         result.computed.append(explainer.compute(pictures))
 
     if unit.attempt == 1:
@@ -243,6 +251,7 @@ def _with_care(
 
 
 def _store(shop: Workshop, unit: Unit, result: _Result, lost: threading.Event) -> Outcome:
+    shop.on_step("computed", unit)
     run, spec = result.run, result.spec
     explained = [one for computed in result.computed for one in describe(run.id, spec, computed)]
     rows = [one.row for one in explained] + result.failed + result.known.after(explained)
@@ -311,8 +320,10 @@ def _put(
         _still_ours(shop, unit, lost)
         shop.objects.put(key, data)
     _still_ours(shop, unit, lost)  # a paused process that wakes here must not add its rows
+    shop.on_step("shards put", unit)
     # We hold the unit: whatever sidecar is there is older than our shards.
     shop.objects.put(sidecar_key(unit.run_id, unit.number), sidecar)
+    shop.on_step("sidecar put", unit)
     return rows
 
 
@@ -328,13 +339,16 @@ def _committed(shop: Workshop, unit: Unit, rows: Sequence[ImageRow]) -> bool:
     give_up = time.monotonic() + shop.lease_seconds
     while True:
         try:
-            return shop.ledger.complete(unit, rows)
+            done = shop.ledger.complete(unit, rows)
         except MapsGone:
             raise
         except Retryable:
             if time.monotonic() > give_up:
                 raise
             time.sleep(0.5)
+        else:
+            shop.on_step("committed", unit)
+            return done
 
 
 def _last_lines(error: BaseException, lines: int = 6) -> str:

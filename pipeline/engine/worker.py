@@ -16,7 +16,7 @@ from db.records import Unit
 from pipeline import logs, telemetry
 from pipeline.engine.devices import pick_device
 from pipeline.engine.identity import release_dead, when_parent_is_gone, worker_name
-from pipeline.engine.unit import Outcome, Workshop, begin_unit
+from pipeline.engine.unit import OnStep, Outcome, Workshop, begin_unit
 from pipeline.errors import Retryable, StoreFull
 from pipeline.settings import Settings
 from pipeline.storage.stores import Stores
@@ -27,8 +27,8 @@ IDLE_SECONDS = 0.2  # between looks for a unit, while other workers hold the las
 FULL_TRIES = 5  # of an index whose disk is full, a second apart: something may be freed meanwhile
 
 
-def open_workshop(settings: Settings) -> Workshop:
-    """Open the stores and the device of a worker."""
+def open_workshop(settings: Settings, *, on_step: OnStep = lambda *_: None) -> Workshop:
+    """Open the stores and the device of a worker. `on_step` is called after each step of the unit protocol."""
     stores = Stores.open(settings)
     return Workshop(
         database=stores.database,
@@ -39,6 +39,7 @@ def open_workshop(settings: Settings) -> Workshop:
         s3_endpoint_url=settings.s3_endpoint_url,
         device=pick_device(settings.device),
         allowed_modules=settings.allowed_modules,
+        on_step=on_step,
     )
 
 

@@ -24,7 +24,7 @@ from pipeline.models.member import Member, first_layer, said, same_probe, try_me
 from pipeline.spec.request import ModelRequest
 from pipeline.spec.run_spec import ModelSpec, Preprocess
 
-_MEMBERS_KEPT = 16  # per process: an ensemble is loaded once, not once per unit
+MEMBERS_KEPT = 16  # per process: an ensemble is loaded once, not once per unit
 _KEYS = ("input_size", "resize", "mean", "std", "channels", "classes")
 _cache: OrderedDict[tuple[ModelSpec, str, torch.dtype], nn.Module] = OrderedDict()
 _cache_lock = threading.Lock()
@@ -84,9 +84,17 @@ def load(
                 raise ModelError("its outputs changed since the run was submitted: did code that it imports?")
             _cache[key] = Member(module, spec.preprocess).to(device=device, dtype=dtype)
         _cache.move_to_end(key)
-        while len(_cache) > _MEMBERS_KEPT:
+        while len(_cache) > MEMBERS_KEPT:
             _cache.popitem(last=False)
         return _cache[key]
+
+
+def clear_cache() -> int:
+    """Drop the loaded members of this process, and return how many there were."""
+    with _cache_lock:
+        count = len(_cache)
+        _cache.clear()
+        return count
 
 
 class Untrained(NamedTuple):

@@ -25,14 +25,13 @@ import psycopg  # noqa: F401
 import torch
 
 import workers.__main__ as celery_worker
-from db.ledger import Ledger
-from db.objects import S3
 from db.records import Unit
 from pipeline import logs
 from pipeline.datasets.decoder import Decoder
 from pipeline.engine import unit as engine
 from pipeline.engine.explainer import Explainer
 from pipeline.engine.identity import when_parent_is_gone
+from pipeline.engine.unit import OnStep, Step, Workshop
 from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import Retryable
 from pipeline.settings import Settings
@@ -80,16 +79,15 @@ def start(
     return hand
 
 
-def noting(notes: Path) -> Callable[..., Any]:
-    """Stands in for `engine.Known`, which is made where a unit begins to be computed."""
-    known = engine.Known
+def note_starts(notes: Path) -> OnStep:
+    """Notes each unit that is not adopted, before its images are read."""
 
-    def begin(database: Any, run: Any, spec: Any, unit: Unit) -> Any:
-        with notes.open("a") as file:
-            file.write(f"{unit.run_id} {unit.number} {unit.attempt} {os.getpid()}\n")
-        return known(database, run, spec, unit)
+    def on_step(step: Step, unit: Unit) -> None:
+        if step == "started":
+            with notes.open("a") as file:
+                file.write(f"{unit.run_id} {unit.number} {unit.attempt} {os.getpid()}\n")
 
-    return begin
+    return on_step
 
 
 def _noting_messages(notes: Path) -> Callable[..., str]:
@@ -110,20 +108,31 @@ def _live(environment: dict[str, str], folder: Path, run_id: str | None, sufferi
     torch.set_num_threads(1)
     parent = os.getppid()
     with ExitStack() as patched:
-        patched.enter_context(mock.patch.object(engine, "Known", noting(folder / "notes")))
         patched.enter_context(mock.patch.object(engine, "RETRY_SECONDS", RETRY_SECONDS))
         for target, name, stand_in in _pains(suffering):
             patched.enter_context(mock.patch.object(target, name, stand_in))
+        open_ = functools.partial(open_workshop, on_step=_steps(folder / "notes", suffering))
         if run_id is None:
+            patched.enter_context(mock.patch.object(celery_worker, "open_workshop", open_))
             patched.enter_context(mock.patch.object(Desk, "run", _noting_messages(folder / "messages")))
             sys.argv = ["worker", "--child", "0", "--parent", str(parent), "--device", "cpu"]
             sys.exit(celery_worker.main())
         logs.configure("console", level=logging.WARNING)
-        _work(run_id, parent)
+        _work(open_(Settings.from_env()), run_id, parent)
 
 
-def _work(run_id: str, parent: int) -> None:
-    shop = open_workshop(Settings.from_env())
+def _steps(notes: Path, suffering: Suffering) -> OnStep:
+    note = note_starts(notes)
+
+    def on_step(step: Step, unit: Unit) -> None:
+        note(step, unit)
+        if step == suffering.at:
+            _send_once(suffering)
+
+    return on_step
+
+
+def _work(shop: Workshop, run_id: str, parent: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: shop.stop.set())
     when_parent_is_gone(parent, shop.stop.set)
     while not shop.stop.is_set():
@@ -139,8 +148,6 @@ def _work(run_id: str, parent: int) -> None:
 def _pains(suffering: Suffering) -> list[tuple[Any, str, Any]]:
     """What is replaced by what: (object, attribute, stand-in)."""
     pains: list[tuple[Any, str, Any]] = []
-    if suffering.at:
-        pains.append(_at(suffering.at, functools.partial(_send_once, suffering)))
     if suffering.image:
         pains.append((Decoder, "one", _deadly(suffering.image)))
     if suffering.skew_seconds:
@@ -159,44 +166,6 @@ def _send_once(suffering: Suffering) -> None:
     except FileExistsError:
         return
     os.kill(os.getpid(), suffering.signal)
-
-
-def _at(step: str, suffer: Callable[[], None]) -> tuple[Any, str, Any]:
-    put, complete, compute = S3.put, Ledger.complete, Explainer.compute
-
-    def put_sidecar(self: S3, key: str, data: bytes) -> None:
-        of_unit = "/units/" in key
-        if of_unit and step == "shards put":
-            suffer()  # after the last look at the lease: nothing but the put itself is left
-        put(self, key, data)
-        if of_unit and step == "sidecar put":
-            suffer()
-
-    return {
-        "claimed": (engine, "_compute", _before(engine._compute, suffer)),
-        "decoded": (Explainer, "compute", _before(compute, suffer)),
-        "computed": (engine, "_store", _before(engine._store, suffer)),
-        "shards put": (S3, "put", put_sidecar),
-        "sidecar put": (S3, "put", put_sidecar),
-        "committed": (Ledger, "complete", _after(complete, suffer)),
-    }[step]
-
-
-def _before(function: Callable[..., Any], suffer: Callable[[], None]) -> Callable[..., Any]:
-    def first(*args: Any, **options: Any) -> Any:
-        suffer()
-        return function(*args, **options)
-
-    return first
-
-
-def _after(function: Callable[..., Any], suffer: Callable[[], None]) -> Callable[..., Any]:
-    def then(*args: Any, **options: Any) -> Any:
-        found = function(*args, **options)
-        suffer()
-        return found
-
-    return then
 
 
 def _deadly(key: str) -> Callable[..., Any]:

@@ -4,12 +4,11 @@ import threading
 
 import pytest
 
-from db.records import RunState
+from db.records import RunState, Unit
 from pipeline.api import Pipeline, RunRequest
 from pipeline.datasets.decoder import PARTS, Decoder, Picture, Unreadable
-from pipeline.engine import unit as engine
 from pipeline.engine.explainer import Computed, Explainer
-from pipeline.engine.unit import Outcome, Workshop, begin_unit
+from pipeline.engine.unit import Outcome, Step, Workshop, begin_unit
 from pipeline.engine.worker import work
 
 WAIT = 20.0
@@ -18,7 +17,7 @@ WAIT = 20.0
 def test_a_unit_is_stored_while_the_next_is_computed(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, store, compute = pipeline.submit(request_), engine._store, Explainer.compute
+    run, compute = pipeline.submit(request_), Explainer.compute
     parts, waited = [], []
     next_has_begun = threading.Event()
 
@@ -28,13 +27,12 @@ def test_a_unit_is_stored_while_the_next_is_computed(
             next_has_begun.set()
         return compute(self, pictures)
 
-    def patient(*arguments: object) -> Outcome:
-        if not waited:
+    def patient(step: Step, unit: Unit) -> None:
+        if step == "computed" and not waited:
             waited.append(next_has_begun.wait(WAIT))
-        return store(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Explainer, "compute", counting)
-    monkeypatch.setattr(engine, "_store", patient)
+    shop.on_step = patient
     work(shop, run.id)
     assert waited == [True]
     assert pipeline.status(run.id).state is RunState.DONE
@@ -65,35 +63,29 @@ def test_images_are_decoded_while_those_before_them_are_computed(
     assert waited == [True]
 
 
-def test_one_unit_at_a_time_waits_to_be_stored(
-    pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, store = pipeline.submit(request_), engine._store
-    inside, most = [0], [0]
+def test_one_unit_at_a_time_waits_to_be_stored(pipeline: Pipeline, shop: Workshop, request_: RunRequest) -> None:
+    run, inside, most = pipeline.submit(request_), [0], [0]
 
-    def counted(*arguments: object) -> Outcome:
-        inside[0] += 1
+    def counted(step: Step, unit: Unit) -> None:
+        inside[0] += {"computed": 1, "committed": -1}.get(step, 0)
         most[0] = max(most[0], inside[0])
-        found = store(*arguments)  # type: ignore[arg-type]
-        inside[0] -= 1
-        return found
 
-    monkeypatch.setattr(engine, "_store", counted)
+    shop.on_step = counted
     work(shop, run.id)
-    assert most == [1]
+    assert (inside, most) == ([0], [1])
     assert not shop.is_storing()
 
 
 def test_asked_to_stop_it_still_stores_what_is_computed(
-    pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:
-    run, store = pipeline.submit(request_), engine._store
+    run = pipeline.submit(request_)
 
-    def stopping(*arguments: object) -> Outcome:
-        shop.stop.set()
-        return store(*arguments)  # type: ignore[arg-type]
+    def stopping(step: Step, unit: Unit) -> None:
+        if step == "computed":
+            shop.stop.set()
 
-    monkeypatch.setattr(engine, "_store", stopping)
+    shop.on_step = stopping
     work(shop, run.id)
     units = pipeline.status(run.id).units
     assert units["done"] >= 1  # type: ignore[index]

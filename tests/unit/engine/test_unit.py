@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from pipeline.api import Pipeline, RunRequest
 from pipeline.datasets.decoder import Decoder, Picture, Unreadable
 from pipeline.engine import unit as engine
 from pipeline.engine.identity import is_dead, worker_name
-from pipeline.engine.unit import Outcome, Workshop, run_unit
+from pipeline.engine.unit import Outcome, Step, Workshop, run_unit
 from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import StoreUnavailable
 from pipeline.models import registry
@@ -115,14 +116,22 @@ def test_the_same_request_is_the_same_run(pipeline: Pipeline, run: Run, request_
     assert sum(pipeline.status(run.id).units.values()) == 5
 
 
+def test_each_step_is_reported_in_order(shop: Workshop, run: Run) -> None:
+    steps: list[Step] = []
+    assert run_unit(replace(shop, on_step=lambda step, unit: steps.append(step)), claim(shop, run)) is Outcome.DONE
+    assert list(dict.fromkeys(steps)) == list(get_args(Step))
+
+
 def test_a_sidecar_of_an_attempt_that_died_before_its_commit_is_adopted(
     shop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def dying(step: Step, unit: Unit) -> None:
+        if step == "sidecar put":
+            raise SystemExit
+
     unit = claim(shop, run)
-    with monkeypatch.context() as dying:
-        dying.setattr(engine, "_committed", lambda *_: (_ for _ in ()).throw(SystemExit))
-        with pytest.raises(SystemExit):
-            run_unit(shop, unit)
+    with pytest.raises(SystemExit):
+        run_unit(replace(shop, on_step=dying), unit)
     assert rows(shop, run) == []
     shop.ledger.release_owned_by(["test"])
     monkeypatch.setattr(Decoder, "one", lambda *_: pytest.fail("nothing may be computed again"))
@@ -316,7 +325,7 @@ def test_weights_that_changed_after_submission_fail_the_run_with_a_clear_reason(
     assert members[0].weights is not None
     assert members[1].weights is not None
     Path(members[0].weights).write_bytes(Path(members[1].weights).read_bytes())
-    registry._cache.clear()
+    registry.clear_cache()
     work(shop, run.id)
     found = pipeline.status(run.id)
     assert found.units[UnitState.FAILED] == 5

@@ -98,7 +98,7 @@ def make(): return M(), WHAT"""
     state = weights(tmp_path, 3, {"l.weight": (2, 16), "l.bias": (2,)})
     (found,) = resolve([ModelRequest(write(tmp_path, "helped", body), weights=state)])
     load(found)
-    registry._cache.clear()
+    registry.clear_cache()
     import its_helper  # type: ignore[import-not-found]
 
     its_helper.SCALE = 2.0

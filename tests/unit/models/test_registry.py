@@ -81,7 +81,7 @@ def file(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _empty_cache():
-    registry._cache.clear()
+    registry.clear_cache()
 
 
 def request_for(file: Path, name: str = "plain", **options) -> ModelRequest:
@@ -385,14 +385,14 @@ def test_a_worker_makes_the_module_that_was_submitted_whether_or_not_its_factory
 
 def test_a_member_is_kept_until_the_cache_is_full(file, monkeypatch):
     specs = [resolve([request_for(file, mean=(mean,))])[0] for mean in (0.1, 0.2, 0.3)]
-    monkeypatch.setattr(registry, "_MEMBERS_KEPT", 2)
+    monkeypatch.setattr(registry, "MEMBERS_KEPT", 2)
     first = load(specs[0])
     assert load(specs[0]) is first
     assert load(specs[1]) is not first, "the same weights with another mean are another member"
     assert load(specs[0], dtype=torch.float64) is not first
-    assert len(registry._cache) == 2
     assert load(specs[2]) is load(specs[2])
     assert load(specs[0]) is not first
+    assert registry.clear_cache() == 2
 
 
 def test_changed_weights_code_or_random_weights_are_refused(file, tmp_path):
