@@ -1,4 +1,4 @@
-"""How log lines look: JSON for machines that collect them, coloured text for people. Every logger goes through here.
+"""Format of log lines: JSON for log collectors, colored text for people. Applies to all loggers.
 
 Ids that `structlog.contextvars` has bound (run, unit, attempt: see `pipeline.telemetry.unit`) are on every line.
 """
@@ -14,7 +14,7 @@ def configure(log_format: str, *, level: int = logging.INFO) -> None:
 
     Args:
         log_format: "json" (one object a line; times in UTC) or "console".
-        level: of attribatch's own loggers; others say warnings and worse.
+        level: lowest level of attribatch's own loggers; others log warnings and errors.
     """
     known: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -1,7 +1,7 @@
-"""What workers tell of themselves: metrics for Prometheus, and the ids on their log lines. Knows no work itself.
+"""Prometheus metrics of workers, and the ids on their log lines.
 
-The functions are the instrumentation points; without `serve` they count for nobody, at well under a microsecond each.
-Processes are scraped one by one, each on a port of its own: no files to share, nothing left by those that died.
+The functions are the instrumentation points; without `serve` each costs well under a microsecond. Prometheus scrapes
+each process on a port of its own, so there are no shared files and no remains of dead processes.
 """
 
 import logging
@@ -20,14 +20,14 @@ UNITS = Counter("attribatch_units", "Units that ended in this process", ["outcom
 IMAGES = Counter("attribatch_images", "Images whose rows were recorded", ["state"])
 EVALUATIONS = Counter("attribatch_evaluations", "Gradient evaluations of images that were computed")
 STAGES = Summary("attribatch_stage_seconds", "Seconds spent by stage of a unit", ["stage"])
-RETRIES = Counter("attribatch_unit_retries", "Units claimed that somebody had claimed before")
+RETRIES = Counter("attribatch_unit_retries", "Units claimed again after an earlier attempt")
 HALVINGS = Counter("attribatch_memory_halvings", "Chunks halved because they did not fit into memory")
 LEASE_LOSSES = Counter("attribatch_lease_losses", "Units given up because the lease was lost")
 HELD = Gauge("attribatch_units_held", "Units that this process holds")
 
 
 def serve(host: str, port: int) -> None:
-    """Answer Prometheus at http://host:port/metrics from a thread, as long as the process lives.
+    """Serve metrics at http://host:port/metrics from a thread, as long as the process lives.
 
     Raises:
         OSError: the port is taken.
@@ -37,10 +37,11 @@ def serve(host: str, port: int) -> None:
 
 @contextmanager
 def unit(run_id: str, number: int, attempt: int) -> Iterator[Callable[[str], None]]:
-    """While a thread computes a unit: its ids are on every log line of that thread. Yields what to call at its end.
+    """Put the ids of a unit on every log line of the thread that computes it.
 
-    That may be later and in another thread, where the unit is stored. It takes what became of it: done, adopted,
-    released, fenced or failed.
+    Yields:
+        A function to call with the outcome: done, adopted, released, fenced or failed. The call may come later and from
+        another thread, because a unit is stored in the background.
     """
     begun, ids = time.monotonic(), {"run": run_id, "unit": number, "attempt": attempt}
 

@@ -22,7 +22,7 @@ def send(broker_url: str, unit_ids: Sequence[int]) -> None:
     """Wake Celery workers: one message for each unit.
 
     Raises:
-        StoreUnavailable: the broker does not take them; `sweep` in a worker will send them.
+        StoreUnavailable: the broker does not accept them; `sweep` in a worker will send them.
     """
     from celery import Celery
     from kombu.exceptions import OperationalError
@@ -40,10 +40,10 @@ def send(broker_url: str, unit_ids: Sequence[int]) -> None:
 
 
 def send_waiting(ledger: Ledger, broker_url: str) -> int:
-    """Send the due units that nobody was told of. Messages sent.
+    """Send a message for each due unit that has none, and return the number of messages.
 
-    Units are marked in SQL before they are sent, so that two sweepers do not send the same; where the broker fails, the
-    marks of those not sent are taken back. A sender killed in between leaves units to idle workers, who look in SQL.
+    Units are marked as sent in SQL first, so that two sweeps do not send the same unit. If the broker fails, the marks
+    are removed. If the sender is killed in between, idle workers find the units in SQL.
 
     Raises:
         StoreUnavailable: the broker or the index does not answer.
@@ -53,19 +53,19 @@ def send_waiting(ledger: Ledger, broker_url: str) -> int:
         try:
             send(broker_url, unit_ids)
         except StoreUnavailable:
-            ledger.unsend(unit_ids)  # some may have gone out: a second message does no harm
+            ledger.unsend(unit_ids)  # some may have been sent: a second message does no harm
             raise
         sent += len(unit_ids)
     return sent
 
 
 class Waker:
-    """Gives back what silent workers hold and sends what waits, at most every so often. Each call is one occasion.
+    """Releases expired leases and sends messages for waiting units, unless it did so a moment ago.
 
     Args:
-        ledger: of the units.
-        broker_url: of the workers' broker. While it is away nothing is lost: idle workers look in SQL.
-        every_seconds: calls in between do nothing.
+        ledger: the ledger of the units.
+        broker_url: the broker of the workers. While it is away nothing is lost: idle workers look in SQL.
+        every_seconds: shortest time between two sweeps; other calls do nothing.
     """
 
     def __init__(self, ledger: Ledger, broker_url: str, *, every_seconds: float = 0.0) -> None:
@@ -75,7 +75,7 @@ class Waker:
         self._due = 0.0
 
     def __call__(self) -> None:
-        """Sweep and send, if it is time."""
+        """Sweep and send, if `every_seconds` have passed."""
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + self._every_seconds
@@ -87,7 +87,7 @@ class Waker:
 
 
 def check_broker_url(broker_url: str) -> None:
-    """Raise UsageError where a URL is of no kind of broker that is known. Connects to nothing."""
+    """Raise UsageError for a URL of an unknown kind of broker. Does not connect."""
     from kombu.transport import resolve_transport
 
     kind = broker_url.partition(":")[0]  # the rest may hold a password
@@ -98,10 +98,10 @@ def check_broker_url(broker_url: str) -> None:
 
 
 def reach_broker(broker_url: str) -> str:
-    """Connect once, and say to what. The password is not part of it.
+    """Connect once, and return the URL without its password.
 
     Raises:
-        StoreUnavailable: it does not answer within 5 s, or the URL is of no broker that is known.
+        StoreUnavailable: the broker does not answer within 5 s, or is of an unknown kind.
     """
     from kombu.connection import Connection
     from kombu.exceptions import OperationalError

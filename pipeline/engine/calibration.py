@@ -1,7 +1,7 @@
-"""What a run measures once, and all its workers share: where nodes stand, and how each member is run on a device.
+"""Measurements that all workers of a run share: fitted nodes, and the variant of each member for a kind of device.
 
-Both lie beside the run's maps, `runs/<id>/tuning/`, written once by whoever comes first: so results do not depend on
-which worker computed them, and a report can say what was chosen and how far it is from the plain way.
+The first worker stores them below `runs/<id>/tuning/`. So results do not depend on the worker that computed them, and a
+report can name the chosen variant and its error.
 """
 
 import json
@@ -19,46 +19,46 @@ from pipeline.spec.calibration import FIT_IMAGES
 from pipeline.storage.keys import tuning_prefix
 
 
-def tune(
+def calibrate(
     objects: Objects,
     explainer: Explainer,
     unit: Unit,
-    calibration: Callable[[], Sequence[Picture]],
+    read_calibration: Callable[[], Sequence[Picture]],
     pictures: Sequence[Picture],
 ) -> None:
-    """Give an explainer the nodes and ways of its run: the stored ones, or else measured now and stored.
+    """Set the nodes and member variants of a run in an explainer: the stored ones, or measured now and then stored.
 
     Args:
-        objects: where they lie.
-        explainer: of the unit.
-        unit: of the run. Where attempt after attempt came to an end before anything was stored, nothing is measured.
-        calibration: reads the run's calibration images, those that can be read.
-        pictures: of the unit: ways are compared on them where the run has no calibration images.
+        objects: store of the run's maps.
+        explainer: explainer of the unit; changed in place.
+        unit: claimed unit. After `DEATHS` attempts nothing is measured and defaults are used.
+        read_calibration: returns the calibration images of the run that can be read.
+        pictures: images of the unit, 1 or more. Variants are measured on them if the run has no calibration images.
     """
     spec, may_measure = explainer.spec, unit.attempt <= DEATHS
     if spec.calibration:
         key = f"{tuning_prefix(unit.run_id)}nodes.json"
         found = _read(objects, key)
         if found is None:
-            given = calibration() if may_measure else []
+            given = read_calibration() if may_measure else []
             profiles = explainer.fit(given) if len(given) >= FIT_IMAGES[0] else explainer.profiles
             knots = {str(b): profile.knots for b, profile in zip(spec.baselines, profiles, strict=True)}
             found = _keep(objects, key, {"knots": knots, "images": [picture.entry.key for picture in given]})
         explainer.profiles = [Profile(tuple(found["knots"][str(baseline)])) for baseline in spec.baselines]
-    if explainer.chooses_ways:
+    if explainer.chooses_variants:
         key = f"{tuning_prefix(unit.run_id)}precision/{explainer.device_kind.replace(' ', '-')}.json"
         found = _read(objects, key)
         if found is None:
-            given = calibration() if spec.calibration and may_measure else []
-            chosen = explainer.choose_ways(given or pictures) if may_measure else [AS_GIVEN] * len(spec.models)
+            given = read_calibration() if spec.calibration and may_measure else []
+            chosen = explainer.choose_variants(given or pictures) if may_measure else [AS_GIVEN] * len(spec.models)
             found = _keep(objects, key, {"members": [asdict(choice) for choice in chosen]})
-        explainer.use_ways([Choice(**choice) for choice in found["members"]], pictures)
+        explainer.use_variants([Choice(**choice) for choice in found["members"]], pictures)
 
 
 def _read(objects: Objects, key: str) -> Any:
     try:
         return json.loads(objects.get(key))
-    except (ObjectMissing, ValueError):  # or it is damaged
+    except (ObjectMissing, ValueError):  # missing or damaged
         return None
 
 
@@ -66,4 +66,4 @@ def _keep(objects: Objects, key: str, found: dict[str, Any]) -> Any:
     data = json.dumps(found).encode()
     if not objects.put_once(key, data) and _read(objects, key) is None:
         objects.put(key, data)
-    return _read(objects, key)  # somebody may have been faster: theirs stands
+    return _read(objects, key)  # another worker may have stored its own first

@@ -1,8 +1,8 @@
-"""A spec with its members on a device: pictures in, targets, baselines and attributions out. Knows no SQL or store.
+"""A spec with its members on a device: pictures in, targets, baselines and attributions out.
 
-A chunk that does not fit into memory is halved; the size that fits is remembered for the process, as is the fastest
-one, and with `precision="auto"` the members as they were chosen to be run. Where an ensemble fills the memory of its
-device, its members take turns there.
+A chunk that does not fit into memory is halved. The process caches the chunk sizes that fit, the fastest ones and,
+with `precision="auto"`, the chosen variant of each member. If an ensemble would fill the memory of its device, its
+members take turns there.
 """
 
 import logging
@@ -42,20 +42,20 @@ log = logging.getLogger("attribatch.explaining")
 
 Found = TypeVar("Found")
 
-_TRIED_ON = 4  # pictures of the run that ways are compared on, by paths from
-_TRIED_FROM = 2  # baselines
-_WORTH_MEASURING = 2000  # rows of a batch from which on the search for the fastest chunk costs little
-_KEPT = 16  # members whose way is remembered, as many as are kept loaded
+_TRIAL_PICTURES = 4  # variants of a member are compared on so many pictures
+_TRIAL_BASELINES = 2
+_WORTH_MEASURING = 2000  # rows of a batch: from here on the search for the fastest chunk size costs little
+_VARIANTS_KEPT = 16  # as many as members that stay loaded
 _prepared: dict[tuple[object, ...], tuple[nn.Module, Choice]] = {}
 _batch_sizes: dict[tuple[object, ...], int] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What the device gave for some pictures; tensors lie on it still."""
+    """Attributions of some pictures, as tensors on the device."""
 
     pictures: Sequence[Picture]
-    probabilities: Tensor  # (N, classes) of the ensemble
+    probabilities: Tensor  # (N, classes), mean over members
     targets: Tensor  # (N,)
     found: Attribution
 
@@ -64,16 +64,16 @@ class Explainer:
     """A spec with its members loaded: computes batches of pictures.
 
     Args:
-        spec: what to compute.
+        spec: options of the run.
         members: one module for each of `spec.models`, pixels (N, C, H, W) in [0, 1] -> logits (N, classes).
         samples: (S, C, H, W) images of the data set for the `samples` baselines.
-        device: where members are computed.
-        check: called before each forward pass; raises to stop.
-        take_turns: members lie in the host's memory, and one at a time is moved to the device.
+        device: torch device of the members, for example "cuda:0".
+        check: called before each forward pass; raises an exception to stop.
+        take_turns: members are kept in the host's memory and moved to the device one at a time.
 
     Attributes:
-        spec: what to compute.
-        profiles: where nodes stand, one for each declared baseline; even unless set.
+        spec: options of the run.
+        profiles: one profile of nodes for each declared baseline; uniform unless set.
     """
 
     def __init__(
@@ -98,30 +98,30 @@ class Explainer:
 
     @property
     def device_kind(self) -> str:
-        """What ways are chosen for: the model of a GPU, the vector instructions of a CPU."""
+        """Key of the chosen variants: the model of a GPU, the vector instructions of a CPU."""
         if self._device.startswith("cuda"):
             return torch.cuda.get_device_name(self._device)
         return f"{self._device} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
     @property
-    def chooses_ways(self) -> bool:
-        """Whether members may be run in other ways than as they were given."""
+    def chooses_variants(self) -> bool:
+        """Whether members may be replaced by faster variants."""
         return self.spec.precision == "auto" and self.spec.attribution == "integrated_gradients"
 
     @telemetry.stage("compute")
     def compute(self, pictures: Sequence[Picture], targets: Tensor | None = None) -> Computed:
-        """Everything that takes the device.
+        """Attributions of some pictures.
 
         Args:
-            pictures: at least one.
-            targets: (N,) int64 on the device: explained instead of what the spec's target gives.
+            pictures: N decoded images, 1 or more.
+            targets: (N,) int64 on the device; default: chosen by the target of the spec.
 
         Raises:
             ModelBroken: a member raised, or does not return (N, classes).
         """
         pixels = self.pixels(pictures)
-        if self.chooses_ways and self._fast is None:
-            self.use_ways(self.choose_ways(pictures), pictures)
+        if self.chooses_variants and self._fast is None:
+            self.use_variants(self.choose_variants(pictures), pictures)
 
         def attempt(size: int) -> Computed:
             probabilities = predict(self._members, pixels, batch_size=size)
@@ -135,7 +135,7 @@ class Explainer:
         """One output of images on the device, mean over members.
 
         Args:
-            pixels: (N, C, H, W), as `pixels` gives them.
+            pixels: (N, C, H, W), as returned by `pixels`.
             targets: (N,) int64.
             output: "logit", "probability" or "log_probability".
 
@@ -143,7 +143,7 @@ class Explainer:
             (N,) float64.
 
         Raises:
-            ModelBroken: as `compute`.
+            ModelBroken: a member raised, or does not return (N, classes).
         """
 
         def attempt(size: int) -> Tensor:
@@ -153,10 +153,10 @@ class Explainer:
             return self._within_memory(pixels, attempt)
 
     def fit(self, pictures: Sequence[Picture]) -> list[Profile]:
-        """Where the nodes of this spec's paths should stand, for each declared baseline, measured on some pictures.
+        """Fit a profile of nodes for each declared baseline on some pictures.
 
         Raises:
-            ModelBroken: as `compute`.
+            ModelBroken: a member raised, or does not return (N, classes).
         """
         pixels = self.pixels(pictures)
 
@@ -169,17 +169,17 @@ class Explainer:
 
         return self._within_memory(pixels, attempt)
 
-    def choose_ways(self, pictures: Sequence[Picture]) -> list[Choice]:
-        """How each member is run fastest within the tolerance, measured on some pictures."""
-        return [self._way(index, pictures, None)[1] for index in range(len(self._given))]
+    def choose_variants(self, pictures: Sequence[Picture]) -> list[Choice]:
+        """The fastest variant of each member within the tolerance, measured on some pictures."""
+        return [self._variant(index, pictures, None)[1] for index in range(len(self._given))]
 
-    def use_ways(self, choices: Sequence[Choice], pictures: Sequence[Picture]) -> None:
-        """Run members as was chosen, each verified on some pictures here; one that fails is run as given."""
-        ways = [self._way(index, pictures, choice.name)[0] for index, choice in enumerate(choices)]
-        self._fast = self._watched(ways)
+    def use_variants(self, choices: Sequence[Choice], pictures: Sequence[Picture]) -> None:
+        """Use the chosen variants. Each is verified on some pictures; if it fails, its member is used unchanged."""
+        variants = [self._variant(index, pictures, choice.name)[0] for index, choice in enumerate(choices)]
+        self._fast = self._watched(variants)
 
     def _within_memory(self, pixels: Tensor, attempt: Callable[[int], Found]) -> Found:
-        """What an attempt with a chunk size gives, the size halved for as long as it does not fit."""
+        """The result of `attempt` with a chunk size, which is halved until it fits into memory."""
         key = self._key(pixels, *self.spec.models)
         size = _batch_sizes.get(key) or default_batch_size(pixels)
         while True:
@@ -192,7 +192,7 @@ class Explainer:
                 size = _batch_sizes[key] = max(min(size, _batch_sizes.get(key, size)) // 2, 1)
 
     def _fastest_size(self, pixels: Tensor, size: int) -> int:
-        """The chunk that is fastest, searched for once where the work is worth it."""
+        """The fastest chunk size, measured once if the batch is large."""
         key, paths = self._key(pixels, *self.spec.models), sum(baseline.n for baseline in self.spec.baselines)
         if key not in _batch_sizes and len(pixels) * paths * self.spec.n_steps >= _WORTH_MEASURING:
             _batch_sizes[key] = measured_batch_size(self._fast or self._members, pixels)
@@ -214,12 +214,12 @@ class Explainer:
         spec = self.spec
         return (models, self._device, pixels.shape[1:], spec.precision, spec.output, spec.tolerance)
 
-    def _way(self, index: int, pictures: Sequence[Picture], name: str | None) -> tuple[nn.Module, Choice]:
-        """A member as it is run, and what was measured of that; `name` is the one way to try."""
+    def _variant(self, index: int, pictures: Sequence[Picture], name: str | None) -> tuple[nn.Module, Choice]:
+        """The prepared member and its measurements. With `name`, try only that variant."""
         spec, member = self.spec, self._given[index]
         if name == AS_GIVEN.name:
             return member, AS_GIVEN
-        pixels = self.pixels(pictures[:_TRIED_ON])
+        pixels = self.pixels(pictures[:_TRIAL_PICTURES])
         key = self._key(pixels, spec.models[index])
         known = _prepared.get(key)
         if known is not None and name in (None, known[1].name):
@@ -227,15 +227,15 @@ class Explainer:
         if self._turns:
             self._turns.take(member)
         try:
-            stack = self.baselines(pictures[:_TRIED_ON], pixels)[0][:_TRIED_FROM]
+            stack = self.baselines(pictures[:_TRIAL_PICTURES], pixels)[0][:_TRIAL_BASELINES]
             options: Any = {"output": spec.output, "tolerance": spec.tolerance or DEFAULT_TOLERANCE, "only": name}
             found = prepare(member, pixels, baselines=stack, **options)
-        except (torch.OutOfMemoryError, MemoryError):  # no room for two of it
+        except (torch.OutOfMemoryError, MemoryError):  # no room for a second copy
             return member, AS_GIVEN
         log.info("member %s on %s runs as %s", spec.models[index].source, self._device, found.choice)
         if self._turns and found.member is not member:
             self._turns.take(found.member)
-        while len(_prepared) >= _KEPT:
+        while len(_prepared) >= _VARIANTS_KEPT:
             del _prepared[next(iter(_prepared))]
         _prepared[key] = found.member, found.choice
         return _prepared[key]
@@ -284,14 +284,14 @@ class Explainer:
 
 
 class _Turns:
-    """Lets one member at a time lie on the device. Paths are computed member by member, so it moves once a sweep."""
+    """Keeps one member at a time on the device. Paths are computed member by member, so each moves once per sweep."""
 
     def __init__(self, device: str) -> None:
         self._device = device
         self._current: nn.Module | None = None
 
     def take(self, member: nn.Module) -> None:
-        """Move a member to the device, and the one before it away."""
+        """Move a member to the device, and the previous one back to the host."""
         if self._current is not member:
             if self._current is not None:
                 self._current.to("cpu")
@@ -299,7 +299,7 @@ class _Turns:
 
 
 class _Watched(nn.Module):
-    """A member that looks at the stop flag before each pass, and says who raised or returned something else."""
+    """A member that checks the stop flag before each pass, and raises ModelBroken if its module fails."""
 
     def __init__(self, member: nn.Module, classes: int, check: Callable[[], None], turns: _Turns | None) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Keeps child processes running: one per slot, each replaced when it exits, all stopped together.
 
-Processes are started by exec, never by fork: CUDA does not survive a fork. A policy decides what an exit means:
+Processes are started by exec, never by fork: CUDA does not survive a fork. A policy handles the exits:
 `LocalWorkers` here, `workers.supervisor.Supervisor` for Celery workers.
 """
 
@@ -65,7 +65,7 @@ class Processes:
         self._stdout = stdout
 
     def tend(self) -> None:
-        """Start the processes that are due, and ask `restart` about those that exited. Raises as `restart`."""
+        """Start the processes that are due, and call `restart` for those that exited. Raises as `restart`."""
         for number, slot in enumerate(self._slots):
             now = time.monotonic()
             if slot.process is not None and (code := slot.process.poll()) is not None:
@@ -117,7 +117,7 @@ class LocalWorkers:
         command = [sys.executable, "-P", "-m", "pipeline.engine.worker", run_id, "--parent", str(os.getpid())]
         command += ["--threads", str(threads)]
         environments = [{**os.environ, **environment}] * count
-        # What a model prints goes to stderr: stdout is for --json.
+        # Output of models goes to stderr: stdout is for --json.
         self._processes = Processes(command, environments, self._restart, stdout=sys.stderr)
         self._processes.tend()
 
@@ -150,7 +150,7 @@ class LocalWorkers:
     def _restart(self, ended: Exit) -> float:
         if ended.code == StoreFull.EXIT_CODE:
             raise StoreFull(
-                f"no space left for the index of run {self._run_id}; free some, then the same command goes on"
+                f"no space left for the index of run {self._run_id}; free some, then the same command resumes"
             )
         self._broken = 0 if self._claims > self._claims_before else self._broken + 1
         self._claims_before = self._claims

@@ -1,8 +1,8 @@
-"""What is attributed already is not computed again: an attribution is known by its image's digest and its spec's key.
+"""Reuse of stored attributions, which are identified by the SHA-256 of the image and the key of the spec.
 
-An image of the same source that did not change since an earlier run (key and version are the same) is not even read.
-Any other is known by its sha256 once it is read, wherever it came from; one that stands twice is computed once.
-The new row points to the map that is stored, in the arrays of whichever run computed it.
+An image of the same source that is unchanged since an earlier run (same key and version) is not read. Other images are
+matched by SHA-256 after reading; duplicates are computed once. The new row points to the stored map, in the arrays of
+the run that computed it.
 """
 
 from collections.abc import Sequence
@@ -18,36 +18,36 @@ from pipeline.storage.sidecar import ImageResult
 
 
 @dataclass
-class Known:
-    """What a unit need not compute. `rows` and `twins` are filled as its images are looked at."""
+class Reuse:
+    """The images of a unit that need no computation. `unread` and `uncomputed` fill `rows` and `duplicates`."""
 
     database: Engine
     run: Run
     spec: RunSpec
     unit: Unit
     rows: list[ImageRow] = field(default_factory=list)
-    twins: list[tuple[Picture, int]] = field(default_factory=list)  # a picture, and the row of the one it equals
+    duplicates: list[tuple[Picture, int]] = field(default_factory=list)  # a picture, and the row of an equal one
     _firsts: dict[tuple[str, str | None], int] = field(default_factory=dict)
 
     def unread(self) -> list[Entry]:
-        """Entries that must be read; the others were attributed as they are."""
+        """Entries that must be read; the others have stored attributions."""
         if not self.spec.reuse:
             return list(self.unit.entries)
         found = attributions_by_version(self.database, self.run, [entry.key for entry in self.unit.entries])
         return [entry for entry in self.unit.entries if not self._take(entry, found.get((entry.key, entry.version)))]
 
     def uncomputed(self, pictures: Sequence[Picture]) -> list[Picture]:
-        """Pictures that must be computed; the others were attributed under another name, or equal one before them."""
+        """Pictures that must be computed; the others have stored attributions, or equal an earlier picture."""
         if not self.spec.reuse:
             return list(pictures)
         found = attributions_by_digest(self.database, self.run.spec_key, [picture.sha256 for picture in pictures])
         left = [picture for picture in pictures if not self._take(picture.entry, found.get(picture.sha256))]
-        return [picture for picture in left if not self._is_twin(picture)]
+        return [picture for picture in left if not self._is_duplicate(picture)]
 
     def after(self, explained: Sequence[ImageResult]) -> list[ImageRow]:
         """The rows of all images that were not computed, once the others are."""
         computed = {one.row.row: one.row for one in explained}
-        return self.rows + [self._like(picture, computed[first]) for picture, first in self.twins]
+        return self.rows + [self._like(picture, computed[first]) for picture, first in self.duplicates]
 
     def _like(self, picture: Picture, row: ImageRow) -> ImageRow:
         if row.state is ImageState.FAILED:
@@ -61,14 +61,14 @@ class Known:
         if row is None or (self.spec.target == "label" and row.target != entry.label):
             return False
         if row.map_run == self.run.id and row.map_row in {entry.row for entry in self.unit.entries}:
-            return False  # our own, of an attempt whose maps are gone or not trusted any more
+            return False  # from an earlier attempt at this unit, whose maps are missing or not trusted
         self.rows.append(self._as(entry, row))
         return True
 
-    def _is_twin(self, picture: Picture) -> bool:
+    def _is_duplicate(self, picture: Picture) -> bool:
         target = picture.entry.label if self.spec.target == "label" else None
         first = self._firsts.setdefault((picture.sha256, target), picture.entry.row)
         if first == picture.entry.row:
             return False
-        self.twins.append((picture, first))
+        self.duplicates.append((picture, first))
         return True

@@ -1,4 +1,4 @@
-"""What a device computed becomes what is stored: one row and one map for each picture, and what the map looks like."""
+"""Turns computed attributions into rows and maps to store, with the measures of each map."""
 
 import json
 import math
@@ -20,11 +20,11 @@ from pipeline.storage.sidecar import ImageResult
 
 Doubles = NDArray[np.float64]
 
-TOP = 5  # classes of each image whose probability is stored
+TOP = 5  # classes stored for each image, the most probable first
 
 
 def describe(run_id: str, spec: RunSpec, computed: Computed) -> list[ImageResult]:
-    """Rows and maps of what was computed, in its order. A picture whose map is not finite gets a failed row."""
+    """Rows and maps of computed pictures, in their order. A picture whose map is not finite gets a failed row."""
     found = computed.found
     maps, spread = _array(found.mean), _array(found.std)
     measures, unknown = measure(maps), np.full(len(maps), np.nan)
@@ -69,7 +69,7 @@ def top_classes(spec: RunSpec, probabilities: Tensor) -> list[str]:
 
 
 def failed_row(run_id: str, entry: Entry, reason: str, sha256: str | None = None) -> ImageRow:
-    """The row of an image that has no map, and why."""
+    """The row of an image without a map, with the reason."""
     return ImageRow(
         run_id, entry.row, entry.key, entry.version, ImageState.FAILED, entry.label, error=reason, sha256=sha256
     )
@@ -118,18 +118,18 @@ def _double(values: Tensor) -> NDArray[np.float64]:
 class MapMeasures:
     """Figures of n maps, each (n,); NaN where a map is NaN or 0 everywhere."""
 
-    border_share: Doubles  # of |map|, in the outer eighth on each side, 0..1
-    center_x: Doubles  # of |map|, 0 left .. 1 right
+    border_share: Doubles  # share of |map| in the outer eighth on each side, 0..1
+    center_x: Doubles  # center of mass of |map|, 0 left .. 1 right
     center_y: Doubles  # 0 top .. 1 bottom
-    entropy: Doubles  # of |map| over pixels, 0 one pixel .. 1 even
-    gini: Doubles  # of |map| over pixels, 0 even .. 1 one pixel
-    positive_share: Doubles  # positive part of |map|, 0..1
-    center_share: Doubles  # of |map|, in the middle half of the height and of the width, 0..1
-    top_left_share: Doubles  # of |map|, in the quarter of the height and of the width at that corner, 0..1
+    entropy: Doubles  # entropy of |map| over pixels, 0 one pixel .. 1 even
+    gini: Doubles  # Gini coefficient of |map| over pixels, 0 even .. 1 one pixel
+    positive_share: Doubles  # share of positive values in |map|, 0..1
+    center_share: Doubles  # share of |map| in the middle half of the height and of the width, 0..1
+    top_left_share: Doubles  # share of |map| in the quarter of the height and of the width at that corner, 0..1
     top_right_share: Doubles
     bottom_left_share: Doubles
     bottom_right_share: Doubles
-    effective_pixels: Doubles  # exp of the entropy of |map|: so many equal pixels would have it, 1..H*W
+    effective_pixels: Doubles  # exp of the entropy of |map|: number of equal pixels with that entropy, 1..H*W
 
 
 def measure(maps: NDArray[np.floating]) -> MapMeasures:
@@ -158,7 +158,7 @@ def measure(maps: NDArray[np.floating]) -> MapMeasures:
 
 
 def _regions(share: Doubles) -> dict[str, Doubles]:
-    """What lies where, of shares (n, H, W): border, centre and corners, each (n,)."""
+    """Sums of shares (n, H, W) in the border, the center and the corners, each (n,)."""
     height, width = share.shape[1:]
     edge_y, edge_x = max(height // 8, 1), max(width // 8, 1)
     down, across = max(height // 4, 1), max(width // 4, 1)

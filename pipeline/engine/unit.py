@@ -1,18 +1,18 @@
 """Turns one claimed unit into stored maps and rows: decode -> attribute -> check -> put -> record.
 
-The protocol that loses nothing and repeats nothing (a crash may come between any two steps):
+The protocol loses nothing and repeats nothing, whichever two steps a crash comes between:
 
-1. The claim has raised the unit's attempt in SQL, and a thread renews its lease.
-2. If the sidecar of an earlier attempt is there, it is adopted and nothing is computed.
-3. What is attributed already is looked up, the rest is computed. Map shards are put, then the sidecar: all rows of the
-   unit as JSON, with the digests of the shards.
-4. One transaction writes the rows and marks the unit done where the token still matches; otherwise we are fenced.
+1. The claim increments the unit's attempt in SQL, and a thread renews its lease.
+2. If an earlier attempt stored a sidecar, it is adopted and nothing is computed.
+3. Stored attributions are reused, the others are computed. Map shards are put, then the sidecar: all rows of the unit
+   as JSON, with the digests of the shards.
+4. One transaction writes the rows and marks the unit done if the token still matches; otherwise the worker is fenced.
 
-From the second attempt on a unit runs with care: each row is noted in SQL before it is decoded and computed, so that an
-image that kills the process is found, failed, and left out. Knows nothing of Celery or of who called.
+From the second attempt on, each row is noted in SQL before it is decoded and computed, so that an image that kills the
+process is found, failed, and left out.
 
-The device waits for nobody: a pool decodes the images to come while a part of the unit is computed; another thread
-describes, encodes, puts and records what was computed while the caller goes on with the next unit.
+The device does not wait for input or output: a pool decodes the next images while a part of the unit is computed, and
+another thread encodes, puts and commits the computed unit while the caller computes the next one.
 """
 
 import logging
@@ -42,7 +42,7 @@ from pipeline.datasets.decoder import Decoder, Picture, Unreadable
 from pipeline.engine import calibration
 from pipeline.engine.explainer import Computed, Explainer
 from pipeline.engine.lease import held_lease
-from pipeline.engine.reuse import Known
+from pipeline.engine.reuse import Reuse
 from pipeline.engine.rows import describe, failed_row
 from pipeline.errors import AttribatchError, MapsGone, Retryable, UnreadableImage, UsageError
 from pipeline.models import registry
@@ -54,8 +54,8 @@ from pipeline.storage.keys import sidecar_key
 
 log = logging.getLogger("attribatch.engine")
 
-RESIDENT_SHARE = 0.5  # of a GPU's free memory that all members of an ensemble may fill
-RETRY_SECONDS = 2.0  # doubled by every attempt
+RESIDENT_SHARE = 0.5  # share of a GPU's free memory that all members of an ensemble may fill
+RETRY_SECONDS = 2.0  # wait before the first retry; doubled by every attempt
 
 
 Value = TypeVar("Value")
@@ -64,66 +64,66 @@ OnStep = Callable[[Step, Unit], None]
 
 
 class Outcome(StrEnum):
-    """What became of a unit in these hands."""
+    """Result of an attempt at a unit."""
 
     DONE = "done"
-    ADOPTED = "adopted"  # an earlier attempt had computed it, and died before it said so
-    RELEASED = "released"  # we were asked to stop
-    FENCED = "fenced"  # the lease was lost; somebody else has the unit
-    FAILED = "failed"  # for now or for good: the ledger decides
+    ADOPTED = "adopted"  # an earlier attempt had stored it, and died before its commit
+    RELEASED = "released"  # the worker is stopping
+    FENCED = "fenced"  # the lease was lost; another worker has the unit
+    FAILED = "failed"  # retried if the ledger allows another attempt
 
 
 class _LetGo(Exception):
-    """Stop computing: we were asked to, or the lease is lost."""
+    """Stop computing: the worker is stopping, or the lease is lost."""
 
 
 @dataclass
 class Workshop:
-    """What a worker process needs to work on units."""
+    """The stores, the device and the state of a worker process."""
 
     database: Engine
     ledger: Ledger
     objects: Objects
     lease_seconds: float
     max_pixels: int
-    s3_endpoint_url: str | None = None  # of sources on S3
+    s3_endpoint_url: str | None = None  # endpoint of S3 sources; None: Amazon S3
     device: str = "cpu"
     allowed_modules: tuple[str, ...] = ()  # prefixes of `pkg.module:factory` models; empty allows all
     on_step: OnStep = lambda *_: None  # called after each step; "started": there is nothing to adopt
     stop: threading.Event = field(default_factory=threading.Event)  # set by signal handlers
-    storing: "Future[Outcome] | None" = None  # the unit that is being stored
-    storing_digests: frozenset[str] = frozenset()  # of the images in it
+    storing: "Future[Outcome] | None" = None  # the unit that is stored in the background
+    storing_digests: frozenset[str] = frozenset()  # SHA-256 of its images
     storer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "attribatch-store"))
 
     def is_storing(self) -> bool:
-        """Whether a unit is computed and not stored yet."""
+        """Whether a unit is computed but not stored yet."""
         return self.storing is not None and not self.storing.done()
 
     def finish(self) -> None:
-        """Wait until what is computed is stored too."""
+        """Wait until the computed unit is stored."""
         if self.storing is not None:
             wait([self.storing])
 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """A unit that is computed and not stored yet."""
+    """A unit that is computed but not stored yet."""
 
     run: Run
     spec: RunSpec
     computed: list[Computed]
     failed: list[ImageRow]
-    known: Known
+    reuse: Reuse
     made_on: dict[str, str]
 
 
 def run_unit(shop: Workshop, unit: Unit) -> Outcome:
-    """Work on a claimed unit until it is done, failed, or given back. Raises no Exception."""
+    """Work on a claimed unit until it is done, failed or released. Does not raise Exception."""
     return begin_unit(shop, unit).result()
 
 
 def begin_unit(shop: Workshop, unit: Unit) -> "Future[Outcome]":
-    """As `run_unit`, but what is computed is stored while the caller goes on. One unit at a time is stored."""
+    """Compute a claimed unit, then store it in the background. Waits if another unit is still being stored."""
     with ExitStack() as held:
         lost = held.enter_context(held_lease(lambda: shop.ledger.renew(unit), shop.lease_seconds))
         result = _guarded(shop, unit, lost, lambda: _compute(shop, unit, lost))
@@ -144,7 +144,7 @@ def begin_unit(shop: Workshop, unit: Unit) -> "Future[Outcome]":
 
 
 def _guarded(shop: Workshop, unit: Unit, lost: threading.Event, step: Callable[[], Value]) -> Value | Outcome:
-    """What a step gives, or what became of the unit when it failed."""
+    """The value of a step, or the outcome of the unit if the step failed."""
     try:
         return step()
     except _LetGo:
@@ -154,7 +154,7 @@ def _guarded(shop: Workshop, unit: Unit, lost: threading.Event, step: Callable[[
             shop.ledger.release(unit)
         return Outcome.RELEASED
     except Exception as error:
-        surprise = None if isinstance(error, AttribatchError) else error  # its traceback is worth reading
+        surprise = None if isinstance(error, AttribatchError) else error  # log its traceback
         about = (unit.number, unit.run_id, unit.attempt)
         log.error("unit %s of run %s failed, attempt %s: %s", *about, error, exc_info=surprise)  # noqa: TRY400 - exc_info gives the traceback, and only where nobody expected the error: else its sentence says all
         retry_in = None if isinstance(error, UsageError) else RETRY_SECONDS * 2**unit.attempt
@@ -171,14 +171,14 @@ def _failed(shop: Workshop, unit: Unit, error: Exception, retry_in: float | None
 
 
 def _adopted(shop: Workshop, unit: Unit) -> Outcome | None:
-    """What became of a unit that an earlier attempt had stored; None where there is nothing to adopt."""
+    """Commit the sidecar of an earlier attempt; None if there is none."""
     if unit.attempt == 1 or (rows := storing.stored_rows(shop.objects, unit)) is None:
         return None
     try:
         adopted = shop.ledger.complete(unit, rows)
         shop.on_step("committed", unit)
         return Outcome.ADOPTED if adopted else Outcome.FENCED
-    except MapsGone:  # what it says is true no more
+    except MapsGone:  # its rows point to maps that were removed
         shop.objects.delete(sidecar_key(unit.run_id, unit.number))
         return None
 
@@ -191,9 +191,9 @@ def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Out
     run = get_run(shop.database, unit.run_id)
     spec, source = RunSpec.from_json(run.spec), Source.from_json(run.source, shop.s3_endpoint_url)
     decoder = Decoder(source, spec.preprocess, shop.max_pixels)
-    result = _Result(run, spec, [], [], Known(shop.database, run, spec, unit), {})
-    entries = result.known.unread()
-    if not entries:  # no model is loaded for what is known
+    result = _Result(run, spec, [], [], Reuse(shop.database, run, spec, unit), {})
+    entries = result.reuse.unread()
+    if not entries:  # everything is reused: no model is loaded
         return result
     explainer = _explainer(shop, spec, decoder, lost)
     result.made_on.update(device=explainer.device_kind, torch=torch.__version__)
@@ -201,13 +201,13 @@ def _compute(shop: Workshop, unit: Unit, lost: threading.Event) -> _Result | Out
     def take(pictures: Sequence[Picture], failed: Sequence[Unreadable]) -> None:
         result.failed.extend(failed_row(run.id, one.entry, one.error) for one in failed)
         if any(picture.sha256 in shop.storing_digests for picture in pictures):
-            shop.finish()  # then it is known
-        pictures = result.known.uncomputed(pictures)
+            shop.finish()  # then it can be reused
+        pictures = result.reuse.uncomputed(pictures)
         if not pictures:
             return
         if not result.computed:
             given = [Entry(-1, *entry) for entry in spec.calibration]
-            calibration.tune(shop.objects, explainer, unit, lambda: decoder.pictures(given), pictures)
+            calibration.calibrate(shop.objects, explainer, unit, lambda: decoder.pictures(given), pictures)
         shop.on_step("decoded", unit)
         result.computed.append(explainer.compute(pictures))
 
@@ -232,7 +232,7 @@ def _with_care(
     decoder: Decoder,
     take: Callable[[Sequence[Picture], Sequence[Unreadable]], None],
 ) -> None:
-    """Row by row, each noted before it is touched: whoever kills the process leaves its name."""
+    """Compute row by row. Each row is noted first, so that SQL names the row at which a process died."""
     deaths = shop.ledger.suspects(unit)
     for entry in entries:
         if deaths.get(entry.row, 0) >= DEATHS:
@@ -244,7 +244,7 @@ def _with_care(
         try:
             for pictures, failed in decoder.ahead([entry]):
                 take(pictures, failed)
-        except Exception:  # which is no death
+        except Exception:  # the process did not die
             shop.ledger.clear_row(unit, entry.row)
             raise
         shop.ledger.clear_row(unit, entry.row)
@@ -254,7 +254,7 @@ def _store(shop: Workshop, unit: Unit, result: _Result, lost: threading.Event) -
     shop.on_step("computed", unit)
     run, spec = result.run, result.spec
     explained = [one for computed in result.computed for one in describe(run.id, spec, computed)]
-    rows = [one.row for one in explained] + result.failed + result.known.after(explained)
+    rows = [one.row for one in explained] + result.failed + result.reuse.after(explained)
     rows.sort(key=lambda row: row.row)
     shards = storing.encode_maps(run, arrays.layout_of(run, spec), unit, explained) if explained else {}
     rows = _put(shop, unit, shards, rows, lost, storing.encode_sidecar(run, unit.number, shards, rows, result.made_on))
@@ -295,7 +295,7 @@ def _samples(spec: RunSpec, decoder: Decoder) -> Floats | None:
 
 
 def must_take_turns(spec: RunSpec, device: str) -> bool:
-    """Whether an ensemble would fill the memory of a GPU: then one member at a time lies there."""
+    """Whether an ensemble would fill the memory of a GPU, so that its members must take turns there."""
     if not device.startswith("cuda") or len(spec.models) == 1:
         return False
     members = load_members(spec, "cpu")
@@ -310,18 +310,18 @@ def must_take_turns(spec: RunSpec, device: str) -> bool:
 def _put(
     shop: Workshop, unit: Unit, shards: dict[str, bytes], rows: list[ImageRow], lost: threading.Event, sidecar: bytes
 ) -> list[ImageRow]:
-    """Put shards, then the sidecar, each once. Returns the rows that belong to what is stored."""
+    """Put the shards, then the sidecar, each once. Returns the rows of the stored sidecar."""
     for key, data in shards.items():
         if shop.objects.put_once(key, data) or shop.objects.get(key) == data:
             continue
-        if (stored := storing.stored_rows(shop.objects, unit)) is not None:  # somebody else was faster: theirs stands
+        if (stored := storing.stored_rows(shop.objects, unit)) is not None:  # another worker was faster: keep its rows
             return stored
-        # An attempt died between its shards and its sidecar. Ours must match our rows: replace, while we hold the unit.
+        # An attempt died between its shards and its sidecar. Shards must match our rows: replace them.
         _still_ours(shop, unit, lost)
         shop.objects.put(key, data)
-    _still_ours(shop, unit, lost)  # a paused process that wakes here must not add its rows
+    _still_ours(shop, unit, lost)  # a process that was paused until here must not add its rows
     shop.on_step("shards put", unit)
-    # We hold the unit: whatever sidecar is there is older than our shards.
+    # We hold the unit: a stored sidecar would be older than our shards.
     shop.objects.put(sidecar_key(unit.run_id, unit.number), sidecar)
     shop.on_step("sidecar put", unit)
     return rows
@@ -335,7 +335,7 @@ def _still_ours(shop: Workshop, unit: Unit, lost: threading.Event) -> None:
 
 @telemetry.stage("commit")
 def _committed(shop: Workshop, unit: Unit, rows: Sequence[ImageRow]) -> bool:
-    """Commit, trying for as long as the lease lasts. Past it the next attempt adopts the sidecar."""
+    """Commit; retry until the lease ends. After that the next attempt adopts the sidecar."""
     give_up = time.monotonic() + shop.lease_seconds
     while True:
         try:

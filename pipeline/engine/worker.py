@@ -44,7 +44,7 @@ def open_workshop(settings: Settings, *, on_step: OnStep = lambda *_: None) -> W
 
 
 def begin(shop: Workshop, unit: Unit) -> "Future[Outcome]":
-    """`pipeline.engine.unit.begin_unit`, told to the log and the metrics."""
+    """`pipeline.engine.unit.begin_unit`, with log lines and metrics."""
     with telemetry.unit(unit.run_id, unit.number, unit.attempt) as finished:
         begun = begin_unit(shop, unit)
         begun.add_done_callback(lambda future: finished(future.result()))

@@ -1,7 +1,7 @@
-"""The clock of an installation: asks, every so often, for whatever is due. Knows nothing of what that is.
+"""The clock of an installation: calls `tick` at intervals.
 
-What is due is decided from SQL by each tick, so a tick that is late, doubled or lost changes nothing: run one beat, or
-two, or start it anew at any time.
+Each tick reads from SQL which schedules are due, so a tick that is late, doubled or lost changes nothing. One or more
+beats may run, and each may be restarted at any time.
 """
 
 import logging
@@ -20,17 +20,17 @@ def beat(
     stop: threading.Event,
     reach: Callable[[], object] = lambda: None,
 ) -> None:
-    """Tick until told to stop. A tick that fails is logged, and the next one comes.
+    """Tick until `stop` is set. A tick that fails is logged, and the next one follows.
 
     Args:
-        tick: does what is due.
-        every_seconds: from the end of one to the start of the next.
+        tick: runs the schedules that are due.
+        every_seconds: seconds from the end of a tick to the start of the next one.
         stop: ends the wait at once.
-        reach: raises Retryable while what wakes the workers is away: said once when it goes, once when it is back.
+        reach: raises Retryable while the broker is away. Logged once when it goes away and once when it is back.
     """
     away = False
     while not stop.is_set():
-        away = _said(reach, away)
+        away = _is_away(reach, away)
         try:
             tick()
         except AttribatchError as error:
@@ -40,8 +40,8 @@ def beat(
         stop.wait(every_seconds)
 
 
-def _said(reach: Callable[[], object], away: bool) -> bool:
-    """Whether it is away; logged where that has changed."""
+def _is_away(reach: Callable[[], object], away: bool) -> bool:
+    """Whether the broker is away; logged if that has changed."""
     try:
         reach()
     except Retryable as error:

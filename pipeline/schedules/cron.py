@@ -1,8 +1,8 @@
-"""Which schedules are due, when each comes due next, and whether a gate is exceeded. Time comes in as an argument.
+"""Which schedules are due, and when each comes due next. Time comes in as an argument.
 
-Times of day are those of the schedule's time zone, as Debian's cron has them: a job at a fixed time that the clock
-skips in spring runs right after the jump, one that the clock shows twice in autumn runs the first time only; jobs of
-every hour or every few minutes follow the time that passes. cronsim computes it; croniter 7.0 would run `30 2 * * *`
+Times of day are those of the schedule's time zone, as in Debian's cron. A job at a fixed time that the clock skips in
+spring runs right after the jump. A job at a time that the clock shows twice in autumn runs the first time only. Jobs
+of every hour or every few minutes follow the time that passes. cronsim computes the times; croniter 7.0 would run `30 2 * * *`
 twice on the night of 25 October 2026 in Berlin.
 """
 
@@ -25,11 +25,11 @@ def check_name(name: str) -> None:
     """Refuse a name that is awkward to type.
 
     Raises:
-        SpecError: it is longer than 64 characters, or has others than letters, digits, '.', '_' and '-'.
+        SpecError: it is longer than 64 characters, or has characters other than letters, digits, '.', '_' and '-'.
     """
     if NAME.fullmatch(name) is None:
         raise SpecError(
-            f"schedule name {name!r}: begin with a letter or digit and go on with these, '.', '_' or '-', 64 at most"
+            f"schedule name {name!r}: begin with a letter or digit, then use these, '.', '_' or '-', 64 at most"
         )
 
 
@@ -38,7 +38,7 @@ def next_due(cron: str, timezone: str, after: datetime) -> datetime:
 
     Args:
         cron: five fields as crontab(5) has them: minute, hour, day of month, month, day of week.
-        timezone: whose clock the fields mean, for example Europe/Berlin.
+        timezone: time zone of the fields, for example Europe/Berlin.
         after: a time with a zone.
 
     Raises:
@@ -53,7 +53,7 @@ def next_due(cron: str, timezone: str, after: datetime) -> datetime:
     try:
         for found in CronSim(cron, after.astimezone(zone)):
             due = found.astimezone(UTC)
-            if due > after:  # in the second pass of a doubled hour the first answer lies in the first pass
+            if due > after:  # in the second pass of a doubled hour the first result is in the first pass
                 return due
     except CronSimError as error:
         raise SpecError(f"cron {cron!r}: {error}; {_EXAMPLE}") from error

@@ -1,9 +1,8 @@
-"""Ticks: claim what is due, submit its run, and when the run is over compare it with the one before.
+"""Ticks: claim the schedules that are due, submit their runs, and compare each finished run with the previous one.
 
-The database remembers how far each turn is, so a tick may be killed anywhere: the turn's lease runs out, and a later
-tick goes on. What a turn meets is recorded in its history and stops no other schedule; it comes due again as planned.
-
-Knows nothing of cron's rules (`pipeline.schedules.cron`) nor of maps (`pipeline.analysis.drift`).
+SQL records the state of each occasion, so a tick may be killed at any point: the lease of the occasion expires, and a
+later tick resumes it. Errors are recorded in the history of the schedule. They do not stop other schedules, and the
+schedule comes due again as planned.
 """
 
 import logging
@@ -30,10 +29,10 @@ OnProgress = Callable[[Progress], None]
 
 
 class Runs(Protocol):
-    """What a scheduler does with runs: some methods of `pipeline.api.Pipeline`."""
+    """The methods of `pipeline.api.Pipeline` that a scheduler uses."""
 
     def check(self, request: RunRequest) -> None:
-        """Raise UsageError where the request cannot be submitted."""
+        """Raise UsageError if the request cannot be submitted."""
 
     def submit(self, request: RunRequest) -> Run:
         """Store the run of a request over a fresh listing."""
@@ -45,10 +44,10 @@ class Runs(Protocol):
         """Counts of a run."""
 
     def compute(self, run: Run, *, workers: int, on_progress: OnProgress) -> Progress:
-        """Return when nothing of the run waits."""
+        """Return when no unit of the run waits."""
 
     def wake(self) -> None:
-        """Tell workers elsewhere of what waits."""
+        """Send a message for each waiting unit to Celery workers."""
 
     def drift(self, ref: str, previous: str) -> Drift:
         """Compare the maps of two runs."""
@@ -56,19 +55,19 @@ class Runs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TickReport:
-    """What one tick did."""
+    """Result of a tick."""
 
-    occasions: tuple[Occasion, ...]  # the turns that it moved on, as it left them
+    occasions: tuple[Occasion, ...]  # the occasions that it advanced, in their new state
 
 
 class Scheduler:
-    """Schedules of one index: what people say of them, and the ticks that carry them out.
+    """Schedules of one index, and the ticks that run them.
 
     Args:
-        database: migrated.
-        objects: where a record of each schedule is kept.
-        runs: what is done with their runs.
-        lease_seconds: a tick that is silent for longer loses its turn to another one.
+        database: index with the current schema.
+        objects: store of a record of each schedule.
+        runs: submits, computes and compares runs.
+        lease_seconds: a tick that is silent for longer loses its occasion to another tick.
     """
 
     def __init__(self, database: Engine, objects: Objects, runs: Runs, *, lease_seconds: float) -> None:
@@ -78,22 +77,22 @@ class Scheduler:
         self._lease_seconds = lease_seconds
         self._timetable = Timetable(database, lease_seconds=lease_seconds)
 
-    # ---- what people say
+    # ---- managing schedules
 
     def add(
         self, name: str, request: RunRequest, *, cron: str, timezone: str = "UTC", fail_on: str | None = None
     ) -> Schedule:
-        """Store a schedule. Its runs bear its name; its paths are made absolute.
+        """Store a schedule. Its runs get its name, and its paths are made absolute.
 
         Args:
             name: letters, digits, '.', '_' and '-'.
-            request: what is submitted each time. It must be possible now: models are loaded, images listed.
+            request: request that is submitted each time. It is checked now: models are loaded, images listed.
             cron: five fields, see `pipeline.schedules.cron.next_due`.
-            timezone: whose clock the fields mean.
+            timezone: time zone of the fields.
             fail_on: a gate, for example "drift>0.1".
 
         Raises:
-            UsageError: any of these is wrong, or there is a schedule of that name.
+            UsageError: one of these is invalid, or there is a schedule with that name.
         """
         check_name(name)
         if fail_on is not None:
@@ -122,7 +121,7 @@ class Scheduler:
         put_record(self._objects, self.get(name))
 
     def resume(self, name: str) -> None:
-        """Let it come due again; what was missed while it was paused stays missed. Raises NotFound."""
+        """Let it come due again; occasions missed while it was paused are not made up for. Raises NotFound."""
         schedule = self.get(name)
         now, _ = schedule_queries.list_schedules(self._database)
         self._timetable.resume(schedule, next_due=next_due(schedule.cron, schedule.timezone, now))
@@ -131,32 +130,35 @@ class Scheduler:
     def remove(self, name: str) -> None:
         """Forget a schedule and its history; its runs stay. Raises NotFound."""
         schedule = self.get(name)
-        self._objects.delete(record_key(name))  # first: what is killed in between is there still, and removed again
+        self._objects.delete(
+            record_key(name)
+        )  # first: after a crash in between the schedule still exists and can be removed
         self._timetable.remove(schedule)
 
     def history(self, name: str, *, limit: int = 100) -> list[Occasion]:
-        """The turns of a schedule, the latest first. Raises NotFound."""
+        """The occasions of a schedule, the latest first. Raises NotFound."""
         return schedule_queries.history(self._database, self.get(name).id, limit=limit)
 
     def classes(self, occasion: Occasion) -> tuple[ClassDrift, ...]:
-        """How far each class moved on one occasion; empty where nothing was compared, or nothing had changed."""
+        """Drift of each class on one occasion; empty if nothing was compared or nothing had changed."""
         return schedule_queries.class_drifts(self._database, occasion.id)
 
-    # ---- what moves them on
+    # ---- ticks
 
     def run_now(
         self, name: str, *, wait: bool = True, workers: int = 1, on_progress: OnProgress = lambda _: None
     ) -> Occasion:
-        """One turn at once, whatever the cron fields and `pause` say; an open one is taken up.
+        """Start an occasion at once, even if the schedule is paused or not due. An open occasion is resumed.
 
         Args:
-            name: of the schedule.
-            wait: to the turn's end. Otherwise its run is left to whoever works, and a later tick ends the turn.
-            workers: processes that compute, with `wait` and without a broker.
-            on_progress: told of the counts of the run, with `wait`.
+            name: name of the schedule.
+            wait: return at the end of the occasion. Otherwise workers compute its run, and a later tick ends it.
+            workers: number of worker processes, with `wait` and without a broker.
+            on_progress: called with the counts of the run, with `wait`.
 
         Raises:
-            UsageError: a tick is at work on this schedule, or there is none of that name.
+            UsageError: a tick is at work on this schedule.
+            NotFound: there is no schedule with this name.
         """
         schedule = self.get(name)
         held = self._timetable.claim_now(schedule)
@@ -167,21 +169,21 @@ class Scheduler:
             raise UsageError(f"schedule {name!r} is at work already; see `attribatch schedule history {name}`")
         if wait:
             return self._advance(held, lambda run: self._runs.compute(run, workers=workers, on_progress=on_progress))
-        turn = self._advance(held, lambda run: self._runs.status(run.id))
+        occasion = self._advance(held, lambda run: self._runs.status(run.id))
         with suppress(Retryable):  # as in `tick`
             self._runs.wake()
-        return turn
+        return occasion
 
     def tick(self, *, wait: bool, workers: int = 1, on_progress: OnProgress = lambda _: None) -> TickReport:
-        """Move on whatever is due, or waits for its drift; each schedule by one turn at most.
+        """Advance every schedule that is due or has an open occasion, each by at most one occasion.
 
-        Any number of ticks may run at once: each turn is held by one of them.
+        Any number of ticks may run at once: each occasion is held by one of them.
 
         Args:
-            wait: compute each run to its end, one schedule after the other. Otherwise runs are handed to whoever
-                works, and a later tick finds them finished.
-            workers: processes that compute, with `wait` and without a broker.
-            on_progress: told of the counts of the run that is computed.
+            wait: compute each run to its end, one schedule after the other. Otherwise workers compute the runs, and a
+                later tick ends the occasions.
+            workers: number of worker processes, with `wait` and without a broker.
+            on_progress: called with the counts of the run that is computed.
 
         Raises:
             StoreUnavailable: the database does not answer.
@@ -201,12 +203,12 @@ class Scheduler:
         if not wait:
             try:
                 self._runs.wake()
-            except Retryable as error:  # the next tick says it again, and workers look into SQL themselves
+            except Retryable as error:  # the next tick sends again, and idle workers look in SQL
                 log.warning("%s", error)
         return TickReport(tuple(advanced))
 
     def _next(self, seen: set[int], *, wait: bool) -> Occasion | None:
-        """A turn of a schedule not in `seen`, now held: one that is open and free, else one that is due."""
+        """Hold an occasion of a schedule not in `seen`: one that is open and free, else one that is due."""
         for occasion in schedule_queries.open_occasions(self._database):
             ready = wait or occasion.run_id is None or _is_over(self._runs.status(occasion.run_id))
             if occasion.schedule_id not in seen and ready and (held := self._timetable.take(occasion)):
@@ -217,7 +219,7 @@ class Scheduler:
                 continue
             try:
                 later = next_due(schedule.cron, schedule.timezone, now)
-            except UsageError as error:  # a time zone that this machine does not know: its neighbours go on
+            except UsageError as error:  # a time zone unknown to this machine: other schedules are not affected
                 log.error("schedule %s: %s", schedule.name, error)  # noqa: TRY400 - an expected error: its sentence says all, a traceback would bury it
                 continue
             if held := self._timetable.claim(schedule, next_due=later):
@@ -225,7 +227,7 @@ class Scheduler:
         return None
 
     def _advance(self, held: Occasion, compute: Callable[[Run], Progress]) -> Occasion:
-        """Take a held turn as far as it goes, and say how far that is."""
+        """Advance a held occasion as far as possible, and return its new state."""
         # If the lease is lost nevertheless, `settle` and `let_go` below change nothing.
         with held_lease(lambda: self._timetable.renew(held), self._lease_seconds):
             try:
@@ -240,7 +242,7 @@ class Scheduler:
                     log.exception("schedule %s", held.schedule)
                 reason = f"{type(error).__name__}: {error}" if surprise else str(error)
                 return self._settled(replace(held, state=OccasionState.FAILED, error=reason))
-            except BaseException:  # Ctrl-C: the next tick goes on at once
+            except BaseException:  # Ctrl-C: the next tick resumes at once
                 with suppress(Retryable):
                     self._timetable.let_go(held)
                 raise
@@ -266,7 +268,7 @@ class Scheduler:
         return self._settled(*self._compared(held, schedule))
 
     def _compared(self, held: Occasion, schedule: Schedule) -> tuple[Occasion, tuple[ClassDrift, ...]]:
-        """A turn whose run is over, with its drift, and whether that exceeds the gate."""
+        """An occasion whose run is over, with its drift and whether that exceeds the gate."""
         run_id, before = held.run_id, schedule_queries.previous(self._database, held)
         if before is None or before.run_id is None or run_id is None:
             return held, ()
@@ -291,7 +293,7 @@ class Scheduler:
     def _settled(self, outcome: Occasion, classes: tuple[ClassDrift, ...] = ()) -> Occasion:
         if self._timetable.settle(outcome, classes):
             return replace(outcome, token=None)
-        lost = "another tick took this turn over, or the schedule was removed; what it found stands"
+        lost = "another tick took this occasion over, or the schedule was removed; this result was not recorded"
         return replace(outcome, state=OccasionState.RUNNING, token=None, exceeded=None, error=lost)
 
 
@@ -300,7 +302,7 @@ def _is_over(progress: Progress) -> bool:
 
 
 def _failure(progress: Progress) -> str | None:
-    """Why a run that is over has no map to compare; None where it has some."""
+    """The reason why a run that is over has no map to compare; None if it has some."""
     if progress.state is RunState.CANCELLED:
         return f"run {progress.run_id} was cancelled"
     if progress.images_done:

@@ -1,6 +1,6 @@
-"""Stored map arrays of a run: zarr v3, one shard object per array and unit. Encodes a unit's shards, reads rows back.
+"""Layout and encoding of the stored map arrays of a run: zarr v3, one shard object per array and unit.
 
-Below `runs/<run id>/maps`, N images, H x W inputs, C channels (1 where they were summed):
+Below `runs/<run id>/maps`, for N images, inputs of H x W and C channels (1 if they were summed):
 
     mean   (N, C, H, W) float16   the maps, each divided by its scale: a pixel's share is about 1/150,000 of a
                                   map, a subnormal in raw float16. Rounding adds about 2e-4 of relative error
@@ -61,7 +61,7 @@ def layout_of(run: Run, spec: RunSpec) -> Layout:
 
 @dataclass(frozen=True, slots=True)
 class UnitMaps:
-    """What a unit stores: n consecutive rows, NaN where an image failed."""
+    """The maps of a unit: n consecutive rows, NaN for failed images."""
 
     mean: Floats  # (n, C, H, W)
     std: Floats | None  # (n, C, H, W)
@@ -69,7 +69,7 @@ class UnitMaps:
 
 
 def maps_prefix(run_id: str) -> str:
-    """Where a run's arrays lie in object storage."""
+    """Key prefix of a run's arrays."""
     return f"runs/{run_id}/maps"
 
 
@@ -82,10 +82,10 @@ def encode(run_id: str, layout: Layout, first_row: int, maps: UnitMaps) -> dict[
     """A unit's shards, by key.
 
     Args:
-        run_id: whose arrays these are.
-        layout: of the run.
-        first_row: of the unit, a multiple of `layout.unit_size`.
-        maps: of the unit's rows.
+        run_id: run that owns the arrays.
+        layout: shapes of the run's arrays.
+        first_row: first row of the unit, a multiple of `layout.unit_size`.
+        maps: n rows, in order; n is the unit size, less for the last unit.
     """
     scale = np.full((len(maps.mean), 2), np.nan, np.float32)
     values: dict[str, NDArray[Any]] = {"path": maps.path}
@@ -112,7 +112,7 @@ def _scale(maps: Floats) -> Floats:
 
 
 def _stored(run_id: str, layout: Layout, values: Mapping[str, NDArray[Any]], first_row: int = 0) -> dict[str, bytes]:
-    """What zarr would write, by key: metadata of every array, and the one shard of each value."""
+    """The objects that zarr would write, by key: metadata of every array, and the one shard of each value."""
     kept: dict[str, Any] = {}
     store = MemoryStore(kept)
     zarr.create_group(store, zarr_format=3, attributes={"attribatch_run": run_id})

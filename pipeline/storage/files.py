@@ -1,4 +1,4 @@
-"""Places that somebody names with --out: what the system says of them becomes a sentence with its remedy."""
+"""Local files and folders, written completely or not at all. Errors name the path and the remedy."""
 
 import os
 import stat
@@ -9,16 +9,16 @@ from tempfile import TemporaryDirectory, TemporaryFile
 
 from pipeline.errors import UsageError
 
-MARK = ".attribatch-export"  # in each folder that an export made: no other folder is ever removed
+MARK = ".attribatch-export"  # file in each folder that an export made: no other folder is ever removed
 _PREFIX = ".attribatch-part-"  # short: the target's own name may be as long as the file system allows
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A block that writes a file or folder which somebody named.
+    """A block that writes a file or folder that the user named.
 
     Raises:
-        UsageError: the system refuses.
+        UsageError: the system refuses to write it.
     """
     try:
         yield
@@ -27,19 +27,19 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def refused(path: Path, error: OSError) -> UsageError:
-    """What to say where the system refuses to write a path."""
+    """The error for a path that the system refuses to write."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return UsageError(f"{path} cannot be written ({reason}); give another --out")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder where there is none, and see that files can be written in it: before work whose results go there.
+    """Make a folder if it is missing, and check that files can be written in it, before results are computed.
 
     Raises:
-        UsageError: it is a file, or the system refuses.
+        UsageError: the path is a file, or the system refuses to write there.
     """
     if path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is no folder; name one with --out")
+        raise UsageError(f"{path} is not a folder; name one with --out")
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path):
@@ -47,10 +47,10 @@ def make_folder(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file, with the folders above it; one that is there is replaced.
+    """Write a file and make the folders above it. An existing file is replaced.
 
     Raises:
-        UsageError: the system refuses.
+        UsageError: the system refuses to write it.
     """
     with writing(path):
         if not path.parent.exists():
@@ -70,12 +70,12 @@ def new_file(path: Path, *, overwrite: bool, is_export: Callable[[Path], bool]) 
     """A file to write, which becomes `path` unless an exception leaves the block.
 
     Args:
-        path: the target, absolute.
-        overwrite: replace a regular file that `is_export` knows. Nothing else is ever replaced.
-        is_export: whether a regular file was written by an export.
+        path: absolute path of the target.
+        overwrite: replace a regular file that `is_export` accepts. Nothing else is ever replaced.
+        is_export: returns whether a regular file was written by an export.
 
     Raises:
-        UsageError: what is at `path` is not to be replaced, or the system lets no file be written there.
+        UsageError: the target exists and may not be replaced, or the system refuses to write it.
     """
     with _named(path):
         _check_file(path, overwrite, is_export)
@@ -89,10 +89,10 @@ def new_file(path: Path, *, overwrite: bool, is_export: Callable[[Path], bool]) 
 def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """An empty folder to fill, which becomes `path` unless an exception leaves the block.
 
-    A link to a folder is kept: the folder that it leads to becomes the export.
+    A link to a folder is kept: its target folder becomes the export.
 
     Raises:
-        UsageError: what is at `path` is not to be replaced, or the system lets no folder be made there.
+        UsageError: the target exists and may not be replaced, or the system refuses to make it.
     """
     with _named(path):
         _check_folder(path, overwrite)
@@ -116,7 +116,7 @@ def _check_file(path: Path, overwrite: bool, is_export: Callable[[Path], bool]) 
     if not stat.S_ISREG(mode):
         raise UsageError(f"{path} is a link or a device, which an export never replaces; give another --out")
     if not is_export(path):
-        raise UsageError(f"{path} is no earlier export of this format, so it is not replaced; give another --out")
+        raise UsageError(f"{path} is not an earlier export of this format, so it is not replaced; give another --out")
     if not overwrite:
         raise UsageError(f"{path} is there already; give --overwrite to replace it, or another --out")
 
@@ -125,7 +125,7 @@ def _check_folder(path: Path, overwrite: bool) -> None:
     if _mode(path) is None:
         return
     if not path.is_dir():
-        raise UsageError(f"{path} is no folder; name a new or an empty one with --out")
+        raise UsageError(f"{path} is not a folder; name a new or an empty one with --out")
     if path.resolve().is_mount():
         raise UsageError(f"{path} is a mount point, which cannot be replaced; name a folder in it with --out")
     if not any(path.iterdir()):
@@ -137,7 +137,7 @@ def _check_folder(path: Path, overwrite: bool) -> None:
 
 
 def _mode(path: Path) -> int | None:
-    """The mode of what is at `path` itself, links not followed; None where there is nothing."""
+    """The mode of `path`, links not followed; None if nothing exists there."""
     try:
         return path.lstat().st_mode
     except FileNotFoundError:
@@ -146,19 +146,19 @@ def _mode(path: Path) -> int | None:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A place to write in a folder of its own, on the file system of `path`; removed with what is left in it."""
+    """A path to write in a temporary folder on the file system of `path`. The folder is removed at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=_PREFIX, dir=path.parent, ignore_cleanup_errors=True) as room:
-        yield Path(room) / "part"
+    with TemporaryDirectory(prefix=_PREFIX, dir=path.parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / "part"
 
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """What the system says of the target or of a hidden part of it, said of the target."""
+    """Name the target in errors of the system about the target or about a temporary part of it."""
     try:
         yield
     except OSError as error:
-        said_of = str(error.filename or path)
-        if _PREFIX not in said_of and not path.is_relative_to(said_of):
+        named = str(error.filename or path)
+        if _PREFIX not in named and not path.is_relative_to(named):
             raise
         raise refused(path, error) from error

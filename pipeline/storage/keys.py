@@ -2,25 +2,25 @@
 
 
 def run_key(run_id: str) -> str:
-    """Where the run's own record lies in object storage."""
+    """Key of the run's own record."""
     return f"runs/{run_id}/run.json"
 
 
 def manifest_key(run_id: str) -> str:
-    """Where the run's manifest lies in object storage."""
+    """Key of the run's manifest."""
     return f"runs/{run_id}/manifest.jsonl.gz"
 
 
 def tuning_prefix(run_id: str) -> str:
-    """Where the run's measurements lie in object storage: `nodes.json`, `precision/<device kind>.json`."""
+    """Key prefix of the run's measurements: `nodes.json`, `precision/<device kind>.json`."""
     return f"runs/{run_id}/tuning/"
 
 
 def report_key(run_id: str, name: str) -> str:
-    """Where what was found about a run lies in object storage, for example `audit-label.json`; put anew each time."""
+    """Key of a report about a run, for example `audit-label.json`. Each report replaces the previous one."""
     return f"runs/{run_id}/reports/{name}"
 
 
 def sidecar_key(run_id: str, number: int) -> str:
-    """Where a unit's rows lie in object storage."""
+    """Key of the sidecar of a unit."""
     return f"runs/{run_id}/units/{number:06}.json"

@@ -1,6 +1,6 @@
-"""The maps of a run as one lazy xarray Dataset, aligned with its rows, wherever each map lies.
+"""Views of a run: its maps as a lazy xarray Dataset aligned with its rows, and its rows as a pandas DataFrame.
 
-Nothing is read before values are asked for; then the maps of the chosen rows are, and no others.
+A map is read when its values are used, even if another run computed it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,9 +30,9 @@ def stack_maps(objects: Objects, run: Run, rows: Sequence[ImageRow]) -> xarray.D
     """The maps of some rows of a run.
 
     Args:
-        objects: where the maps are.
-        run: theirs.
-        rows: in the order of the array; maps of failed ones are NaN.
+        objects: store of the maps.
+        run: run of the rows.
+        rows: n rows, in the order of the array; maps of failed rows are NaN.
 
     Returns:
         `attribution` (row, channel, y, x) float32, the mean over members and baselines; of an ensemble also `std`, over
@@ -59,7 +59,7 @@ def _variable(lazy: "_LazyMaps", run: Run) -> xarray.Variable:
 
 
 class _Stored:
-    """Where the maps of n rows lie, compactly: a million rows take 20 MB beside their keys."""
+    """Positions of the maps of n rows, in compact arrays: a million rows take 20 MB in addition to their keys."""
 
     def __init__(self, objects: Objects, rows: Sequence[ImageRow]) -> None:
         runs = sorted({row.map_run for row in rows if row.map_run is not None})
@@ -82,7 +82,7 @@ class _Stored:
 
 
 class _LazyMaps(BackendArray):
-    """What xarray indexes: reads the rows of an outer index, and cuts them to the rest of it."""
+    """The array that xarray indexes: reads the rows of an outer index and slices them by its other axes."""
 
     def __init__(self, stored: _Stored, what: Literal["mean", "std"], shape: tuple[int, int, int, int]) -> None:
         self._stored, self._what = stored, what
@@ -101,7 +101,11 @@ class _LazyMaps(BackendArray):
 
 
 def frame_of(rows: Iterable[ImageRow]) -> pd.DataFrame:
-    """Texts are `string`, integers `Int64`, figures `float64`, flags `boolean`; NA or NaN is missing."""
+    """Rows of the index as a table with a column for each field.
+
+    Texts are `string`, integers `Int64`, figures `float64`, flags `boolean`, also in empty columns; missing is NA or
+    NaN.
+    """
     left = iter(rows)
     parts = [_part([])]
     while batch := list(islice(left, FRAME_ROWS)):

@@ -80,7 +80,7 @@ class MapReader:
 
 
 class PlaceReader:
-    """Reads maps by the run and the row where they lie; opens each run's arrays once."""
+    """Reads maps by run and row of its arrays, and opens the arrays of each run once."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
@@ -121,12 +121,12 @@ def read_maps(objects: Objects, rows: Sequence[ImageRow]) -> Floats:
 
 
 def read_spreads(objects: Objects, rows: Sequence[ImageRow]) -> Floats:
-    """Standard deviation over members of some rows, as `read_maps`. ObjectMissing where there is a single member."""
+    """Standard deviation over members of some rows, as `read_maps`. Raises ObjectMissing for a single member."""
     return _read(objects, rows, "std")
 
 
 def check_stored(one: Floats, key: str, run_id: str | None) -> None:
-    """The index says that there is a map: never read what is missing as a result. Raises ObjectMissing."""
+    """Raise ObjectMissing for a map that is all NaN although the index lists it."""
     if np.isnan(one).all():
         raise ObjectMissing(f"the map of image {key!r} is missing in run {run_id}; run `attribatch repair`")
 

@@ -49,7 +49,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_an_audit(
             assert isinstance(found.exception, UsageError), found.output
             assert str(found.exception).startswith(f"{place} cannot be written (No")
             assert str(found.exception).endswith("); give another --out")
-    with pytest.raises(UsageError, match="file is no folder; name one with --out"):
+    with pytest.raises(UsageError, match="file is not a folder; name one with --out"):
         make_folder(file)
     assert call(pipeline, "show", "0", "--out", str(tmp_path / "new" / "a.png")).exit_code == 0
 

@@ -109,7 +109,7 @@ def test_after_deaths_nothing_is_measured_any_more(
 ) -> None:
     run = pipeline.submit(replace(request_, precision="auto"))
     monkeypatch.setattr(Explainer, "fit", lambda *_: pytest.fail("it may be what killed the others"))
-    monkeypatch.setattr(calibration.Explainer, "choose_ways", lambda *_: pytest.fail("likewise"))
+    monkeypatch.setattr(calibration.Explainer, "choose_variants", lambda *_: pytest.fail("likewise"))
     for _ in range(DEATHS):
         assert shop.ledger.claim("dead", run_id=run.id) is not None
         shop.ledger.release_owned_by(["dead"])
@@ -136,7 +136,7 @@ def test_ways_are_chosen_once_per_device_kind_and_stored_with_their_error(
     work(shop, plain.id)
     one, two = (pipeline.read_maps(rows(shop, each)) for each in (run, plain))
     np.testing.assert_allclose(one, two, rtol=0.02, atol=2e-3 * np.abs(two).max())
-    monkeypatch.setattr(Explainer, "choose_ways", lambda *_: pytest.fail("it is stored"))
+    monkeypatch.setattr(Explainer, "choose_variants", lambda *_: pytest.fail("it is stored"))
     shop.objects.delete(f"runs/{run.id}/units/000000.json")
     shop.ledger.requeue(run.id, 0)
     work(shop, run.id)

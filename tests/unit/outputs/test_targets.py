@@ -33,7 +33,7 @@ def test_a_file_that_no_export_wrote_is_never_replaced(
     FOREIGN[name](path)
     before = path.read_bytes()
     for overwrite in (False, True):
-        with pytest.raises(UsageError, match=f"{re.escape(str(path))} is no earlier export of this format"):
+        with pytest.raises(UsageError, match=f"{re.escape(str(path))} is not an earlier export of this format"):
             opened.export("first", format=format_name, out=path, overwrite=overwrite)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -49,7 +49,7 @@ def test_links_and_devices_are_never_replaced(opened: Pipeline, tmp_path: Path) 
         with pytest.raises(UsageError, match=f"{name} is a link or a device"):
             opened.export("first", format="npz", out=tmp_path / name, overwrite=True)
     for name in ("dangling", "pipe", "maps.npz"):
-        with pytest.raises(UsageError, match=f"{name} is no folder"):
+        with pytest.raises(UsageError, match=f"{name} is not a folder"):
             opened.export("first", format="png", out=tmp_path / name, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
