@@ -36,6 +36,7 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.prose
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,1 @@
+"""Prose linter of `make check`; see `tests.prose.__main__`."""
