@@ -1,1 +1,1 @@
-"""Everything that survives a restart: the SQL index, the ledger of units, and object storage."""
+"""Durable state: the SQL index, the ledger of units, and object storage."""

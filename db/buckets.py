@@ -1,6 +1,6 @@
-"""Objects of others in an S3 bucket: listed page by page and read, never written. Knows nothing of what they mean.
+"""Read-only access to a user's S3 bucket, listed page by page.
 
-Messages name the server, the bucket and S3's own word for what is wrong; URLs of requests and credentials never.
+Error messages name the server, the bucket and S3's error code. They never contain request URLs or credentials.
 """
 
 import contextlib
@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from db.errors import ObjectUnreadable, StoreRefused, StoreUnavailable
 from db.s3 import connect, range_header, status_of, tried_again
 
-ATTEMPTS = 4  # of a request: 4 s at most; whoever reads a data set has other ways to wait longer
+ATTEMPTS = 4  # 4 s in total; after a longer outage the engine retries the unit
 
-_CHANGED = "the object changed after it was listed; run again to take it in"
+_CHANGED = "the object changed after it was listed; run again to include the new version"
 _ONE_OBJECT = {
     "NoSuchKey": "the object is missing",
     "404": "the object is missing",
@@ -29,34 +29,34 @@ _NOT_ALLOWED = (401, 403)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object of a listing."""
+    """One object of a listing."""
 
     key: str
-    etag: str  # without its quotes
+    etag: str  # without the quotes
 
 
 class Bucket:
-    """A bucket that is only read. Threads may share it, and it may be carried across a fork.
+    """A read-only bucket. Safe to share between threads and to use after a fork.
 
-    Every method raises `StoreRefused` where there is no such bucket or it refuses the credentials, and
-    `StoreUnavailable` where the server does not answer or fails.
+    Every method raises `StoreRefused` if the bucket does not exist or refuses the credentials, and
+    `StoreUnavailable` if the server does not answer or fails.
 
     Args:
-        name: of the bucket.
-        endpoint_url: of an S3 that is not Amazon's. Credentials come from where boto3 looks for them.
+        name: name of the bucket, without `s3://`.
+        endpoint_url: address of an S3 server other than Amazon's. boto3 finds the credentials in its usual places.
     """
 
     def __init__(self, name: str, endpoint_url: str | None = None) -> None:
         self._name = name
         self._endpoint_url = endpoint_url
-        self._clients: dict[int, Any] = {}  # by process: connections must not be shared across a fork
+        self._clients: dict[int, Any] = {}  # by process id: a child process must not reuse its parent's connections
 
     def list(self, prefix: str, *, most: int | None = None) -> Iterator[Found]:
-        """Objects whose keys begin with a prefix, in the server's order; memory holds one page of 1,000.
+        """Yield the objects whose keys begin with a prefix, in the server's order. Memory holds one page of 1,000.
 
         Args:
-            prefix: of the keys.
-            most: objects; None lists all.
+            prefix: "" lists the whole bucket.
+            most: stop after this many objects; None lists all.
         """
         options = {} if most is None else {"PaginationConfig": {"MaxItems": most, "PageSize": most}}
         with self._client() as client:
@@ -70,15 +70,25 @@ class Bucket:
                 yield Found(found["Key"], found["ETag"].strip('"'))
 
     def etag(self, key: str) -> str:
-        """The object's ETag. Raises ObjectUnreadable."""
+        """Return the current ETag of an object, or raise ObjectUnreadable."""
         with self._client() as client:
             return _etag(client.head_object(Bucket=self._name, Key=key))
 
     def get(self, key: str, etag: str, *, max_bytes: int, start: int = 0, length: int | None = None) -> bytes:
-        """The bytes of an object that still has this ETag, or those of a range that lie before its end.
+        """Return an object's bytes, or a range of them, if it still has this ETag.
+
+        Args:
+            key: full key in the bucket.
+            etag: the ETag from the listing, without quotes.
+            max_bytes: refuse a longer answer before reading it.
+            start: first byte of the range, from 0; a negative one counts from the end, without a `length`.
+            length: bytes to read; None reads to the end.
+
+        Returns:
+            The bytes; fewer than `length` if the object ends earlier.
 
         Raises:
-            ObjectUnreadable: it is gone, has another ETag, is archived, or gives more than `max_bytes`.
+            ObjectUnreadable: the object is missing, has another ETag, is archived, or is longer than `max_bytes`.
         """
         bounds = {} if start == 0 and length is None else {"Range": range_header(start, length)}
         return tried_again(lambda: self._get(key, etag, max_bytes, bounds))
@@ -92,7 +102,7 @@ class Bucket:
                     return b""
                 raise
             with contextlib.closing(found["Body"]) as body:
-                if _etag(found) != etag:  # not every server knows If-Match
+                if _etag(found) != etag:  # some servers ignore If-Match
                     raise ObjectUnreadable(_CHANGED)
                 if found["ContentLength"] > max_bytes:
                     raise ObjectUnreadable(f"{found['ContentLength']:,} bytes, more than the {max_bytes:,} allowed")
@@ -101,8 +111,8 @@ class Bucket:
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[Any]:
-        """The client of this process. Its errors are translated."""
-        from botocore.exceptions import (  # 0.3 s: only who uses S3 pays for it
+        """Yield the client of this process, and translate its errors."""
+        from botocore.exceptions import (  # imported here because it takes 0.3 s
             BotoCoreError,
             ClientError,
             NoCredentialsError,
@@ -123,7 +133,7 @@ class Bucket:
         try:
             return connect(self._endpoint_url, attempts=ATTEMPTS)
         except ValueError:
-            raise StoreRefused("ATTRIBATCH_S3_ENDPOINT_URL is no URL; write http://host:port") from None
+            raise StoreRefused("ATTRIBATCH_S3_ENDPOINT_URL is not a URL; write http://host:port") from None
 
     def _translated(self, error: Any) -> Exception:
         code, status = str(error.response.get("Error", {}).get("Code")), status_of(error)
@@ -132,7 +142,7 @@ class Bucket:
         if code in _NO_BUCKET:
             return StoreRefused(f"{self} does not exist ({code}); check its name, and {_ENDPOINT}")
         if status in _NOT_ALLOWED:
-            return StoreRefused(f"{self} refuses to be listed or read ({code}); {_CREDENTIALS}")
+            return StoreRefused(f"{self} refuses access ({code}); {_CREDENTIALS}")
         return StoreUnavailable(f"{self} answers {code} (HTTP {status})")
 
     def __str__(self) -> str:
@@ -141,7 +151,9 @@ class Bucket:
         return f"bucket {self._name!r} at {server}"
 
 
-_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, of somebody who may list and read it"
+_CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to an account that may list and read it"
+)
 _ENDPOINT = "set ATTRIBATCH_S3_ENDPOINT_URL for servers other than Amazon's"
 
 

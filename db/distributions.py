@@ -1,4 +1,4 @@
-"""How figures of a run's images are distributed, from an even sample of its rows: no scan of the whole."""
+"""Histograms of a run's columns, from evenly spaced rows instead of a full scan."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from sqlalchemy import Engine, select
 from db.session import reading
 from db.tables import images
 
-SAMPLE, AT_ONCE = 4000, 500  # rows; in one statement
+SAMPLE, AT_ONCE = 4000, 500  # rows in all, and per statement
 BINS = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Counts in bins of equal width between `low` and `high`; the median of all."""
+    """Counts in bins of equal width between `low` and `high`, and the median of the sampled values."""
 
     low: float
     high: float
@@ -23,13 +23,16 @@ class Histogram:
 
 
 def histograms(engine: Engine, run_id: str, image_count: int, columns: Sequence[str]) -> Mapping[str, Histogram]:
-    """Histograms of some columns; those without a figure are left out.
+    """Compute the histograms of some columns from at most `SAMPLE` rows.
 
     Args:
-        engine: from `db.session.open_engine`.
-        run_id: the full id.
-        image_count: of the run.
-        columns: of `db.records.ImageRow`, numbers.
+        engine: the index, from `db.session.open_engine`.
+        run_id: the full id, 12 hex digits.
+        image_count: number of rows of the run; determines the distance between sampled rows.
+        columns: numeric fields of `db.records.ImageRow`.
+
+    Returns:
+        A histogram by column. Columns without a value in the sample are missing.
     """
     stride = max(-(-image_count // SAMPLE), 1)
     rows = range(0, image_count, stride)
@@ -44,7 +47,7 @@ def histograms(engine: Engine, run_id: str, image_count: int, columns: Sequence[
 
 
 def _histogram(values: Sequence[float]) -> Histogram:
-    """Of sorted values; from 0 where none is negative, so that shares keep their foot."""
+    """Bin sorted values. The range begins at 0 unless a value is negative, so that charts of shares begin at 0."""
     low, high = min(values[0], 0.0), values[-1]
     width = (high - low) / BINS or 1.0
     counts = [0] * BINS

@@ -1,4 +1,4 @@
-"""Records to the values of a row, and back. Knows nothing of transactions."""
+"""Conversion between records and table rows."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from db.records import Entry, ImageRow, ImageState, Occasion, OccasionState, Run
 
 IMAGE_FIELDS = tuple(field.name for field in fields(ImageRow))
 _image_fields = attrgetter(*IMAGE_FIELDS)
-IMAGE_TYPES: dict[str, type] = {  # without the None of what may be missing
+IMAGE_TYPES: dict[str, type] = {  # type of each field, without None
     name: next(kind for kind in (str, bool, int, float) if issubclass((get_args(hint) or (hint,))[0], kind))
     for name, hint in get_type_hints(ImageRow).items()
 }
@@ -20,7 +20,7 @@ _STATE = IMAGE_FIELDS.index("state")
 
 
 def draft_values(run: Run, draft: UnitDraft) -> dict[str, Any]:
-    """A unit's row, except for what the database fills in."""
+    """Return the values of a new unit, except the columns that the database fills in."""
     return {
         "run_id": run.id,
         "number": draft.number,
@@ -30,41 +30,41 @@ def draft_values(run: Run, draft: UnitDraft) -> dict[str, Any]:
 
 
 def entries_to_text(entries: Sequence[Entry]) -> str:
-    """Compact JSON: a list of `[row, key, version, label]`."""
+    """Return compact JSON: a list of `[row, key, version, label]`."""
     rows = [(e.row, e.key, e.version, e.label) for e in entries]
     return json.dumps(rows, separators=(",", ":"))
 
 
 def entries_from_text(text: str) -> tuple[Entry, ...]:
-    """The inverse of `entries_to_text`."""
+    """Parse the JSON of `entries_to_text`."""
     return tuple(Entry(row, key, version, label) for row, key, version, label in json.loads(text))
 
 
 def image_values(row: ImageRow) -> dict[str, Any]:
-    """A row of the images' table. What is not finite becomes None: SQLite cannot hold NaN, JSON neither."""
+    """Return an image's values by column. NaN and infinity become None: neither SQLite nor JSON can store them."""
     values = zip(IMAGE_FIELDS, _image_fields(row), strict=True)
     return {name: None if type(value) is float and not isfinite(value) else value for name, value in values}
 
 
 def image_from_row(row: Sequence[Any]) -> ImageRow:
-    """The record of a row that was selected in the order of `IMAGE_FIELDS`."""
+    """Return the record of a row whose columns are in the order of `IMAGE_FIELDS`."""
     values = list(row)
     values[_STATE] = ImageState(values[_STATE])
     return ImageRow(*values)
 
 
 def run_from_row(row: Any) -> Run:
-    """The record of a row of the runs' table."""
+    """Return the record of a row of `attribatch_runs`."""
     return Run(**_with_times(row, "created_at", "submitted_at"))
 
 
 def schedule_from_row(row: Any) -> Schedule:
-    """The record of a row of the schedules' table."""
+    """Return the record of a row of `attribatch_schedules`."""
     return Schedule(**_with_times(row, "next_due", "created_at"))
 
 
 def occasion_from_row(row: Any) -> Occasion:
-    """The record of a row of the occasions' table, joined with the schedule's name and without its lease."""
+    """Return the record of a row of `attribatch_occasions`, joined with the schedule's name, without the lease."""
     values = _with_times(row, "due_at", "started_at", "ended_at")
     return Occasion(**values | {"state": OccasionState(row.state)})
 

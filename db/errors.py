@@ -1,22 +1,23 @@
-"""The root of the error tree, and what storage can raise.
+"""The root of the error tree, and the errors of storage.
 
-The class decides what happens to a unit of work: `Retryable` is tried again later, `Permanent` is recorded and left.
+The class decides how a unit of work continues: a `Retryable` error puts it back in the queue, a `Permanent` error is
+recorded.
 
     AttribatchError
-    ├── Retryable            try the same thing again, later
+    ├── Retryable            the same attempt may succeed later
     │   ├── MapsGone
     │   └── StoreUnavailable
     │       ├── StoreFull
     │       └── StoreRefused
-    ├── Permanent            trying again changes nothing
+    ├── Permanent            another attempt would fail too
     │   ├── ObjectMissing
     │   ├── ObjectUnreadable
     │   ├── IndexOutdated
     │   └── IndexDamaged
-    └── UsageError           the request itself is wrong: said to whoever asked, before any unit starts
+    └── UsageError           the request is wrong: reported to the caller before any unit starts
         └── NotFound
 
-`pipeline.errors` adds the leaves that only the pipeline knows.
+`pipeline.errors` adds the errors of the pipeline.
 """
 
 import difflib
@@ -24,15 +25,15 @@ from collections.abc import Iterable
 
 
 class AttribatchError(Exception):
-    """Whatever attribatch raises on purpose. The message names the culprit and the remedy."""
+    """Base class of all errors that attribatch raises on purpose. The message names the culprit and the remedy."""
 
 
 class Retryable(AttribatchError):
-    """A passing condition: the unit goes back and is tried again, a bounded number of times."""
+    """A temporary condition: the unit returns to the queue, for a limited number of attempts."""
 
 
 class Permanent(AttribatchError):
-    """A lasting condition: recorded as the reason, never tried again on its own."""
+    """A permanent condition: recorded as the reason, and not retried automatically."""
 
 
 class UsageError(AttribatchError):
@@ -40,25 +41,25 @@ class UsageError(AttribatchError):
 
 
 class StoreUnavailable(Retryable):
-    """Object storage did not take or give an object this time."""
+    """Storage could not be read or written this time."""
 
 
 class MapsGone(Retryable):
-    """Rows point to maps of a run that was removed meanwhile: they must be computed, or found elsewhere."""
+    """Rows point to maps of a run that has been removed. The next attempt computes them or finds them elsewhere."""
 
 
 class StoreFull(StoreUnavailable):
-    """No space is left where the index or the objects lie: only a person can mend that."""
+    """The disk of the index or of the objects is full. An operator must free space."""
 
-    EXIT_CODE = 28  # of a worker process that ends for it, as it can record nothing
+    EXIT_CODE = 28  # exit status of a worker that cannot record anything because the disk is full
 
 
 class StoreRefused(StoreUnavailable):
-    """It answers, and says no: there is no such bucket, or the credentials are wrong. Waiting does not help."""
+    """The store answers but refuses: the bucket does not exist, or the credentials are wrong."""
 
 
 class ObjectUnreadable(Permanent):
-    """One object of a data set that is gone, has changed, is too large or is archived."""
+    """One object of a data set is missing, has changed, is too large or is archived."""
 
 
 class ObjectMissing(Permanent):
@@ -70,14 +71,14 @@ class IndexOutdated(Permanent):
 
 
 class IndexDamaged(Permanent):
-    """The index's file is no database any more; the stored maps can rebuild it."""
+    """The file of the index is damaged. `attribatch repair` rebuilds it from the stored maps."""
 
 
 class NotFound(UsageError):
-    """No run, image or object by that name."""
+    """No run, image or object has this name."""
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """A question with the name that is most like a word; empty where none is like it."""
+    """Return "did you mean NAME?" with the most similar name, or "" if none is similar."""
     near = difflib.get_close_matches(word, list(names), 1, 0.6)
     return f"did you mean {near[0]!r}?" if near else ""

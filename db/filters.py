@@ -1,13 +1,12 @@
-"""The small language of `where`: text in, a SQL condition with bound parameters out. Knows the images alone.
+"""Parser of `where` filters: turns text into a SQL condition on images, with bound parameters.
 
     condition   = alternative, or a chain of them:  a or b,  a and b,  not a,  (a)
     comparison  = column (= != < <= > >=) (column | number | 'text' | "text" | true | false | null)
                 | column [not] in (value, ...)
     flag        = mispredicted | failed | converged
 
-`= null` and `!= null` ask whether a figure is there. Any other comparison with a figure that is not there is
-neither true nor false, and so is its `not`: such images are left out. `mispredicted` leaves out images
-without a label.
+`= null` and `!= null` test whether a value is missing. Any other comparison with a missing value is neither true nor
+false, and so is its `not`, so images without the value are excluded. `mispredicted` excludes images without a label.
 """
 
 import re
@@ -22,8 +21,8 @@ from db.errors import UsageError, did_you_mean
 from db.records import ImageState
 from db.tables import FAILED, MISPREDICTED, images
 
-MAX_LENGTH = 4000  # keeps conditions within SQLite's 1,000 levels of expression
-MAX_DEPTH = 50  # of parentheses and nots: keeps the parser within Python's stack
+MAX_LENGTH = 4000  # characters: keeps conditions within SQLite's limit of 1,000 expression levels
+MAX_DEPTH = 50  # nested parentheses and nots: keeps the parser within Python's stack
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {"=": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 _KEYWORDS = ("and", "or", "not", "in", "true", "false", "null")
@@ -50,22 +49,22 @@ class _Token:
 
     @property
     def word(self) -> str:
-        """The word in lower case; a sign as it is; nothing for texts and numbers."""
+        """The word in lower case, or the sign; "" for texts and numbers."""
         return self.text.lower() if self.kind in ("word", "sign") else ""
 
 
 def compile_where(text: str) -> ColumnElement[bool]:
-    """The SQL condition of a filter, such as `mispredicted and probability > 0.9 and label != 'cat'`.
+    """Compile a filter such as `mispredicted and probability > 0.9 and label != 'cat'` to a SQL condition.
 
     Raises:
-        UsageError: it does not parse, names no column, or compares text with a number. The message shows
-        where.
+        UsageError: the filter does not parse, names an unknown column, or compares text with a number. The message
+            marks the position.
     """
     return _Parser(text).parse()
 
 
 def columns_in(text: str) -> list[str]:
-    """The columns that a filter names, in its order. Raises UsageError as `compile_where`."""
+    """Return the columns that a filter names, in order of appearance. Raises UsageError if it cannot be split."""
     words = [token.word for token in _Parser(text).tokens if token.kind == "word"]
     return [word for word in dict.fromkeys(words) if word in images.c]
 
@@ -85,7 +84,7 @@ class _Parser:
 
     def _split(self) -> list[_Token]:
         if len(self._text) > MAX_LENGTH:
-            raise UsageError(f"the filter has {len(self._text)} characters; at most {MAX_LENGTH} are read")
+            raise UsageError(f"the filter has {len(self._text)} characters; the limit is {MAX_LENGTH}")
         tokens, position = [], 0
         while position < len(self._text):
             match = _TOKENS.match(self._text, position)
@@ -102,7 +101,7 @@ class _Parser:
         return self._error(_Token("sign", character, position), problem)
 
     def _error(self, token: _Token, problem: str) -> UsageError:
-        line = re.sub(r"\s", " ", self._text)  # one line, each character where it was
+        line = re.sub(r"\s", " ", self._text)  # one line, with every character in its column
         carets = " " * token.start + "^" * max(1, len(token.text))
         return UsageError(f"{problem}\n  {line}\n  {carets}")
 
@@ -160,7 +159,7 @@ class _Parser:
         if token.word in _FLAGS:
             return _FLAGS[token.word]
         self._column(token)
-        hint = "; what is not there is asked for by = null" if sign.word == "is" else ""
+        hint = "; write = null to find missing values" if sign.word == "is" else ""
         raise self._error(sign, f"expected one of = != < <= > >= in here{hint}")
 
     def _compare(self, column: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -180,7 +179,7 @@ class _Parser:
         else:
             other = self._value(column, token)
         if sign.text == "!=" and (column.key, other.key) == ("label", "predicted"):
-            return MISPREDICTED  # the other way round no index fits
+            return MISPREDICTED  # the partial index has the operands in this order
         condition: ColumnElement[bool] = _OPERATORS[sign.text](column, other)
         return condition
 
@@ -212,7 +211,7 @@ class _Parser:
         near = did_you_mean(token.word, [*images.c.keys(), *_FLAGS])
         hints = [near] if near else []
         if quotable:
-            hints.append(f"write '{token.text}' in quotes if it is a text")
+            hints.append(f"write '{token.text}' in quotes if it is text")
         elif not near:
             hints.append("columns are: " + ", ".join(images.c.keys()))
         raise self._error(token, f"no column {token.text!r}; " + " ".join(hints))
@@ -222,7 +221,7 @@ class _Parser:
         if kind != _kind(column):
             raise self._error(token, f"{column.key} holds {_kind(column)}, this is {kind}")
         if column is images.c.state and value in list(ImageState):
-            return literal_column(f"'{value}'")  # not bound, see db.tables.FAILED
+            return literal_column(f"'{value}'")  # not a bound parameter, see db.tables.FAILED
         return literal(value)
 
     def _literal(self, token: _Token) -> tuple[str, Any]:
@@ -236,7 +235,7 @@ class _Parser:
             return "text", value
         if token.word in ("true", "false"):
             return "true or false", token.word == "true"
-        hint = f"; write '{token.text}' in quotes if it is a text" if token.kind == "word" else ""
+        hint = f"; write '{token.text}' in quotes if it is text" if token.kind == "word" else ""
         raise self._error(token, "expected a value here" + hint)
 
 
@@ -246,7 +245,7 @@ def _kind(column: ColumnElement[Any]) -> str:
 
 def _number(text: str) -> int | float:
     value = float(text)
-    whole = text.lstrip("+-").isdecimal() and abs(value) < 2**53  # larger ones fit no database's integers
+    whole = text.lstrip("+-").isdecimal() and abs(value) < 2**53  # larger ones do not fit a database integer
     return int(text) if whole else value
 
 

@@ -1,13 +1,12 @@
-"""Every state transition of units and runs, each one transaction, by the database's clock only.
+"""All state transitions of units and runs. Each is one transaction and uses only the database's clock.
 
-A unit goes `pending -> leased -> done | failed`, or `cancelled`. A claim hands out a token; whatever is said
-of the unit later counts only where that token still stands. Knows nothing of what a unit computes, nor of
-messages.
+A unit goes `pending -> leased -> done | failed`, or `cancelled`. A claim returns a token, and later calls for the
+unit take effect only while that token is valid.
 
-An image that kills its process is found by counting: its row is noted before it is computed with care. After
-`DEATHS` deaths it is condemned; the engine leaves it out, and its unit is granted `DEATHS` more attempts.
+An image that kills its process is found by counting: the engine records its row before it computes the row with care.
+After `DEATHS` deaths the row is condemned: the engine skips it, and its unit gets `DEATHS` more attempts.
 
-Every method raises `StoreUnavailable` where the database does not answer; nothing is written then.
+Every method raises `StoreUnavailable`, and writes nothing, if the database does not answer.
 """
 
 import json
@@ -40,7 +39,7 @@ from db.session import reading, saying, writing
 from db.statements import CLEARING, DONE, HELD, attempts_allowed, claim, most_urgent, upsert_images
 from db.tables import WAITING, images, now, occasions, runs, suspects, units
 
-INSERT_BATCH = 200  # units per statement: bounds the producer's memory
+INSERT_BATCH = 200  # units per statement: limits the producer's memory
 
 _UNLEASED: dict[str, Any] = {"token": None, "lease_until": None}
 _PENDING = _UNLEASED | {"state": UnitState.PENDING, "not_before": 0.0, "enqueued_at": None}
@@ -49,12 +48,12 @@ _WORN_OUT = " stopped answering while it held this unit, and no attempt is left;
 
 
 class Ledger:
-    """The only writer of the index.
+    """The only writer of runs, units and images.
 
     Args:
-        engine: from `db.session.open_engine`, migrated.
-        lease_seconds: how long a claim lasts unless renewed.
-        max_attempts: claims after which a unit is failed for good; condemned rows grant more.
+        engine: the index, from `db.session.open_engine`, with an up-to-date schema.
+        lease_seconds: duration of a claim from its last renewal.
+        max_attempts: number of claims after which a unit fails for good; each condemned row adds `DEATHS`.
     """
 
     def __init__(self, engine: Engine, *, lease_seconds: float = 60.0, max_attempts: int = 5) -> None:
@@ -72,15 +71,15 @@ class Ledger:
         self._renewal = update(units).where(HELD).values(lease_until=now() + lease_seconds)
         self._completion = update(units).where(HELD).values(DONE)
 
-    # ---- what producers say
+    # ---- for producers
 
     def submit(self, run: Run, drafts: Iterable[UnitDraft]) -> Run:
-        """Store a run and its units, or arm the one that has its id already, and return what is stored.
+        """Store a run and its units, or re-arm the stored run with the same id, and return the stored run.
 
-        Submitting again duplicates nothing: it makes the run the latest, takes over the priority and (if given) the
-        name and where its files lie now, and re-arms cancelled and failed units. The stored unit size stands, and
-        `drafts` is not read then. Two producers may submit the same run at once. At most `INSERT_BATCH` drafts are
-        held at a time.
+        Submitting a run again duplicates nothing. It makes the run the latest, updates its priority, its spec (which
+        has the new paths of its files) and, if given, its name, and re-arms cancelled and failed units. The stored
+        unit size stays the same, and `drafts` is not read. Two producers may submit the same run at once. Memory holds
+        at most `INSERT_BATCH` drafts.
         """
         with writing(self._engine) as connection:
             if not self._insert_run(connection, run, drafts):
@@ -88,27 +87,30 @@ class Ledger:
             return run_from_row(connection.execute(select(runs).where(runs.c.id == run.id)).one())
 
     def restore(self, run: Run, drafts: Iterable[UnitDraft]) -> None:
-        """Store a run that the index has lost, for `repair`. One that is there is left as it is."""
+        """Store a run that is missing from the index, for `repair`. An existing run stays unchanged."""
         with writing(self._engine) as connection:
             self._insert_run(connection, run, drafts)
 
     def cancel(self, run_id: str) -> int:
-        """Stop what waits or is computed: who holds a unit finds it gone on renewal. Units cancelled."""
+        """Cancel the pending and leased units of a run, and return their number.
+
+        A worker that holds one of them notices when it renews its lease.
+        """
         stopped = update(units).where(units.c.run_id == run_id, WAITING)
         return self._count(stopped.values(_UNLEASED | {"state": UnitState.CANCELLED, "changed_at": now()}))
 
     def retry(self, run_id: str) -> int:
-        """Give failed and cancelled units all their attempts again. Units re-armed."""
+        """Give failed and cancelled units all their attempts again, and return their number."""
         over = and_(units.c.run_id == run_id, units.c.state.in_([UnitState.FAILED, UnitState.CANCELLED]))
         with writing(self._engine) as connection:
             connection.execute(delete(suspects).where(suspects.c.unit_id.in_(select(units.c.id).where(over))))
             return _rowcount(connection.execute(update(units).where(over).values(_REARMED | {"changed_at": now()})))
 
     def remove(self, run_id: str) -> None:
-        """Forget a run: its images, units and itself.
+        """Delete a run with its units and images from the index. Its objects in storage remain.
 
         Raises:
-            UsageError: a unit of it is being computed, or another run shows its maps.
+            UsageError: a unit of the run is being computed, or another run shows its maps.
         """
         of_run = units.c.run_id == run_id
         leased = select(func.count()).where(of_run, units.c.state == UnitState.LEASED)
@@ -121,22 +123,26 @@ class Ledger:
             if (other := connection.execute(shown).scalar()) is not None:
                 raise UsageError(f"run {other} shows maps of run {run_id}; remove {other} first")
             connection.execute(delete(suspects).where(suspects.c.unit_id.in_(select(units.c.id).where(of_run))))
-            for column in (occasions.c.run_id, occasions.c.previous_run_id):  # turns of a schedule keep their figures
+            for column in (occasions.c.run_id, occasions.c.previous_run_id):  # occasions keep their figures
                 connection.execute(update(occasions).where(column == run_id).values({column: None}))
             for table, column in ((images, images.c.run_id), (units, units.c.run_id), (runs, runs.c.id)):
                 connection.execute(delete(table).where(column == run_id))
 
-    # ---- what workers say
+    # ---- for workers
 
     def claim(self, worker: str, *, run_id: str | None = None, unit_id: int | None = None) -> Unit | None:
-        """Lease the most urgent unit: pending and due, or its lease has run out; None where there is none.
+        """Lease the most urgent unit that is pending and due, or whose lease has expired.
 
-        Larger priorities go first, then older units. The attempt is counted now, before anything is computed.
+        Units of a larger priority come first, then older units. The attempt is counted now, before anything is
+        computed.
 
         Args:
-            worker: who asks, unique per process: `release_owned_by` finds its leases by it.
-            run_id: of this run only.
-            unit_id: this unit only.
+            worker: name of the claiming process, unique per process: `release_owned_by` finds its leases by it.
+            run_id: claim only a unit of this run.
+            unit_id: claim only this unit.
+
+        Returns:
+            The unit with its token, or None if no such unit is available.
         """
         given = {"new_token": secrets.token_hex(16), "new_worker": worker, "of_run": run_id, "of_unit": unit_id}
         with saying(self._engine) as connection:
@@ -146,15 +152,23 @@ class Ledger:
         return Unit(row.id, row.run_id, row.number, entries_from_text(row.entries), row.token, row.attempt)
 
     def renew(self, unit: Unit) -> bool:
-        """Extend the lease from now on. False: the unit is lost, stop computing it."""
+        """Extend the lease by `lease_seconds` from now. Returns False if the unit is lost: stop computing it."""
         return self._count(self._renewal, _claim_of(unit)) == 1
 
     def complete(self, unit: Unit, rows: Sequence[ImageRow]) -> bool:
-        """Write the rows and mark the unit done. False: fenced off, nothing was written.
+        """Write the rows and mark the unit done.
 
-        Raises MapsGone where rows point to maps of a run that is not there any more.
+        A second call with the same token is harmless: it returns True as well, in case the first answer was lost.
 
-        Saying so twice is fine: where the first answer was lost on the way, the second is True as well.
+        Args:
+            unit: the claimed unit.
+            rows: one for each of its entries, done or failed.
+
+        Returns:
+            False if the token is not valid any more; nothing is written then.
+
+        Raises:
+            MapsGone: a row points to the maps of a run that has been removed.
         """
         with writing(self._engine) as connection:
             if connection.execute(self._completion, _claim_of(unit) | _counts(rows)).rowcount == 0:
@@ -165,16 +179,19 @@ class Ledger:
             return True
 
     def release(self, unit: Unit) -> bool:
-        """Hand the unit back at once, as if it had not been claimed. False: it was lost already."""
+        """Return the unit to the queue as if it had not been claimed. Returns False if it was already lost."""
         return self._say(unit, _PENDING | {"attempt": units.c.attempt - 1, "changed_at": now()})
 
     def fail(self, unit: Unit, error: str, *, retry_in: float | None) -> bool:
-        """Record an error, and try again in `retry_in` seconds if attempts are left. False: unit lost.
+        """Record an error. The unit returns to the queue if attempts are left, else it fails for good.
 
         Args:
-            unit: the claim.
-            error: what status shows; name the culprit.
-            retry_in: None where trying again changes nothing.
+            unit: the claimed unit.
+            error: the message that `attribatch status` shows; it names the culprit.
+            retry_in: seconds until the unit may be claimed again; None fails it at once.
+
+        Returns:
+            False if the unit was already lost.
         """
         over: ColumnElement[bool] = (
             literal(True) if retry_in is None else units.c.attempt >= attempts_allowed(self._max_attempts)
@@ -183,7 +200,7 @@ class Ledger:
         return self._say(unit, values)
 
     def note_row(self, unit: Unit, row: int) -> bool:
-        """Count one death of this row, before it is computed with care. False: the unit was lost."""
+        """Count one death of this row, before it is computed with care. Returns False if the unit is lost."""
         with writing(self._engine) as connection:
             if connection.execute(select(units.c.id).where(HELD), _claim_of(unit)).first() is None:
                 return False
@@ -193,39 +210,42 @@ class Ledger:
             return True
 
     def clear_row(self, unit: Unit, row: int) -> None:
-        """Forget the deaths of a row that was computed and survived."""
+        """Delete the deaths of a row that has been computed."""
         held = select(units.c.id).where(HELD).scalar_subquery()
         self._count(delete(suspects).where(suspects.c.unit_id == held, suspects.c.row == row), _claim_of(unit))
 
     def suspects(self, unit: Unit) -> dict[int, int]:
-        """Deaths by row. Rows with `DEATHS` or more are condemned."""
+        """Return the number of deaths by row. Rows with `DEATHS` or more are condemned."""
         with reading(self._engine) as connection:
             query = select(suspects.c.row, suspects.c.deaths).where(suspects.c.unit_id == unit.id)
             return {found.row: found.deaths for found in connection.execute(query)}
 
-    # ---- what the sweep says
+    # ---- for the sweep
 
     def sweep(self) -> int:
-        """Take units from silent workers: pending again, or failed when attempts are used up. Units taken."""
+        """End all expired leases, and return their number.
+
+        Their units become pending again, or failed if no attempt is left.
+        """
         return self._take(units.c.lease_until < now())
 
     def release_owned_by(self, workers: Collection[str]) -> int:
-        """The same at once, for workers that the caller knows to be dead. Units taken."""
+        """End all leases of workers that the caller knows to be dead, and return their number."""
         return self._take(units.c.worker.in_(list(workers))) if workers else 0
 
     def lease_owners(self) -> list[str]:
-        """The workers that hold a lease, run out or not, in order of their names."""
+        """Return the workers that hold a lease, expired or not, sorted by name."""
         owners = select(units.c.worker).where(WAITING, units.c.state == UnitState.LEASED).distinct()
         with reading(self._engine) as connection:
             return sorted(connection.execute(owners).scalars())
 
     def unsent(self, limit: int, *, resend_seconds: float = 300.0) -> list[int]:
-        """Mark due units that nobody was told of as sent, and return their ids, the most urgent first.
+        """Mark due units without a message as sent, and return their ids, the most urgent first.
 
         Args:
-            limit: at most so many.
-            resend_seconds: units that still wait so long after they were sent are sent again: the message is
-                lost, or the queue is long and a second message does no harm.
+            limit: largest number of ids to return.
+            resend_seconds: a unit that is still pending this long after its message counts as unsent. Either its
+                message is lost, or the queue is long and a second message does no harm.
         """
         silent = or_(units.c.enqueued_at.is_(None), units.c.enqueued_at < now() - resend_seconds)
         pending = and_(WAITING, units.c.state == UnitState.PENDING, units.c.not_before <= now())
@@ -236,14 +256,14 @@ class Ledger:
         return [row.id for row in sorted(marked, key=lambda row: (-row.priority, row.id))]
 
     def unsend(self, unit_ids: Collection[int]) -> int:
-        """Take back the marks of `unsent`: the messages did not go out. Units that wait again to be sent."""
+        """Remove the marks of `unsent`, because the messages were not sent. Returns the number of units unmarked."""
         waiting = (units.c.id.in_(list(unit_ids)), units.c.state == UnitState.PENDING)
         return self._count(update(units).where(*waiting).values(enqueued_at=None)) if unit_ids else 0
 
-    # ---- what repair says
+    # ---- for repair
 
     def adopt(self, run_id: str, number: int, rows: Sequence[ImageRow]) -> bool:
-        """Mark a unit done from its sidecar's rows, whoever holds it. False: the run has no such unit."""
+        """Mark a unit done with the rows of its sidecar, even if it is leased. Returns False if no such unit exists."""
         with writing(self._engine) as connection:
             where = (units.c.run_id == run_id, units.c.number == number)
             unit_id = connection.execute(
@@ -256,7 +276,7 @@ class Ledger:
             return True
 
     def requeue(self, run_id: str, number: int) -> bool:
-        """Put a done unit back to pending and remove its rows. False: no such unit, or it is not done."""
+        """Return a done unit to the queue and delete its rows. Returns False if no such unit is done."""
         where = (units.c.run_id == run_id, units.c.number == number, units.c.state == UnitState.DONE)
         with writing(self._engine) as connection:
             again = update(units).where(*where).values(_REARMED | {"changed_at": now()}).returning(units.c.entries)
@@ -264,12 +284,12 @@ class Ledger:
             if text is None:
                 return False
             rows = [entry.row for entry in entries_from_text(text)]
-            for start in range(0, len(rows), 1000):  # databases bound the number of parameters
+            for start in range(0, len(rows), 1000):  # databases limit the number of parameters
                 some = images.c.row.in_(rows[start : start + 1000])
                 connection.execute(delete(images).where(images.c.run_id == run_id, some))
             return True
 
-    # ---- how it is said
+    # ---- statements
 
     def _back_or_failed(self, over: ColumnElement[bool]) -> dict[str, Any]:
         return {
@@ -278,7 +298,7 @@ class Ledger:
         }
 
     def _take(self, which: ColumnElement[bool]) -> int:
-        # Units that another process changes right now are left to it: two sweeps never wait for each other.
+        # Skip units that another process is changing: two sweeps never wait for each other.
         gone = select(units.c.id).where(WAITING, units.c.state == UnitState.LEASED, which)
         over = units.c.attempt >= attempts_allowed(self._max_attempts)
         error = case((over, func.coalesce(units.c.worker, "a worker") + _WORN_OUT), else_=units.c.error)
@@ -287,7 +307,7 @@ class Ledger:
         return self._count(update(units).where(taken).values(values))
 
     def _insert_run(self, connection: Connection, run: Run, drafts: Iterable[UnitDraft]) -> bool:
-        """False: it is there already."""
+        """Return False if the run exists already."""
         fresh = self._insert(runs).values(_new_run(run)).on_conflict_do_nothing(index_elements=["id"])
         if connection.execute(fresh.returning(runs.c.id)).scalar() is None:
             return False
@@ -295,7 +315,7 @@ class Ledger:
         insert = units.insert().values(created_at=now(), changed_at=now())
         while batch := [draft_values(run, draft) for draft in islice(remaining, INSERT_BATCH)]:
             connection.execute(insert, batch)
-        if connection.dialect.name == "postgresql":  # or it sorts all that waits, for every claim, until it notices
+        if connection.dialect.name == "postgresql":  # with old statistics it would sort the whole queue for every claim
             connection.execute(text("ANALYZE attribatch_units"))
         return True
 
@@ -308,7 +328,7 @@ class Ledger:
 
     def _write(self, connection: Connection, rows: Sequence[ImageRow]) -> None:
         if foreign := {row.map_run for row in rows if row.map_run not in (None, row.run_id)}:
-            held = select(runs.c.id).where(runs.c.id.in_(foreign)).with_for_update(read=True)  # nobody removes them now
+            held = select(runs.c.id).where(runs.c.id.in_(foreign)).with_for_update(read=True)  # blocks their removal
             if gone := foreign - set(connection.execute(held).scalars()):
                 raise MapsGone(f"run {gone.pop()}, whose maps are shown, was removed; they are computed again")
         if rows:
@@ -326,7 +346,7 @@ def _new_run(run: Run) -> dict[str, Any]:
 
 
 def _resubmit(connection: Connection, run: Run) -> None:
-    # The spec has the same key, but may name another place of the same weights.
+    # The spec has the same key, but may give another path to the same weights.
     values = {"submitted_at": _after_all(), "priority": run.priority, "spec": run.spec}
     if run.name is not None:
         values["name"] = run.name
@@ -339,7 +359,7 @@ def _resubmit(connection: Connection, run: Run) -> None:
 
 
 def _after_all() -> ColumnElement[float]:
-    # The last submission is the latest even within one tick of SQLite's clock, which shows milliseconds.
+    # Two submissions within one millisecond, the resolution of SQLite's clock, still have an order.
     latest = func.coalesce(select(func.max(runs.c.submitted_at)).scalar_subquery(), 0.0) + 1e-6
     return case((latest > now(), latest), else_=now())
 

@@ -1,8 +1,9 @@
-"""Object storage: bytes under keys, in a folder or in S3. Knows nothing of what the bytes mean.
+"""Object storage: bytes under keys, in a folder or in S3.
 
-`put_once` never shows half an object and never replaces one: of many writers of a key, exactly one is told
-True. In a folder that is a temporary file, fsync and link; in S3 `If-None-Match: *`. A False may also be
-one's own earlier write whose answer was lost (17 of 60 in a trial on a cut line): compare before crying foul.
+`put_once` never exposes half an object and never replaces one: among concurrent writers of a key, exactly one gets
+True. A folder uses a temporary file, fsync and a hard link; S3 uses `If-None-Match: *`. False may also mean that the
+caller's own earlier write succeeded and its answer was lost (17 of 60 in a test with broken connections), so compare
+the stored bytes before treating False as a conflict.
 """
 
 import contextlib
@@ -21,61 +22,66 @@ from db.errors import ObjectMissing, StoreFull, StoreUnavailable, UsageError
 from db.s3 import connect, range_header, status_of, tried_again
 
 INCOMING = ".incoming"  # folder of temporary files: on the same file system, and never listed
-LEFTOVER_SECONDS = 24 * 3600  # a temporary file so old was left by a crash
+LEFTOVER_SECONDS = 24 * 3600  # age at which a temporary file counts as left behind by a crash
 CONFLICT_TRIES = 5
 
 
 class Objects(ABC):
-    """What attribatch needs of a store. Keys are '/'-separated, relative, without empty, '.' or '..' parts.
+    """Interface of a store. Keys are relative paths with '/', without empty, '.' or '..' parts.
 
-    Every method raises `UsageError` for another key, and `StoreUnavailable` where the store is away, full or refuses.
+    Every method raises `UsageError` for any other key, and `StoreUnavailable` if the store does not answer, is full or
+    refuses the request.
     """
 
-    url: str  # for humans, and for `open_objects`
+    url: str  # `open_objects` accepts it
 
     @abstractmethod
     def get(self, key: str, start: int | None = None, length: int | None = None) -> bytes:
-        """The object's bytes, or those of a range; what lies past its end is left out.
+        """Return an object's bytes, or a range of them. A range that reaches past the end is cut.
 
         Args:
-            key: which object.
-            start: of the range, in bytes; negative counts from the end (then `length` must be None).
-            length: of the range; None is up to the end.
+            key: the object's key, relative to the store's URL.
+            start: first byte of the range; a negative one counts from the end, and `length` must be None.
+            length: bytes to read; None reads to the end.
 
         Raises:
-            ObjectMissing: there is none.
+            ObjectMissing: no object has this key.
         """
 
     @abstractmethod
     def put_once(self, key: str, data: bytes) -> bool:
-        """Store an object unless there is one. False: there is one, and it is as it was."""
+        """Store an object if its key is free. Returns False, and changes nothing, if it exists."""
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Store an object, in place of the one that may be there. Readers see either one, whole."""
+        """Store an object, or replace it. Readers see the old bytes or the new ones, never a mixture."""
 
     @abstractmethod
     def size(self, key: str) -> int:
-        """Length in bytes.
+        """Return the length in bytes.
 
         Raises:
-            ObjectMissing: there is none.
+            ObjectMissing: no object has this key.
         """
 
     @abstractmethod
     def modified(self, key: str) -> float:
-        """When it was put, in seconds since 1970 by the store's clock. Raises as `size`."""
+        """Return the time of the last put, in seconds since 1970 by the store's clock.
+
+        Raises:
+            ObjectMissing: no object has this key.
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove an object, if it is there."""
+        """Delete an object if it exists."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys that begin with a prefix (not only whole parts), sorted by their bytes."""
+        """Yield the keys that begin with a prefix, sorted by their bytes. The prefix may end within a part."""
 
     def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
+        """Return whether an object has this key."""
         try:
             self.size(key)
         except ObjectMissing:
@@ -87,27 +93,29 @@ class Objects(ABC):
 
 
 def open_objects(url: str, *, s3_endpoint_url: str | None = None) -> Objects:
-    """The store at `file:///path` or `s3://bucket/prefix`. Nothing is read or made yet.
+    """Return the store at a URL. Nothing is read, created or connected yet.
 
     Args:
-        url: where.
-        s3_endpoint_url: of an S3 that is not Amazon's. Credentials come from where boto3 looks for them.
+        url: `file:///path` or `s3://bucket/prefix`.
+        s3_endpoint_url: address of an S3 server other than Amazon's. boto3 finds the credentials in its usual places.
 
     Raises:
-        UsageError: the URL is of another kind.
+        UsageError: the URL has another scheme, or contains credentials.
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
         return Folder(Path(unquote(parts.path)))
     if "@" in parts.netloc:
-        raise UsageError("credentials do not belong into ATTRIBATCH_OBJECTS_URL; set AWS_ACCESS_KEY_ID and its secret")
+        raise UsageError(
+            "ATTRIBATCH_OBJECTS_URL must not contain credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     if parts.scheme == "s3" and parts.netloc:
         return S3(parts.netloc, parts.path.strip("/"), endpoint_url=s3_endpoint_url)
-    raise UsageError(f"{url!r} is no object storage; write file:///path/to/folder or s3://bucket/prefix")
+    raise UsageError(f"{url!r} is not an object store; write file:///path/to/folder or s3://bucket/prefix")
 
 
 class Folder(Objects):
-    """Objects as files below a folder, durable once a put returns."""
+    """Objects as files below a folder. They are on disk when a put returns."""
 
     def __init__(self, path: Path) -> None:
         self._root = path.absolute()
@@ -183,7 +191,7 @@ class Folder(Objects):
 
     @contextlib.contextmanager
     def _written(self, data: bytes) -> Iterator[Path]:
-        """A temporary file with these bytes, on disk; removed at the end unless it was renamed."""
+        """Yield a temporary file with these bytes, synced to disk, and delete it unless it has been renamed."""
         folder = self._root / INCOMING
         _make_durably(folder)
         if not self._swept:
@@ -213,13 +221,13 @@ class Folder(Objects):
         except OSError as error:
             reason = f"{path} cannot be read or written: {error.strerror or error}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreFull(f"{reason}; free some, then `attribatch retry RUN`") from error
+                raise StoreFull(f"{reason}; free some space, then `attribatch retry RUN`") from error
             hint = " (the file system must allow hard links)" if error.errno == errno.EPERM else ""
             raise StoreUnavailable(reason + hint) from error
 
 
 class S3(Objects):
-    """Objects in a bucket, below a prefix. Threads may share it, and it may be carried across a fork."""
+    """Objects in a bucket, below a prefix. Safe to share between threads and to use after a fork."""
 
     def __init__(self, bucket: str, prefix: str = "", *, endpoint_url: str | None = None) -> None:
         if prefix:
@@ -228,7 +236,7 @@ class S3(Objects):
         self._prefix = f"{prefix}/" if prefix else ""
         self._endpoint_url = endpoint_url
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
-        self._clients: dict[int, Any] = {}  # by process: connections must not be shared across a fork
+        self._clients: dict[int, Any] = {}  # by process id: a child process must not reuse its parent's connections
 
     def get(self, key: str, start: int | None = None, length: int | None = None) -> bytes:
         """See `Objects.get`."""
@@ -247,9 +255,9 @@ class S3(Objects):
                     client.put_object(**place, Body=data, IfNoneMatch="*")
                     return True
                 except client.exceptions.ClientError as error:
-                    if status_of(error) == 412:  # there is one
+                    if status_of(error) == 412:  # the key is taken
                         return False
-                    if status_of(error) != 409 or not left:  # 409: another write of this key is under way
+                    if status_of(error) != 409 or not left:  # 409: another write of this key is in progress
                         raise
             time.sleep(0.1)
         raise AssertionError("the last try returns or raises")
@@ -281,7 +289,7 @@ class S3(Objects):
             paginator = client.get_paginator("list_objects_v2")
             for page in paginator.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
                 keys += [found["Key"].removeprefix(self._prefix) for found in page.get("Contents", ())]
-        return iter(sorted(keys))  # not every server sorts by bytes
+        return iter(sorted(keys))  # some servers do not sort by bytes
 
     def _get(self, key: str, bounds: dict[str, str]) -> bytes:
         with self._client(key) as (client, place):
@@ -295,9 +303,9 @@ class S3(Objects):
 
     @contextlib.contextmanager
     def _client(self, key: str) -> Iterator[tuple[Any, dict[str, str]]]:
-        """The client of this process, and where the object lies. Errors of the client are translated."""
+        """Yield the client of this process and the object's place, and translate the client's errors."""
         check_key(key)
-        from botocore.exceptions import BotoCoreError, ClientError  # 0.3 s: only who uses S3 pays for it
+        from botocore.exceptions import BotoCoreError, ClientError  # imported here because it takes 0.3 s
 
         try:
             client = self._clients.get(os.getpid()) or self._clients.setdefault(
@@ -307,33 +315,33 @@ class S3(Objects):
         except ClientError as error:
             if error.response["Error"].get("Code") in ("NoSuchKey", "404"):
                 raise _no_object(key, self.url) from None
-            raise StoreUnavailable(f"{self.url} did not take or give {key!r}: {error}") from error
+            raise StoreUnavailable(f"{self.url} could not read or write {key!r}: {error}") from error
         except (BotoCoreError, OSError) as error:
-            raise StoreUnavailable(f"{self.url} did not take or give {key!r}: {error}") from error
+            raise StoreUnavailable(f"{self.url} could not read or write {key!r}: {error}") from error
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that could leave the store, or mean the same as another.
+    """Refuse a key that could lead out of the store or be another name of the same object.
 
     Raises:
-        UsageError: it is absolute, empty, or has an empty, '.' or '..' part, a backslash or a NUL.
+        UsageError: the key is absolute, empty, or has an empty, '.' or '..' part, a backslash or a NUL.
     """
     parts = key.split("/")
     if any(part in ("", ".", "..") for part in parts) or parts[0] == INCOMING or set(key) & {"\\", "\0"}:
-        raise UsageError(f"{key!r} is no object key: parts joined by '/', none empty, '.' or '..'")
+        raise UsageError(f"{key!r} is not an object key; write parts joined by '/', none of them empty, '.' or '..'")
 
 
 def _no_object(key: str, url: str) -> ObjectMissing:
-    return ObjectMissing(f"no object {key!r} in {url}; `attribatch repair` re-queues the unit that made it")
+    return ObjectMissing(f"no object {key!r} in {url}; `attribatch repair` re-queues the unit that wrote it")
 
 
 def _check_range(start: int | None, length: int | None) -> None:
     if length is not None and (length < 0 or (start or 0) < 0):
-        raise ValueError(f"start={start} with length={length}: a length goes with a start of 0 or more")
+        raise ValueError(f"start={start}, length={length}: a length needs a start of 0 or more")
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[str]:
-    """Keys of the files below a folder, in the order of their bytes: 'a-b' before 'a/b' before 'a0'."""
+    """Yield the keys of the files below a folder in the order of their bytes: 'a-b' before 'a/b' before 'a0'."""
     try:
         with os.scandir(folder) as entries:
             found = [(entry.name + "/", True) if entry.is_dir() else (entry.name, False) for entry in entries]
@@ -355,7 +363,7 @@ def _make_durably(folder: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Make the folder's entries survive a power cut."""
+    """Flush the folder's entries to disk, so that they survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -365,6 +373,6 @@ def _sync(folder: Path) -> None:
 
 def _remove_leftovers(folder: Path) -> None:
     for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process removed or renamed it
+        with contextlib.suppress(FileNotFoundError):  # another process deleted or renamed it
             if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
                 path.unlink()

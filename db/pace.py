@@ -1,4 +1,4 @@
-"""How fast a run goes, and how long it took: reads of units' times, by the database's clock."""
+"""Speed and duration of a run, from the times of its units by the database's clock."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ WINDOW_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Of one run. Reused images count as computed in the moment in which they were recorded."""
+    """Speed of one run. Reused images count as computed when they were recorded."""
 
-    images_per_second: float  # over the last minute, or since it was submitted where that is less
-    seconds: float | None  # from the submission to the last unit that ended; None: none did
+    images_per_second: float  # over the last minute, or since the submission if that is more recent
+    seconds: float | None  # from the submission to the last unit that ended; None before any unit ended
 
 
 def pace(engine: Engine, run_id: str) -> Pace:
-    """The pace of a run; zero where nothing ended within the last minute."""
+    """Return the pace of a run. Its speed is 0 if no unit ended within the last minute."""
     over = and_(units.c.run_id == run_id, units.c.state.in_([UnitState.DONE.value, UnitState.FAILED.value]))
     images = func.sum(units.c.images_done + units.c.images_failed)
     with reading(engine) as connection:

@@ -1,12 +1,13 @@
-"""Cuts pages out of a query of images. Knows nothing of filters.
+"""Pages of a query of images.
 
-Pages are cut by the last row seen, never by an offset: page 1,000 costs what page 1 costs (PostgreSQL at
-100,000 rows: 1 ms, OFFSET 137 ms).
+A page begins after the last row of the page before, not at an offset, so page 1,000 takes as long as page 1
+(PostgreSQL at 100,000 rows: 1 ms; with OFFSET 137 ms).
 
-SQLite knows no distribution of values, so it cannot tell whether to walk the order of the page and skip what does not
-fit, or to fetch all that fits and sort it. The first is right where many fit, the second where few do; the wrong one
-takes a second at a million rows. So it is asked first whether more than `FEW` fit, of each part of the filter that an
-index answers in a few ms.
+SQLite has no statistics of the distribution of values, so it cannot choose between two plans: walk the rows in the
+order of the page and skip those that do not match, or fetch all matches and sort them. The first is faster if many
+rows match, the second if few do, and the wrong one takes a second at a million rows. Therefore each part of the filter
+that an index answers in a few ms is first tested for more than `FEW` matches. (SQLite's STAT4 would supply the
+statistics, but Debian builds SQLite without it.)
 """
 
 import base64
@@ -39,12 +40,12 @@ from db.errors import UsageError, did_you_mean
 from db.records import ImageRow
 from db.tables import FAILED, IMAGE_SORTS, MISPREDICTED, images
 
-FEW = 5000  # rows: to fetch and sort them takes as long as to walk past 20,000 that do not fit
+FEW = 5000  # fetching and sorting 5,000 rows takes as long as skipping 20,000
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of an answer, and the cursor that continues it (None: that was all)."""
+    """One page of rows, and the cursor of the next one (None on the last page)."""
 
     rows: tuple[ImageRow, ...]
     next: str | None
@@ -60,15 +61,22 @@ def page_of(
     limit: int,
     after: str | None,
 ) -> Page:
-    """The images of a query that fit a filter, behind the cursor `after`, at most `limit`.
+    """Return one page of the images of a query.
 
-    Cursors fit the same `question` only.
+    Args:
+        connection: a transaction from `db.session.reading`.
+        query: a SELECT of the columns `IMAGE_FIELDS`, without filter, order and limit.
+        where: the filter, from `db.filters.compile_where`; None selects all images.
+        question: the run, filter and sort as text. A cursor is accepted only for the question that it came from.
+        sort: a column, or `-column` for descending order; None sorts by row. Missing values come last.
+        limit: number of rows on the page, 1 or more.
+        after: the cursor of the page before; None for the first page.
 
     Raises:
         UsageError: the sort, the limit or the cursor is wrong.
     """
     if limit < 1:
-        raise UsageError(f"limit is {limit}; a page has 1 row or more")
+        raise UsageError(f"limit is {limit}; write 1 or more")
     digest = _digest(*question)
     order = _Order.parse(sort)
     value, row = _decode_cursor(after, digest, order) if after is not None else (_START, None)
@@ -77,10 +85,10 @@ def page_of(
             order, where = _planned(connection, query, where, order)
         query = query.where(where)
     found: list[Row[Any]] = []
-    if value is not None:  # the images that have the figure
+    if value is not None:  # images with a value in the sort column
         found += connection.execute(order.present(query, value, row).limit(limit + 1)).all()
         row = None
-    if order.column.nullable and len(found) <= limit:  # then those that have not
+    if order.column.nullable and len(found) <= limit:  # then images without one
         found += connection.execute(order.absent(query, row).limit(limit + 1 - len(found))).all()
     page = tuple(image_from_row(each) for each in found[:limit])
     if len(found) <= limit:
@@ -89,17 +97,27 @@ def page_of(
 
 
 def count_of(connection: Connection, query: Select[Any], *, where: ColumnElement[bool], most: int) -> int:
-    """How many images of a query fit a filter; `most` + 1 where there are more."""
+    """Count the images of a query that match a filter, up to `most` + 1.
+
+    Args:
+        connection: a transaction from `db.session.reading`.
+        query: a SELECT of images without filter, order and limit.
+        where: the filter, from `db.filters.compile_where`.
+        most: largest number to count exactly.
+
+    Returns:
+        The number of matches, or `most` + 1 if there are more than `most`.
+    """
     if connection.dialect.name == "sqlite" and not _has_index(where):
         order, where = _planned(connection, query, where, _Order.parse(None))
-        query = order.present(query, _START, None)  # in no order it may walk an index, and look each row up elsewhere
+        query = order.present(query, _START, None)  # without an order it may walk an index and look up every row
     return _count_up_to(connection, query.where(where), most + 1)
 
 
 def _planned(
     connection: Connection, query: Select[Any], where: ColumnElement[bool], order: "_Order"
 ) -> tuple["_Order", ColumnElement[bool]]:
-    """The order and the filter, in the words that make SQLite fetch and sort where few fit, and walk where many do."""
+    """Rewrite order and filter so that SQLite sorts if few rows match, and walks in order if many do."""
     together = isinstance(where, BooleanClauseList) and where.operator is and_
     terms = []
     for term in where.clauses if together else (where,):
@@ -109,7 +127,7 @@ def _planned(
         elif _fits_few(connection, query, term):
             terms.append(term)
             order = replace(order, walked=False)
-        elif exact and order.column is images.c.row:  # its index is in the order of the rows
+        elif exact and order.column is images.c.row:  # within one value, the index is sorted by row
             terms.append(term)
         else:
             terms.append(_replaced(term))
@@ -138,13 +156,13 @@ def _replaced(term: Any) -> ColumnElement[bool]:
 
 
 def _behind_plus(element: Any, **_: Any) -> Any:
-    """SQLite takes no index for a column behind a plus. None for what is no column."""
+    """Put a plus before a column, so that SQLite uses no index for it. Returns None for other elements."""
     if isinstance(element, Column):
         return UnaryExpression(element, operator=custom_op("+"), type_=element.type)
     return None
 
 
-_START = object()  # before the first row: no value is less
+_START = object()  # the position before the first row
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,20 +180,20 @@ class _Order:
         return cls(images.c[name], descending=(sort or "").startswith("-"))
 
     def present(self, query: Select[Any], value: Any, row: int | None) -> Select[Any]:
-        """Images that have the figure, beyond (value, row)."""
+        """Select the images with a value in the sort column that follow (value, row)."""
         column, number = self._plain(self.column), self._plain(images.c.row)
         if self.column.nullable:
             query = query.where(column.is_not(None))
         if value is not _START:
             value = literal(value, self.column.type)
             beyond, up_to = (column < value, column <= value) if self.descending else (column > value, column >= value)
-            # `up_to` adds nothing but a place where an index scan can start.
+            # `up_to` excludes nothing more: it gives the index scan a place to start.
             query = query.where(up_to, or_(beyond, all_of(column == value, number > row)))
         first = column.desc() if self.descending else column
         return query.order_by(first) if self.column is images.c.row else query.order_by(first, number)
 
     def absent(self, query: Select[Any], row: int | None) -> Select[Any]:
-        """Images that lack the figure, beyond row."""
+        """Select the images without a value in the sort column that follow `row`."""
         number = self._plain(images.c.row)
         query = query.where(self._plain(self.column).is_(None)).order_by(number)
         return query if row is None else query.where(number > row)
@@ -196,8 +214,8 @@ def _decode_cursor(cursor: str, question: str, order: _Order) -> tuple[Any, int]
     try:
         asked, value, row = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, ValueError, TypeError):
-        raise UsageError(f"{cursor!r} is no cursor; leave it out to start from the first page") from None
+        raise UsageError(f"{cursor!r} is not a cursor; omit it to start from the first page") from None
     fits = value is None or isinstance(value, order.column.type.python_type)
     if asked != question or not fits or not isinstance(row, int):
-        raise UsageError("this cursor continues another question; leave it out to start from the first page")
+        raise UsageError("this cursor belongs to another query; omit it to start from the first page")
     return value, row

@@ -1,7 +1,7 @@
-"""Reads of two runs side by side: the images that both have a map of, matched by key.
+"""Queries over two runs: images that have a map in both, matched by key.
 
-Rows of one run are streamed in order, so that its shards are read one after the other; the other run's are looked up by
-their keys. No order of keys is relied upon: PostgreSQL sorts them by its locale.
+The rows of the first run are streamed in order, so that its shards are read one after the other. The rows of the second
+run are looked up by key. The queries do not depend on the order of keys, because PostgreSQL sorts them by its locale.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,16 +15,16 @@ from db.records import ImageRow, ImageState
 from db.session import reading
 from db.tables import images
 
-AT_ONCE = 500  # keys that are looked up together: SQLite once took 999 parameters at most
+AT_ONCE = 500  # keys per statement: older versions of SQLite accept 999 parameters
 
 _IMAGE = [images.c[name] for name in IMAGE_FIELDS]
 _DONE = images.c.state == ImageState.DONE
 
 
 def iter_pairs(engine: Engine, run_id: str, other_id: str) -> Iterator[tuple[ImageRow, ImageRow]]:
-    """Rows of two runs with the same key, both with a map, in the order of the first run's rows.
+    """Yield pairs of rows with the same key and a map in both runs, in the order of the first run.
 
-    Where the second run lists a key twice, its first row stands for it.
+    If the second run contains a key twice, its first row is used.
     """
     rows = iter_images(engine, run_id, ImageState.DONE)
     while batch := list(islice(rows, AT_ONCE)):
@@ -33,7 +33,7 @@ def iter_pairs(engine: Engine, run_id: str, other_id: str) -> Iterator[tuple[Ima
 
 
 def count_unmatched(engine: Engine, run_id: str, other_id: str) -> int:
-    """Images that one run has a map of, and the other has not."""
+    """Count the images that have a map in run `run_id` but not in run `other_id`."""
     there = images.alias("there")
     matched = exists().where(
         there.c.run_id == other_id, there.c.key == images.c.key, there.c.state == ImageState.DONE.value
@@ -44,7 +44,7 @@ def count_unmatched(engine: Engine, run_id: str, other_id: str) -> int:
 
 
 def done_by_key(engine: Engine, run_id: str, keys: Sequence[str]) -> dict[str, ImageRow]:
-    """Rows of a run that have one of these keys and a map: at most `AT_ONCE` keys, of any length; the first of each."""
+    """Return the first row with a map for each of these keys, at most `AT_ONCE` of them, by key."""
     wanted = select(*_IMAGE).where(images.c.run_id == run_id, images.c.key.in_(keys), _DONE)
     found: dict[str, ImageRow] = {}
     with reading(engine) as connection:

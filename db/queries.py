@@ -1,4 +1,4 @@
-"""Reads of runs, units and images. Knows nothing of how rows came to be, nor of how a page is cut (`db.paging`)."""
+"""Queries of runs, units and images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from db.session import reading, within
 from db.tables import WAITING, images, runs, units
 
 BATCH = 1000  # rows held at a time while streaming
-REUSED_RUNS = 3  # before this one: what they lack is looked for by its digest
-SHORTEST_PREFIX = 4  # digits of a run's id that may stand for it
+REUSED_RUNS = 3  # earlier runs whose rows are matched by key and version; older ones are found by digest
+SHORTEST_PREFIX = 4  # first digits of a run's id that may be used instead of the whole
 
 _IMAGE = [images.c[name] for name in IMAGE_FIELDS]
 _DONE = images.c.state == ImageState.DONE
@@ -25,13 +25,13 @@ _NEWEST_FIRST = (runs.c.submitted_at.desc(), runs.c.id)
 
 @dataclass(frozen=True, slots=True)
 class UnitRow:
-    """What is stored of one unit: for repair and for status."""
+    """One stored unit, for `repair` and `status`."""
 
     id: int
     number: int
     state: UnitState
     attempt: int
-    worker: str | None  # who held it last
+    worker: str | None  # its last holder
     error: str | None
     entries: tuple[Entry, ...]
 
@@ -40,13 +40,13 @@ class UnitRow:
 
 
 def list_runs(engine: Engine) -> list[Run]:
-    """All runs, the newest submission first."""
+    """Return all runs, the latest submission first."""
     with reading(engine) as connection:
         return [run_from_row(row) for row in connection.execute(select(runs).order_by(*_NEWEST_FIRST))]
 
 
 def waiting_runs(engine: Engine) -> list[Run]:
-    """Runs with a unit that is pending or leased, the most urgent first, then the oldest submission."""
+    """Return the runs with a pending or leased unit, by descending priority, then by submission time."""
     waiting = select(units.c.run_id).where(WAITING)
     query = select(runs).where(runs.c.id.in_(waiting)).order_by(runs.c.priority.desc(), runs.c.submitted_at)
     with reading(engine) as connection:
@@ -54,10 +54,12 @@ def waiting_runs(engine: Engine) -> list[Run]:
 
 
 def get_run(engine: Engine, ref: str) -> Run:
-    """The run of that id, else the latest of that name, else the only one whose id begins so; or `latest`.
+    """Find a run by its id, else by its name (the latest of that name), else by the beginning of its id.
+
+    `latest` finds the run that was submitted last.
 
     Raises:
-        NotFound: there is none, or the beginning fits several.
+        NotFound: no run matches, or several ids begin with `ref`.
     """
     with reading(engine) as connection:
         newest = select(runs).order_by(*_NEWEST_FIRST)
@@ -80,10 +82,10 @@ def get_run(engine: Engine, ref: str) -> Run:
 
 
 def progress(engine: Engine, run_id: str) -> Progress:
-    """Counts of a run, all from one moment.
+    """Count the units and images of a run, in one transaction.
 
     Raises:
-        NotFound: there is no such run.
+        NotFound: no run has this id.
     """
     count = select(
         units.c.state,
@@ -116,7 +118,7 @@ def progress(engine: Engine, run_id: str) -> Progress:
 
 
 def iter_units(engine: Engine, run_id: str, state: UnitState | None = None) -> Iterator[UnitRow]:
-    """The units of a run in order, `BATCH` at a time: changes made meanwhile to later ones are seen."""
+    """Yield the units of a run in order, reading `BATCH` at a time; later batches see changes made in between."""
     columns = [units.c[name] for name in ("id", "number", "state", "attempt", "worker", "error", "entries")]
     query = select(*columns).where(units.c.run_id == run_id).order_by(units.c.number).limit(BATCH)
     if state is not None:
@@ -127,11 +129,11 @@ def iter_units(engine: Engine, run_id: str, state: UnitState | None = None) -> I
         yield UnitRow(**values)
 
 
-# ---- what is attributed already
+# ---- existing attributions
 
 
 def attributions_by_version(engine: Engine, run: Run, keys: Sequence[str]) -> dict[tuple[str, str], ImageRow]:
-    """Done rows of the latest runs of the same spec and source, for some image keys, by (key, version)."""
+    """Return done rows of the latest `REUSED_RUNS` runs with the same spec and source, by (key, version)."""
     like = and_(runs.c.spec_key == run.spec_key, runs.c.source == run.source, runs.c.id != run.id)
     with reading(engine) as connection:
         latest = connection.execute(select(runs.c.id).where(like).order_by(*_NEWEST_FIRST).limit(REUSED_RUNS)).scalars()
@@ -140,23 +142,23 @@ def attributions_by_version(engine: Engine, run: Run, keys: Sequence[str]) -> di
 
 
 def has_labels(engine: Engine, run_id: str) -> bool:
-    """Whether any image of a run has a label."""
+    """Return whether any image of a run has a label."""
     labelled = select(images.c.row).where(images.c.run_id == run_id, images.c.label.is_not(None)).limit(1)
     with reading(engine) as connection:
         return connection.execute(labelled).first() is not None
 
 
 def count_reused(engine: Engine, run_id: str) -> int:
-    """Done rows of a run whose map another run, or another row, has computed."""
+    """Count the done rows of a run whose map comes from another run or another row."""
     elsewhere = or_(images.c.map_run != images.c.run_id, images.c.map_row != images.c.row)
     with reading(engine) as connection:
         return int(connection.execute(select(func.count()).where(images.c.run_id == run_id, elsewhere)).scalar_one())
 
 
 def dangling(engine: Engine, run_id: str) -> list[int]:
-    """Done rows of a run whose map was another row's that has failed since, or of a run that is gone.
+    """Return the done rows whose map came from a row that has failed since, or from a run that was removed.
 
-    Not those whose map is being computed again: it comes back to its place.
+    Rows whose map is being computed again are not included: the map will have the same place.
     """
     with reading(engine) as connection:
         lost = or_(_points_to(ImageState.FAILED), images.c.map_run.not_in(select(runs.c.id)))
@@ -165,7 +167,7 @@ def dangling(engine: Engine, run_id: str) -> list[int]:
 
 
 def attributions_by_digest(engine: Engine, spec_key: str, digests: Sequence[str]) -> dict[str, ImageRow]:
-    """Done rows whose own run computed their map, of any run of a spec, by sha256 of the image."""
+    """Return done rows of all runs of a spec by sha256 of the image, if their own run computed the map."""
     own = and_(images.c.sha256.in_(digests), images.c.map_run == images.c.run_id, _DONE)
     wanted = select(*_IMAGE).join(runs, runs.c.id == images.c.run_id).where(own, runs.c.spec_key == spec_key)
     with reading(engine) as connection:
@@ -184,15 +186,16 @@ def find_images(
     limit: int = 100,
     after: str | None = None,
 ) -> Page:
-    """A page of a run's images.
+    """Return a page of a run's images.
 
     Args:
-        engine: from `db.session.open_engine`.
-        run_id: the full id.
-        where: a filter, see `db.filters`.
-        sort: a column, `-column` for the largest first; images without the figure come last, equals by row.
-        limit: rows on a page, 1 or more.
-        after: the cursor of the page before, with the same run, filter and sort.
+        engine: the index, from `db.session.open_engine`.
+        run_id: the full id, 12 hex digits.
+        where: a filter in the language of `db.filters`; None selects all images.
+        sort: a column, or `-column` for descending order; None sorts by row. Images without a value come last, and
+            equal values are sorted by row.
+        limit: number of rows on the page, 1 or more.
+        after: the cursor of the page before, of the same run, filter and sort; None for the first page.
 
     Raises:
         UsageError: the filter, the sort, the limit or the cursor is wrong.
@@ -206,10 +209,17 @@ def find_images(
 def iter_found(
     engine: Engine, run_id: str, *, where: str | None = None, sort: str | None = None, limit: int | None = None
 ) -> Iterator[ImageRow]:
-    """All images that `find_images` would page through, or the first `limit`, `BATCH` at a time.
+    """Yield the rows of all pages of `find_images`, reading `BATCH` rows at a time.
+
+    Args:
+        engine: the index, from `db.session.open_engine`.
+        run_id: the full id, 12 hex digits.
+        where: a filter in the language of `db.filters`; None selects all images.
+        sort: a column, or `-column` for descending order; None sorts by row.
+        limit: stop after this many rows; None yields all.
 
     Raises:
-        UsageError: the filter, the sort or the limit is wrong; when the first row is asked for.
+        UsageError: the filter, the sort or the limit is wrong. Raised when the first row is read.
     """
     left, after = limit, None
     while left != 0:
@@ -222,7 +232,7 @@ def iter_found(
 
 
 def count_images(engine: Engine, run_id: str, *, where: str | None = None) -> int:
-    """How many images of a run fit a filter.
+    """Count the images of a run that match a filter.
 
     Raises:
         UsageError: the filter is wrong.
@@ -235,7 +245,17 @@ def count_images(engine: Engine, run_id: str, *, where: str | None = None) -> in
 
 
 def count_up_to(engine: Engine, run_id: str, *, where: str, most: int, seconds: float) -> int | None:
-    """How many images of a run fit a filter: `most` + 1 where more do, None where counting takes longer than `seconds`.
+    """Count the images of a run that match a filter, within limits.
+
+    Args:
+        engine: the index, from `db.session.open_engine`.
+        run_id: the full id, 12 hex digits.
+        where: a filter in the language of `db.filters`.
+        most: largest number to count exactly.
+        seconds: time limit of the query.
+
+    Returns:
+        The number of matches, `most` + 1 if there are more than `most`, or None if the time limit was reached.
 
     Raises:
         UsageError: the filter is wrong.
@@ -249,7 +269,7 @@ def count_up_to(engine: Engine, run_id: str, *, where: str, most: int, seconds: 
 
 
 def iter_images(engine: Engine, run_id: str, state: ImageState | None = None) -> Iterator[ImageRow]:
-    """All images of a run that have a row, in the order of their rows, `BATCH` at a time."""
+    """Yield the rows of a run in order, reading `BATCH` at a time."""
     query = _images_of(run_id).order_by(images.c.row).limit(BATCH)
     if state is not None:
         query = query.where(images.c.state == state)
@@ -257,12 +277,12 @@ def iter_images(engine: Engine, run_id: str, state: ImageState | None = None) ->
 
 
 def find_image(engine: Engine, run_id: str, ref: str) -> ImageRow:
-    """The image of that key, or that row number, or the only one whose key ends so.
+    """Find an image of a run by its key, else by its row number, else by the end of its key.
 
-    Endings count from a '/' first: `7.png` is `a/7.png` even where there is an `a/17.png`.
+    Whole parts of a key match first: `7.png` finds `a/7.png` even if there is an `a/17.png`.
 
     Raises:
-        NotFound: there is none, or the ending fits several.
+        NotFound: no image matches, or several keys end with `ref`.
     """
     numbered = [images.c.row == int(ref)] if ref.isdecimal() and len(ref) <= 9 else []
     ending = [_ends_with(images.c.key, "/" + ref.lstrip("/")), _ends_with(images.c.key, ref)]
@@ -284,7 +304,7 @@ def find_image(engine: Engine, run_id: str, ref: str) -> ImageRow:
     raise NotFound(f"run {run_id} has no recorded image {ref!r}; {hint}; give a row number or the end of a key")
 
 
-# ---- how it is asked
+# ---- statements
 
 
 def _images_of(run_id: str) -> Select[Any]:
@@ -292,10 +312,10 @@ def _images_of(run_id: str) -> Select[Any]:
 
 
 def _stream(engine: Engine, query: Select[Any], column: Column[int]) -> Iterator[Row[Any]]:
-    """All rows of a query ordered and limited by `column`, each batch in a transaction of its own."""
+    """Yield all rows of a query that is ordered by `column` and limited to `BATCH`, one transaction per batch."""
     batch_query = query
     while True:
-        with reading(engine) as connection:  # closed between batches: a slow reader holds up nobody
+        with reading(engine) as connection:  # closed between batches, so that a slow reader blocks no writer
             batch = connection.execute(batch_query).all()
         yield from batch
         if len(batch) < BATCH:
@@ -304,7 +324,7 @@ def _stream(engine: Engine, query: Select[Any], column: Column[int]) -> Iterator
 
 
 def _ends_with(column: ColumnElement[str], end: str) -> ColumnElement[bool]:
-    # Not LIKE: it ignores case in SQLite, and needs escapes.
+    # Not LIKE, which ignores case in SQLite and needs escapes.
     return func.substr(column, func.length(column) - (len(end) - 1)) == end
 
 
@@ -323,7 +343,7 @@ def _run_state(by_state: Mapping[UnitState, int], attempts: int, images_done: in
 
 
 def _points_to(state: ImageState) -> ColumnElement[bool]:
-    """The row that computed the map is in a state; it may have failed since, or be gone."""
+    """Match images whose map comes from a row in this state. That row may have failed since, or been removed."""
     there = images.alias("there")
     pointed = and_(there.c.run_id == images.c.map_run, there.c.row == images.c.map_row)
     return exists().where(pointed, there.c.state == state)

@@ -1,11 +1,11 @@
-"""Every state transition of schedules and their occasions, each one transaction, by the database's clock only.
+"""All state transitions of schedules and their occasions. Each is one transaction and uses only the database's clock.
 
-A due schedule is claimed by compare-and-set on `next_due`: of two ticks one finds the row as it read it. The claim
-makes an occasion and holds it by a token, under a lease, as units are held; whoever holds another token is fenced off.
-An occasion whose holder went silent is taken over by a later tick. A schedule has one open occasion at most, so turns
-that come due meanwhile, or while nothing ticks, are made up for once.
+A due schedule is claimed by compare-and-set on `next_due`: if two ticks read the same row, only one of them changes
+it. The claim creates an occasion with a token and a lease, like the claim of a unit; a tick with an older token is
+fenced. If a tick stops renewing its lease, a later tick takes the occasion over. A schedule has at most one open
+occasion, so all times that pass while it is open, or while no tick runs, lead to a single occasion.
 
-Every method raises `StoreUnavailable` where the database does not answer; nothing is written then.
+Every method raises `StoreUnavailable`, and writes nothing, if the database does not answer.
 """
 
 import secrets
@@ -31,23 +31,31 @@ class Timetable:
     """The only writer of schedules and occasions.
 
     Args:
-        engine: from `db.session.open_engine`, migrated.
-        lease_seconds: how long an occasion is held unless renewed.
+        engine: the index, from `db.session.open_engine`, with an up-to-date schema.
+        lease_seconds: duration of a claim from its last renewal.
     """
 
     def __init__(self, engine: Engine, *, lease_seconds: float = 60.0) -> None:
         self._engine = engine
         self._lease_seconds = lease_seconds
 
-    # ---- what people say
+    # ---- for users
 
     def add(
         self, name: str, *, cron: str, timezone: str, request: str, fail_on: str | None, next_due: datetime
     ) -> Schedule:
         """Store a schedule.
 
+        Args:
+            name: unique name, already checked.
+            cron: a cron expression of five fields, already checked.
+            timezone: name in the IANA database, for example Europe/Berlin.
+            request: canonical JSON of a RunRequest.
+            fail_on: a gate, for example drift>0.1; None for no gate.
+            next_due: the first time at which it comes due, UTC.
+
         Raises:
-            UsageError: there is one of that name.
+            UsageError: a schedule of this name exists.
         """
         values = {"name": name, "cron": cron, "timezone": timezone, "request": request, "fail_on": fail_on}
         made = insert(schedules).values(
@@ -58,31 +66,37 @@ class Timetable:
                 return schedule_from_row(connection.execute(made.returning(*schedules.c)).one())
         except IntegrityError as error:
             raise UsageError(
-                f"there is a schedule {name!r} already; choose another name, or `attribatch schedule remove {name}`"
+                f"schedule {name!r} exists already; choose another name, or `attribatch schedule remove {name}`"
             ) from error
 
     def pause(self, schedule: Schedule) -> None:
-        """Let nothing come due until `resume`. What is under way goes on."""
+        """Stop the schedule from coming due until `resume`. An open occasion continues."""
         self._set(schedule, {"paused": True})
 
     def resume(self, schedule: Schedule, *, next_due: datetime) -> None:
-        """Let it come due again, from `next_due` (UTC) on: turns that were missed while it was paused stay missed."""
+        """Let a paused schedule come due again from `next_due` (UTC). Times that it missed are skipped."""
         self._set(schedule, {"paused": False, "next_due": next_due.timestamp()})
 
     def remove(self, schedule: Schedule) -> None:
-        """Forget a schedule and its history. Its runs stay."""
+        """Delete a schedule and its history. Its runs remain."""
         own = select(occasions.c.id).where(occasions.c.schedule_id == schedule.id)
         with writing(self._engine) as connection:
             connection.execute(delete(drifts).where(drifts.c.occasion_id.in_(own)))
             connection.execute(delete(occasions).where(occasions.c.schedule_id == schedule.id))
             connection.execute(delete(schedules).where(schedules.c.id == schedule.id))
 
-    # ---- what ticks say
+    # ---- for ticks
 
     def claim(self, schedule: Schedule, *, next_due: datetime) -> Occasion | None:
-        """Hold the turn that is due, and move the schedule on to `next_due` (UTC, after the database's now).
+        """Claim a schedule that is due, and set its next time.
 
-        None: it is not due, paused, or gone, somebody else claimed it, or its last occasion is not over.
+        Args:
+            schedule: a record that was read before; another tick may have claimed the schedule since.
+            next_due: when it comes due next, UTC, later than the database's clock.
+
+        Returns:
+            The new occasion, or None if the schedule is not due, is paused or removed, was claimed by another tick, or
+            still has an open occasion.
         """
         seen = schedule.next_due.timestamp()
         due = and_(schedules.c.next_due == seen, schedules.c.next_due <= now(), schedules.c.paused.is_(False))
@@ -90,11 +104,15 @@ class Timetable:
         return self._begin(schedule, seen, moved)
 
     def claim_now(self, schedule: Schedule) -> Occasion | None:
-        """Hold a turn that somebody asked for; the next one comes due when it would have. None: one is not over."""
+        """Claim an occasion that a user requested. The schedule's next time stays the same.
+
+        Returns:
+            The new occasion, or None if the schedule was removed or still has an open occasion.
+        """
         return self._begin(schedule, now())
 
     def take(self, occasion: Occasion) -> Occasion | None:
-        """Hold an open occasion that nobody holds, or whose holder went silent. None: it is held or over."""
+        """Claim an open occasion that is free or whose lease has expired. Returns None if it is held or over."""
         free = or_(occasions.c.lease_until.is_(None), occasions.c.lease_until < now())
         taken = update(occasions).where(occasions.c.id == occasion.id, occasions.c.state.in_(OPEN), free)
         with writing(self._engine) as connection:
@@ -103,19 +121,23 @@ class Timetable:
             return one_occasion(connection, occasion.id)
 
     def renew(self, occasion: Occasion) -> bool:
-        """Extend the lease from now on. False: somebody else has the occasion, or it is gone."""
+        """Extend the lease by `lease_seconds` from now. Returns False if the occasion is lost."""
         return self._say(occasion, {"lease_until": now() + self._lease_seconds})
 
     def let_go(self, occasion: Occasion, *, error: str | None = None) -> bool:
-        """Leave an open occasion to a later tick; `error` says why it could not go on. False: it was lost."""
+        """Release an open occasion for a later tick, with the reason in `error`. Returns False if it is lost."""
         return self._say(occasion, {"token": None, "lease_until": None, "error": error})
 
     def submitted(self, occasion: Occasion, run_id: str) -> bool:
-        """Note the run of an occasion, which is stored. False: the occasion was lost."""
+        """Record the stored run of an occasion. Returns False if the occasion is lost."""
         return self._say(occasion, {"state": OccasionState.RUNNING, "run_id": run_id})
 
     def settle(self, occasion: Occasion, classes: Sequence[ClassDrift] = ()) -> bool:
-        """End an occasion with its state, drift and reason as given. False: fenced off, nothing was written."""
+        """End an occasion, and store its state, figures and error, and the drift of each class.
+
+        Returns:
+            False if the occasion is lost; nothing is written then.
+        """
         outcome = {name: getattr(occasion, name) for name in _OUTCOME} | {"token": None, "lease_until": None}
         with writing(self._engine) as connection:
             ended = update(occasions).where(_held(occasion)).values(outcome | {"ended_at": now()})
@@ -126,7 +148,7 @@ class Timetable:
                 connection.execute(insert(drifts), rows)
             return True
 
-    # ---- how it is said
+    # ---- statements
 
     def _begin(self, schedule: Schedule, due_at: Any, moved: Update | None = None) -> Occasion | None:
         values = {"schedule_id": schedule.id, "due_at": due_at, "state": OccasionState.DUE, "started_at": now()}
@@ -136,7 +158,7 @@ class Timetable:
                 if moved is not None and connection.execute(moved).rowcount == 0:
                     return None
                 return one_occasion(connection, connection.execute(made).scalar_one())
-        except IntegrityError:  # the one open occasion that a schedule may have is there, or the schedule is gone
+        except IntegrityError:  # the schedule has an open occasion, or was removed
             return None
 
     def _lease(self) -> dict[str, Any]:

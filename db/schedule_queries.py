@@ -1,4 +1,4 @@
-"""Every read of schedules and what became of them. Knows nothing of cron, nor of how rows came to be."""
+"""Queries of schedules and their occasions."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ OCCASIONS = (
 
 
 def list_schedules(engine: Engine) -> tuple[datetime, list[Schedule]]:
-    """The database's time (UTC) and all schedules in order of their names, from one moment."""
+    """Return the database's time (UTC) and all schedules sorted by name, from one transaction."""
     with reading(engine) as connection:
         told = datetime.fromtimestamp(connection.execute(select(now())).scalar_one(), UTC)
         found = connection.execute(select(schedules).order_by(schedules.c.name)).all()
@@ -28,10 +28,10 @@ def list_schedules(engine: Engine) -> tuple[datetime, list[Schedule]]:
 
 
 def get_schedule(engine: Engine, name: str) -> Schedule:
-    """The schedule of that name.
+    """Find a schedule by its name.
 
     Raises:
-        NotFound: there is none.
+        NotFound: no schedule has this name.
     """
     with reading(engine) as connection:
         found = connection.execute(select(schedules).where(schedules.c.name == name)).first()
@@ -44,40 +44,40 @@ def get_schedule(engine: Engine, name: str) -> Schedule:
 
 
 def open_occasions(engine: Engine) -> list[Occasion]:
-    """The turns that are not over, the oldest first, held by somebody or not."""
+    """Return all open occasions, claimed or not, the oldest first."""
     with reading(engine) as connection:
         found = connection.execute(OCCASIONS.where(occasions.c.state.in_(OPEN)).order_by(occasions.c.id)).all()
     return [occasion_from_row(row) for row in found]
 
 
 def history(engine: Engine, schedule_id: int, *, limit: int = 100) -> list[Occasion]:
-    """The turns of a schedule, the latest first, `limit` at most."""
+    """Return up to `limit` occasions of a schedule, the latest first."""
     query = OCCASIONS.where(occasions.c.schedule_id == schedule_id).order_by(occasions.c.id.desc()).limit(limit)
     with reading(engine) as connection:
         return [occasion_from_row(row) for row in connection.execute(query)]
 
 
 def previous(engine: Engine, occasion: Occasion) -> Occasion | None:
-    """The last turn of the same schedule before this one that left maps to compare with."""
+    """Return the last earlier occasion of the same schedule whose run has maps and still exists, or None."""
     with reading(engine) as connection:
         found = connection.execute(_with_maps(occasion).order_by(occasions.c.id.desc()).limit(1)).first()
     return None if found is None else occasion_from_row(found)
 
 
 def class_drifts(engine: Engine, occasion_id: int) -> tuple[ClassDrift, ...]:
-    """How far each class moved on one occasion, in order of the names; empty where nothing was compared."""
+    """Return the drift of each class on one occasion, sorted by class name; () if it was not compared."""
     query = select(*(c for c in drifts.c if c.key != "occasion_id")).where(drifts.c.occasion_id == occasion_id)
     with reading(engine) as connection:
         return tuple(ClassDrift(*row) for row in connection.execute(query.order_by(drifts.c.class_name)))
 
 
 def one_occasion(connection: Connection, occasion_id: int) -> Occasion:
-    """An occasion that is known to be there, as this transaction sees it."""
+    """Return an existing occasion as this transaction sees it."""
     return occasion_from_row(connection.execute(OCCASIONS.where(occasions.c.id == occasion_id)).one())
 
 
 def _with_maps(occasion: Occasion) -> Select[Any]:
     with_maps = occasions.c.state.in_([OccasionState.DONE.value, OccasionState.PARTIAL.value])
-    there = occasions.c.run_id.is_not(None)  # the run may have been removed
+    there = occasions.c.run_id.is_not(None)  # NULL if the run was removed
     before = (occasions.c.schedule_id == occasion.schedule_id, occasions.c.id < occasion.id)
     return OCCASIONS.where(*before, with_maps, there)

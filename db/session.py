@@ -1,8 +1,8 @@
-"""Engines, transactions and the schema's version. Knows nothing of what the tables mean.
+"""Engines, transactions and the version of the schema.
 
-SQLite: many processes write one file without a lock error because every write begins IMMEDIATE (measured with
-4 processes and 4,000 claims: 26,443 errors when deferred, none when immediate). An engine belongs to the
-process that opened it: open another one after a fork.
+SQLite: processes can write the same file without lock errors because every write transaction begins IMMEDIATE
+(measured with 4 processes and 4,000 claims: 26,443 errors with DEFERRED, none with IMMEDIATE). An engine belongs to
+the process that opened it; open another one after a fork.
 """
 
 import time
@@ -43,31 +43,31 @@ __all__ = [
     "writing",
 ]
 
-SCHEMA = "0005"  # the newest revision in db/migrations/versions; a test holds the two together
+SCHEMA = "0005"  # the newest revision in db/migrations/versions; a test compares them
 BUSY_MILLISECONDS = 30_000
-CACHE_KIBIBYTES = 32_768  # SQLite's own 2 MB hold no path to the leaves of the indexes of a million images
+CACHE_KIBIBYTES = 32_768  # SQLite's default, 2 MB, is too small for the inner nodes of a million images' indexes
 _LOCKED = (SQLITE_BUSY, SQLITE_LOCKED)
 _DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
-_CANCELED = "57014"  # likewise
-_STEPS = 10_000  # of SQLite, about a millisecond
+_CANCELED = "57014"  # PostgreSQL's SQLSTATE
+_STEPS = 10_000  # SQLite instructions between two looks at the clock, about a millisecond
 _ADVISORY_LOCK = 0x61747472  # "attr"
 
 
 def open_engine(url: str) -> Engine:
-    """An engine for `sqlite:////path/index.db` or `postgresql://user:password@host/name`.
+    """Return an engine for `sqlite:////path/index.db` or `postgresql://user:password@host/name`.
 
-    The parent folder of a SQLite file is made. Call `migrate` before anything else.
+    The parent folder of a SQLite file is created. Call `migrate` before any other function.
 
     Raises:
         UsageError: the URL is of another kind, or its driver is not installed.
-        StoreUnavailable: the folder cannot be made.
+        StoreUnavailable: the folder cannot be created.
     """
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # the rest may hold a password
+    except (ArgumentError, ValueError):  # the rest of the URL may contain a password
         kind = url.partition(":")[0].partition("/")[0]
         raise UsageError(
-            f"'{kind}...' is no database URL; write sqlite:////path/index.db or postgresql://user@host/name"
+            f"'{kind}...' is not a database URL; write sqlite:////path/index.db or postgresql://user@host/name"
         ) from None
     backend = parsed.get_backend_name()
     if backend == "sqlite":
@@ -79,7 +79,7 @@ def open_engine(url: str) -> Engine:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that sees one state of the database throughout.
+    """Open a transaction in which every query sees the same state of the database.
 
     Raises:
         StoreUnavailable: the database does not answer.
@@ -92,7 +92,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that writes: committed at the end, rolled back by an exception.
+    """Open a write transaction that is committed at the end, or rolled back by an exception.
 
     Raises:
         StoreUnavailable: the database does not answer, is locked for 30 s, or its disk is full.
@@ -103,10 +103,10 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def saying(engine: Engine) -> Iterator[Connection]:
-    """For one statement that writes: PostgreSQL commits it by itself, in one round trip instead of three.
+    """Open a transaction for a single write, which PostgreSQL commits in one round trip instead of three.
 
     Raises:
-        StoreUnavailable: as `writing`.
+        StoreUnavailable: the database does not answer, is locked for 30 s, or its disk is full.
     """
     if engine.dialect.name == "postgresql":
         engine = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -116,14 +116,14 @@ def saying(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def within(connection: Connection, seconds: float) -> Iterator[None]:
-    """Break off a statement of a transaction that takes too long. The transaction is over then.
+    """Limit the time of the statements in the block. A statement that takes longer also ends the transaction.
 
     Raises:
-        TimeoutError: the time was up.
+        TimeoutError: a statement took longer than `seconds`.
     """
     sqlite: Any = connection.connection.driver_connection if connection.dialect.name == "sqlite" else None
     if sqlite is None:
-        limit = select(func.set_config("statement_timeout", f"{max(1, 1000 * seconds):.0f}", True))  # 0 is none
+        limit = select(func.set_config("statement_timeout", f"{max(1, 1000 * seconds):.0f}", True))  # 0: no limit
         connection.execute(limit)
     else:
         deadline = time.monotonic() + seconds
@@ -136,24 +136,24 @@ def within(connection: Connection, seconds: float) -> Iterator[None]:
             raise
         raise TimeoutError(f"the index at {shown(connection.engine)} took longer than {seconds:g} s") from error
     finally:
-        if sqlite is not None:  # the pool gives the connection to others
+        if sqlite is not None:  # the pool reuses the connection
             sqlite.set_progress_handler(None, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What `attribatch migrate` and `doctor` say of a database."""
+    """The state of a database, for `attribatch migrate` and `doctor`."""
 
-    url: str  # without its password
-    revision: str | None  # of its schema; None: it has no tables yet
-    ahead_seconds: float  # its clock minus this machine's
+    url: str  # without the password
+    revision: str | None  # revision of the schema; None before the tables are created
+    ahead_seconds: float  # the database's clock minus this machine's
 
 
 def look_at(engine: Engine) -> Index:
-    """Look at a database without changing it.
+    """Read the schema's revision and the clock of a database, without changing it.
 
     Raises:
-        StoreUnavailable: it does not answer.
+        StoreUnavailable: the database does not answer.
     """
     with reading(engine) as connection:
         revision = _revision(connection)
@@ -163,7 +163,9 @@ def look_at(engine: Engine) -> Index:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the schema up to date. Several processes may do so at once; an up-to-date one costs two queries.
+    """Upgrade the schema to this version. Several processes may call it at once.
+
+    An up-to-date schema takes two queries.
 
     Raises:
         IndexOutdated: the database was written by a newer version of attribatch.
@@ -173,7 +175,7 @@ def migrate(engine: Engine) -> None:
         if _revision(connection) == SCHEMA:
             return
     with writing(engine) as connection:
-        if engine.dialect.name == "postgresql":  # SQLite is locked by BEGIN IMMEDIATE already
+        if engine.dialect.name == "postgresql":  # BEGIN IMMEDIATE has already locked a SQLite file
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         current = _revision(connection)
         if current != SCHEMA:
@@ -181,7 +183,7 @@ def migrate(engine: Engine) -> None:
 
 
 def _upgrade(connection: Connection, current: str | None) -> None:
-    from alembic import command  # 0.1 s: only those who migrate pay for it
+    from alembic import command  # imported here because it takes 0.1 s
     from alembic.config import Config
     from alembic.script import ScriptDirectory
     from alembic.util import CommandError
@@ -194,8 +196,8 @@ def _upgrade(connection: Connection, current: str | None) -> None:
             ScriptDirectory.from_config(config).get_revision(current)
     except CommandError:
         raise IndexOutdated(
-            f"the index at {shown(connection.engine)} has schema {current!r}, this version of attribatch "
-            f"knows {SCHEMA!r} at most; install a newer one, or point ATTRIBATCH_DATABASE_URL elsewhere"
+            f"the index at {shown(connection.engine)} has schema {current!r}, newer than {SCHEMA!r} of this version "
+            "of attribatch; install a newer version, or set ATTRIBATCH_DATABASE_URL to another database"
         ) from None
     command.upgrade(config, "head")
 
@@ -214,13 +216,13 @@ def _translated(engine: Engine) -> Iterator[None]:
     except (OperationalError, InterfaceError) as error:
         if _is_full(error.orig):
             raise StoreFull(
-                f"no space left for the index at {shown(engine)}; free some, then `attribatch retry RUN`"
+                f"no space left for the index at {shown(engine)}; free some space, then `attribatch retry RUN`"
             ) from error
         raise StoreUnavailable(
             f"the index at {shown(engine)} did not answer: {_reason(error)}; is it running, reachable and not full?"
         ) from error
     except (IntegrityError, ProgrammingError):
-        raise  # ours
+        raise  # caused by the statement, not by a damaged file
     except DatabaseError as error:
         remedy = "move it away, and `attribatch repair` rebuilds it from the stored maps"
         raise IndexDamaged(f"the index at {shown(engine)} is damaged: {_reason(error)}; {remedy}") from error
@@ -232,7 +234,7 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 def shown(engine: Engine) -> str:
-    """The URL of an engine without its password, wherever it stands."""
+    """Return the URL of an engine without the password, which may also be in the query."""
     return engine.url.set(query={}).render_as_string(hide_password=True)
 
 
@@ -246,19 +248,19 @@ def _open_postgresql(url: URL) -> Engine:
         return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
     except ModuleNotFoundError:
         raise UsageError(
-            f"{url.drivername} needs a driver that is not installed: pip install 'psycopg[binary]'"
+            f"{url.drivername} needs a driver that is not installed; run: pip install 'psycopg[binary]'"
         ) from None
 
 
 def _open_sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
-        raise UsageError("an index in memory would not survive a restart; write sqlite:////path/index.db")
+        raise UsageError("an index in memory would be lost at the end of the process; write sqlite:////path/index.db")
     folder = Path(url.database).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        remedy = "set ATTRIBATCH_HOME to a folder that can be written"
-        raise StoreUnavailable(f"cannot make {folder} for the index: {error.strerror}; {remedy}") from error
+        remedy = "set ATTRIBATCH_HOME to a writable folder"
+        raise StoreUnavailable(f"cannot create {folder} for the index: {error.strerror}; {remedy}") from error
     engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -266,8 +268,8 @@ def _open_sqlite(url: URL) -> Engine:
 
 
 def _prepare_sqlite(connection: SqliteConnection, _record: Any) -> None:
-    connection.isolation_level = None  # the driver begins nothing by itself: _begin_sqlite does
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")  # before all others: they may meet a lock
+    connection.isolation_level = None  # _begin_sqlite begins transactions, not the driver
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")  # first, because the others may meet a lock
     _switch_to_wal(connection)
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
@@ -280,7 +282,7 @@ def _switch_to_wal(connection: SqliteConnection) -> None:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return
-        except SqliteError as error:  # two processes that open a new file at once: SQLite does not wait here by itself
+        except SqliteError as error:  # SQLite does not wait here if two processes open a new file at once
             if error.sqlite_errorcode & 0xFF not in _LOCKED or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)

@@ -1,7 +1,7 @@
-"""Statements that every unit needs, built once: SQLAlchemy takes longer to build a statement than to send it.
+"""The statements of every unit, built once: SQLAlchemy takes longer to build a statement than to send it.
 
-Their parameters: `of_unit` and `of_token` of a claim, `of_run`, `new_worker` and `new_token` of a new one, and
-`count_done` and `count_failed` images.
+Their bound parameters are `of_unit` and `of_token` (an existing claim), `of_run`, `new_worker` and `new_token` (a new
+claim), and `count_done` and `count_failed` (numbers of images).
 """
 
 from typing import Any
@@ -42,8 +42,18 @@ CLEARING = delete(suspects).where(suspects.c.unit_id == bindparam("of_unit"))
 
 
 def claim(*, lease_seconds: float, max_attempts: int, of_run: bool, of_unit: bool) -> ReturningUpdate[Any]:
-    """Leases the most urgent unit, of a run or one alone if so asked, by `new_worker` under `new_token`."""
-    # One CASE and no "pending or leased": for that PostgreSQL gathers and sorts all that waits, 40 ms a claim.
+    """Build the statement that leases the most urgent unit to `new_worker` under `new_token`.
+
+    Args:
+        lease_seconds: duration of the lease.
+        max_attempts: claims of a unit, unless it has condemned rows.
+        of_run: restrict the statement to the run `of_run`.
+        of_unit: restrict the statement to the unit `of_unit`.
+
+    Returns:
+        An UPDATE that returns the unit's id, run_id, number, entries, token and attempt, or no row.
+    """
+    # One CASE, not OR: with OR PostgreSQL sorts the whole queue (40 ms a claim).
     pending = units.c.state == UnitState.PENDING
     free_at = case((pending, units.c.not_before), else_=units.c.lease_until)
     left = or_(pending, units.c.attempt < attempts_allowed(max_attempts))
@@ -66,19 +76,22 @@ def claim(*, lease_seconds: float, max_attempts: int, of_run: bool, of_unit: boo
 
 
 def attempts_allowed(max_attempts: int) -> ColumnElement[int]:
-    """How often a unit may be claimed: condemned rows grant more."""
+    """The number of claims that a unit may have: each condemned row adds `DEATHS`."""
     condemned = select(func.count()).where(suspects.c.unit_id == units.c.id, suspects.c.deaths >= DEATHS)
     return max_attempts + DEATHS * condemned.correlate(units).scalar_subquery()
 
 
 def most_urgent(candidates: Select[Any], limit: int) -> Select[Any]:
-    """The first of some units, leaving out what others change right now."""
+    """Limit a query to the most urgent units, and skip units that another transaction is changing."""
     ordered = candidates.order_by(units.c.priority.desc(), units.c.id).limit(limit)
     return ordered.with_for_update(skip_locked=True)
 
 
 def upsert_images(dialect: str) -> Any:
-    """Writes rows of images, new or again. PostgreSQL takes a unit's as one JSON text: half of executemany's time."""
+    """Build the upsert of image rows.
+
+    PostgreSQL receives the rows of a unit as one JSON text, which takes half the time of `executemany`.
+    """
     if dialect == "postgresql":
         columns = [column.name for column in images.c]
         given = func.json_populate_recordset(text("NULL::attribatch_images"), cast(bindparam("rows"), JSON))

@@ -1,10 +1,9 @@
-"""The tables, and the database's clock. Knows nothing of who reads or writes them.
+"""The tables, and the database's clock.
 
-Times are seconds since 1970 as doubles, so that leases are plain arithmetic in SQLite and PostgreSQL alike.
-They come from the database's clock, never from a worker's: `now()` is the one place that knows how each
-dialect tells it.
+Times are doubles, in seconds since 1970, so that leases are plain arithmetic in both SQLite and PostgreSQL. They come
+from the database's clock, never from a worker's: `now()` has the expression of each dialect.
 
-Queues stay quick whatever is done already: the index that claims walk holds pending and leased units only.
+Claims take the same time however many units are done: their index contains only pending and leased units.
 """
 
 from typing import Any
@@ -33,7 +32,7 @@ from db.records import UnitState
 
 metadata = MetaData()
 
-VERSION_TABLE = "attribatch_schema"  # Alembic's, named so that it may share a database with other programs
+VERSION_TABLE = "attribatch_schema"  # Alembic's table, renamed so that other programs can share the database
 IMAGE_SORTS = (
     "label",
     "predicted",
@@ -51,7 +50,7 @@ IMAGE_SORTS = (
     "bottom_right_share",
 )
 
-# Written into the SQL as it stands: with bound parameters neither database sees that the index below fits.
+# Literal SQL: with bound parameters neither database recognizes that the index below matches.
 _WAITING = "state IN ('pending', 'leased')"
 WAITING = text(f"attribatch_units.{_WAITING}")
 
@@ -82,15 +81,15 @@ units = Table(
     Column("attempt", Integer, nullable=False, default=0),
     Column("not_before", Double, nullable=False, default=0.0),
     Column("token", String(64)),
-    Column("worker", Text),  # who held it last
+    Column("worker", Text),  # its last holder
     Column("lease_until", Double),
-    Column("enqueued_at", Double),  # None: nobody was told of it since it became pending
-    Column("images_done", Integer, nullable=False, default=0),  # counted here: status never scans the images
+    Column("enqueued_at", Double),  # NULL: no message was sent since it became pending
+    Column("images_done", Integer, nullable=False, default=0),  # counted here, so that status need not scan images
     Column("images_failed", Integer, nullable=False, default=0),
     Column("error", Text),
     Column("created_at", Double, nullable=False),
-    Column("changed_at", Double, nullable=False),  # of the state
-    Column("entries", Text, nullable=False),  # last: SQLite reads what stands before it without its overflow pages
+    Column("changed_at", Double, nullable=False),  # time of the last change of state
+    Column("entries", Text, nullable=False),  # last, so that SQLite reads the other columns without overflow pages
     UniqueConstraint("run_id", "number", name="uq_attribatch_units_number"),
 )
 Index(
@@ -110,7 +109,7 @@ suspects = Table(
     Column("deaths", Integer, nullable=False),
 )
 
-# One column per field of records.ImageRow, under its name and in its order.
+# One column for each field of records.ImageRow, with the same name and in the same order.
 images = Table(
     "attribatch_images",
     metadata,
@@ -154,11 +153,11 @@ images = Table(
     Column("map_row", Integer),
 )
 Index("ix_attribatch_images_key", images.c.run_id, images.c.key)
-Index("ix_attribatch_images_digest", images.c.sha256)  # of any run: what is attributed already
+Index("ix_attribatch_images_digest", images.c.sha256)  # finds existing attributions in all runs
 for _name in IMAGE_SORTS:
     Index(f"ix_attribatch_images_{_name}", images.c.run_id, images.c[_name], images.c.row)
 
-FAILED = images.c.state == literal_column("'failed'")  # not bound, as WAITING
+FAILED = images.c.state == literal_column("'failed'")  # literal SQL, for the same reason as WAITING
 MISPREDICTED = images.c.predicted != images.c.label
 for _name, _which in (("failed", FAILED), ("mispredicted", MISPREDICTED)):
     Index(
@@ -183,7 +182,7 @@ schedules = Table(
     Column("created_at", Double, nullable=False),
 )
 
-# One row per turn of a schedule, under the names of records.Occasion.
+# One row for each occasion; the columns are named like the fields of records.Occasion.
 occasions = Table(
     "attribatch_occasions",
     metadata,
@@ -206,7 +205,7 @@ occasions = Table(
 )
 Index("ix_attribatch_occasions_history", occasions.c.schedule_id, occasions.c.id)
 _OPEN = text("state IN ('due', 'running')")
-Index(  # a schedule has one open turn at most, whoever asks for another
+Index(  # the database enforces that a schedule has at most one open occasion
     "ix_attribatch_occasions_open",
     occasions.c.schedule_id,
     unique=True,
@@ -232,17 +231,17 @@ class _Now(FunctionElement[float]):
 
 
 def now() -> ColumnElement[float]:
-    """The database's clock in seconds since 1970, the same throughout one statement."""
+    """Return the SQL expression of the database's clock, in seconds since 1970. It is constant within a statement."""
     return _Now()
 
 
 @compiles(_Now, "sqlite")
 def _sqlite_now(_element: _Now, _compiler: SQLCompiler, **_options: Any) -> str:
-    # Julian days, precise to a millisecond: unixepoch('subsec') needs SQLite 3.42, Debian 12 has 3.40.
+    # Julian days, precise to a millisecond: unixepoch('subsec') needs SQLite 3.42, and Debian 12 has 3.40.
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 @compiles(_Now, "postgresql")
 def _postgresql_now(_element: _Now, _compiler: SQLCompiler, **_options: Any) -> str:
-    # Not clock_timestamp(): that is volatile, and an index cannot be searched for it.
+    # Not clock_timestamp(), which is volatile: an index search cannot use it.
     return "CAST(extract(epoch FROM statement_timestamp()) AS DOUBLE PRECISION)"

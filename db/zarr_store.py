@@ -1,8 +1,8 @@
-"""A zarr v3 store over `Objects`. Knows nothing of what the arrays hold.
+"""A zarr v3 store over `Objects`.
 
-Written for boto3 under zarr because it is the one of three that survives a fork: obstore hangs there, s3fs
-errors (measured). Calls run in threads, so that zarr's requests overlap; one inner chunk of a shard costs two
-ranged reads.
+It uses boto3 because that was the only one of three clients that worked after a fork: obstore hung, and s3fs raised
+errors (measured). Calls run in threads, so that zarr's requests overlap. One inner chunk of a shard takes two ranged
+reads.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from db.objects import Objects
 
 
 class ZarrStore(Store):
-    """What zarr sees of a store.
+    """The zarr interface of a store.
 
     Args:
-        objects: where the bytes are.
-        prefix: the part of it that zarr sees, without a '/' at its end; "" is all of it.
-        read_only: refuse writes.
+        objects: the store that has the bytes.
+        prefix: zarr sees only the keys below this prefix, written without a final '/'; "" shows all keys.
+        read_only: if true, writes raise ValueError.
     """
 
     supports_writes = True
@@ -46,11 +46,11 @@ class ZarrStore(Store):
         return hash(str(self))
 
     def with_read_only(self, read_only: bool = False) -> "ZarrStore":
-        """The same place, with or without writes."""
+        """Return a store of the same keys, with or without writes."""
         return ZarrStore(self._objects, self._prefix.rstrip("/"), read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """The object's bytes or a range of them; None where there is no object."""
+        """Return an object's bytes or a range of them, or None if no object has this key."""
         start, length = _start_and_length(byte_range)
         try:
             data = await asyncio.to_thread(self._objects.get, self._prefix + key, start, length)
@@ -61,40 +61,40 @@ class ZarrStore(Store):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        """Several ranges at once."""
+        """Return several ranges, read concurrently."""
         return list(await asyncio.gather(*(self.get(key, prototype, bounds) for key, bounds in key_ranges)))
 
     async def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
+        """Return whether an object has this key."""
         return await asyncio.to_thread(self._objects.exists, self._prefix + key)
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Store an object, in place of the one that may be there."""
+        """Store or replace an object."""
         self._check_writable()
         await asyncio.to_thread(self._objects.put, self._prefix + key, value.to_bytes())
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Store an object unless there is one."""
+        """Store an object if its key is free."""
         self._check_writable()
         await asyncio.to_thread(self._objects.put_once, self._prefix + key, value.to_bytes())
 
     async def delete(self, key: str) -> None:
-        """Remove an object, if it is there."""
+        """Delete an object if it exists."""
         self._check_writable()
         await asyncio.to_thread(self._objects.delete, self._prefix + key)
 
     async def list(self) -> AsyncIterator[str]:
-        """All keys."""
+        """Yield all keys."""
         async for key in self.list_prefix(""):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Keys that begin with a prefix."""
+        """Yield the keys that begin with a prefix."""
         for key in await asyncio.to_thread(self._keys, prefix):
             yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Names of the objects and folders directly below a prefix."""
+        """Yield the names of the objects and folders directly below a prefix."""
         folder = f"{prefix.rstrip('/')}/" if prefix else ""
         keys = await asyncio.to_thread(self._keys, folder)
         for name in sorted({key.removeprefix(folder).split("/", 1)[0] for key in keys}):

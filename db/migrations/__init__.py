@@ -1,1 +1,1 @@
-"""The schema's history, run in process by `db.session.migrate`."""
+"""The history of the schema. `db.session.migrate` runs it in process."""

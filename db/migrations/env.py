@@ -1,4 +1,4 @@
-"""What Alembic runs: pending revisions, on the connection and in the transaction of `db.session.migrate`."""
+"""Alembic's environment: runs pending revisions in the transaction of `db.session.migrate`."""
 
 from alembic import context
 

@@ -8,5 +8,5 @@ down_revision = ${repr(down_revision)}
 
 
 def upgrade() -> None:
-    """What this revision changes."""
+    """Describe the change here."""
     ${upgrades or "pass"}

@@ -1,1 +1,1 @@
-"""One module per revision, oldest first."""
+"""One module for each revision, the oldest first."""

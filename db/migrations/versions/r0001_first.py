@@ -1,4 +1,4 @@
-"""Runs, units, suspects and images. Stands alone: later changes to db.tables do not change what it makes."""
+"""Runs, units, suspects and images. Independent of later changes to db.tables."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ _SORTS = ("label", "predicted", "error_estimate", "member_disagreement", "border
 
 
 def upgrade() -> None:
-    """Make all tables."""
+    """Create all tables."""
     _runs()
     _units()
     _images()

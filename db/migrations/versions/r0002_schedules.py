@@ -1,4 +1,4 @@
-"""Schedules, their occasions and drifts. Stands alone: later changes to db.tables do not change what it makes."""
+"""Schedules, their occasions and drifts. Independent of later changes to db.tables."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ _OPEN = sa.text("state IN ('due', 'running')")
 
 
 def upgrade() -> None:
-    """Make three tables; those that are there are left as they are."""
+    """Create three tables, and leave the existing ones unchanged."""
     op.create_table(
         "attribatch_schedules",
         sa.Column("id", sa.Integer, primary_key=True),

@@ -1,4 +1,4 @@
-"""Images are found by their digest, whatever their run."""
+"""An index that finds images by their digest, in all runs."""
 
 from alembic import op
 
@@ -7,5 +7,5 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Make the index."""
+    """Create the index."""
     op.create_index("ix_attribatch_images_digest", "attribatch_images", ["sha256"])

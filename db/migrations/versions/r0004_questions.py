@@ -1,6 +1,6 @@
-"""Where in the image a map's weight lies, indexes for every documented filter, and views for people with SQL tools.
+"""Columns for the place of a map's weight, indexes for every documented filter, and views for users of SQL tools.
 
-Stands alone: later changes to db.tables do not change what it makes.
+Independent of later changes to db.tables.
 """
 
 import sqlalchemy as sa
@@ -36,9 +36,9 @@ _VIEWS = {
     "WHERE images.state = 'done' GROUP BY images.run_id, runs.name, images.predicted",
 }
 
-# What ANALYZE would find in ten runs of 100,000 images: rows, rows of one run, rows of one value in a run. Without it
-# SQLite takes all indexes for equally good, and reads a whole run where it need read one class. Stated here and not
-# measured: plans are then the same everywhere, whatever was in the index when somebody ran ANALYZE.
+# The result of ANALYZE for ten runs of 100,000 images: rows, rows of one run, rows of one value in a run. Without
+# statistics SQLite considers all indexes equally good, and reads a whole run instead of one class. They are constants,
+# so that plans are the same everywhere and do not depend on the rows at the time of an ANALYZE.
 _STATISTICS = {
     "sqlite_autoindex_attribatch_images_1": "1000000 100000 1",
     "ix_attribatch_images_key": "1000000 100000 1",
@@ -55,7 +55,7 @@ _STATISTICS = {
 
 
 def upgrade() -> None:
-    """Add columns, which are NULL in the rows that are there, indexes and views."""
+    """Add columns, which are NULL in existing rows, indexes and views."""
     for name in _COLUMNS:
         op.add_column("attribatch_images", sa.Column(name, sa.Double))
     op.add_column("attribatch_images", sa.Column("top_classes", sa.Text))
@@ -76,7 +76,7 @@ def upgrade() -> None:
 
 
 def _state_statistics() -> None:
-    op.execute("ANALYZE sqlite_schema")  # makes the table
+    op.execute("ANALYZE sqlite_schema")  # creates the table sqlite_stat1
     op.execute("DELETE FROM sqlite_stat1 WHERE tbl = 'attribatch_images'")
     statistics = sa.table("sqlite_stat1", sa.column("tbl"), sa.column("idx"), sa.column("stat"))
     rows = [{"tbl": "attribatch_images", "idx": name, "stat": stat} for name, stat in _STATISTICS.items()]

@@ -1,6 +1,6 @@
-"""Whether members agree on what speaks for a class, and how far a map depends on the baseline; views that tell it.
+"""Columns for the agreement of members and the sensitivity to the baseline, and views that show them.
 
-Stands alone: later changes to db.tables do not change what it makes.
+Independent of later changes to db.tables.
 """
 
 import sqlalchemy as sa
@@ -26,7 +26,7 @@ _VIEWS = {
 
 
 def upgrade() -> None:
-    """Add columns, which are NULL in the rows that are there, and make the views anew."""
+    """Add columns, which are NULL in existing rows, and create the views again."""
     for name in ("sign_agreement", "baseline_sensitivity"):
         op.add_column("attribatch_images", sa.Column(name, sa.Double))
     for name, query in _VIEWS.items():

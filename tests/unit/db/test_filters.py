@@ -105,8 +105,8 @@ def test_filter_finds(stored: Engine, where: str, found: list[int]) -> None:
         ("lable = 'cat'", "no column 'lable'; did you mean 'label'?", "^^^^^"),
         ("failed and mispredicte", "did you mean 'mispredicted'?", "           ^^^^^^^^^^^"),
         ("size > 3", "columns are: run_id, row, key", "^^^^"),
-        ("label = cat", "write 'cat' in quotes if it is a text", "        ^^^"),
-        ("label in (cat)", "write 'cat' in quotes if it is a text", "          ^^^"),
+        ("label = cat", "write 'cat' in quotes if it is text", "        ^^^"),
+        ("label in (cat)", "write 'cat' in quotes if it is text", "          ^^^"),
         ("label = 3", "label holds text, this is a number", "        ^"),
         ("row = '3'", "row holds a number, this is text", "      ^^^"),
         ("row = true", "row holds a number, this is true or false", "      ^^^^"),
@@ -115,7 +115,7 @@ def test_filter_finds(stored: Engine, where: str, found: list[int]) -> None:
         ("label < null", "use = null or != null", "      ^"),
         ("label", "expected one of = != < <= > >= in", "     ^"),
         ("label 'cat'", "expected one of", "      ^^^^^"),
-        ("label is null", "in here; what is not there is asked for by = null", "      ^^"),
+        ("label is null", "in here; write = null to find missing values", "      ^^"),
         ("label = ", "expected a value here", "        ^"),
         ("label == 'cat'", "expected a value here", "       ^"),
         ("= 3", "expected a column here", "^"),
@@ -161,7 +161,7 @@ def test_texts_and_numbers_are_bound_never_written_into_the_sql() -> None:
 def test_deep_nesting_and_long_filters_are_refused() -> None:
     with pytest.raises(UsageError, match=f"nested more than {MAX_DEPTH} deep"):
         compile_where("(" * 500 + "failed" + ")" * 500)
-    with pytest.raises(UsageError, match=f"at most {MAX_LENGTH}"):
+    with pytest.raises(UsageError, match=f"the limit is {MAX_LENGTH}"):
         compile_where("not " * MAX_LENGTH + "failed")
 
 

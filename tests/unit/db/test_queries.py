@@ -145,9 +145,9 @@ def test_cursor_of_another_question_is_refused(engine: Engine) -> None:
     store(engine, mixed_rows(10))
     cursor = find_images(engine, RUN.id, sort="label", limit=2).next
     for question in ({"sort": "-label"}, {"sort": "label", "where": "failed"}, {}):
-        with pytest.raises(UsageError, match="continues another question"):
+        with pytest.raises(UsageError, match="belongs to another query"):
             find_images(engine, RUN.id, after=cursor, **question)
-    with pytest.raises(UsageError, match="continues another question"):
+    with pytest.raises(UsageError, match="belongs to another query"):
         find_images(engine, "another", sort="label", after=cursor)
 
 

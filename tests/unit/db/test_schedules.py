@@ -56,7 +56,7 @@ def test_a_schedule_is_stored_as_it_was_given_and_a_name_is_taken_once(engine: E
     made = add(timetable)
     assert (made.name, made.next_due, made.paused, made.fail_on) == ("nightly", TOMORROW, False, None)
     assert get_schedule(engine, "nightly") == made
-    with pytest.raises(UsageError, match="schedule 'nightly' already"):
+    with pytest.raises(UsageError, match="schedule 'nightly' exists already"):
         add(timetable)
     other = add(timetable, "hourly")
     told, found = list_schedules(engine)

@@ -116,7 +116,7 @@ def test_database_clock_tells_the_time(own_engine: Engine) -> None:
     ("url", "message"),
     [
         ("mysql://host/name", "'mysql' are not supported"),
-        ("not a url", "is no database URL"),
+        ("not a url", "is not a database URL"),
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
     ],
@@ -129,7 +129,7 @@ def test_other_urls_are_refused_with_a_remedy(url: str, message: str) -> None:
 
 def test_folder_that_cannot_be_made_is_unavailable_and_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreUnavailable, match=r"cannot make .*: File exists; set ATTRIBATCH_HOME"):
+    with pytest.raises(StoreUnavailable, match=r"cannot create .*: File exists; set ATTRIBATCH_HOME"):
         open_engine(f"sqlite:///{tmp_path}/file/index.db")
 
 

@@ -46,7 +46,7 @@ def test_of_the_maps_units_fail_and_say_what_to_do(
         work(shop, run.id)
     found = pipeline.status(run.id)
     assert (found.units[UnitState.FAILED], found.attempts) == (5, 25)
-    assert "No space left on device; free some, then `attribatch retry RUN`" in found.errors[0]
+    assert "No space left on device; free some space, then `attribatch retry RUN`" in found.errors[0]
     pipeline.retry(run.id)
     work(shop, run.id)
     assert pipeline.status(run.id).images_done == 18

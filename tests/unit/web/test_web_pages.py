@@ -171,7 +171,7 @@ def test_what_a_page_of_the_gallery_does_not_show_is_counted_afterwards(
         ({"where": "bordr_share > 0.3"}, "did you mean &#39;border_share&#39;?\n  bordr_share &gt; 0.3\n  ^^^^^^^^^^^"),
         ({"where": "probability >"}, "expected a value here"),
         ({"sort": "nonsense"}, "cannot sort by"),
-        ({"after": "nonsense"}, "is no cursor"),
+        ({"after": "nonsense"}, "is not a cursor"),
     ],
 )
 def test_a_wrong_filter_is_said_beneath_the_box_and_points_at_the_word(
