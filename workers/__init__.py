@@ -1,1 +1,1 @@
-"""The Celery side: one app, one task. Everything it does is a call into `pipeline.engine.unit`."""
+"""Celery workers: one app with one task, which calls `pipeline.engine.unit`."""

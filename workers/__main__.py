@@ -1,6 +1,6 @@
-"""`attribatch worker`: the supervisor, and with `--child N` the Celery worker process that it starts for a seat.
+"""`attribatch worker`: the supervisor, and with `--child N` one of the Celery worker processes that it starts.
 
-Everything of ours is imported here, before Celery puts the working folder in front of sys.path.
+All modules of attribatch are imported here, before Celery inserts the working folder at the front of sys.path.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from workers.supervisor import REPLACE, Supervisor
 
 
 def main() -> int:
-    """Entry of the supervisor and of its children. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="attribatch worker", description="Work on units that a broker announces.")
+    """Run the supervisor or one of its children, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="attribatch worker", description="Compute units announced by a broker.")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; default: ATTRIBATCH_DEVICE")
-    parser.add_argument("--concurrency", type=int, help="processes; default: one for each GPU, or one")
-    parser.add_argument("--metrics-port", type=int, help="of the first process, the next one higher for each other")
+    parser.add_argument("--concurrency", type=int, help="number of processes; default: one for each GPU, or one")
+    parser.add_argument("--metrics-port", type=int, help="port of the first process; each other one uses the next port")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -38,14 +38,14 @@ def main() -> int:
     if settings.broker_url is None:
         raise UsageError(
             "attribatch worker needs ATTRIBATCH_BROKER_URL, for example redis://host:6379/0; without a broker "
-            "`attribatch run` starts workers of its own"
+            "`attribatch run` starts its own workers"
         )
     check_broker_url(settings.broker_url)
     if options.child is not None:
         try:
             return _work(settings, options.child, options.parent)
-        except (AttribatchError, OSError) as error:  # the index is away, the port of the metrics is taken
-            logging.getLogger("attribatch.worker").error("cannot start: %s", error)  # noqa: TRY400 - an expected error: its sentence says all, a traceback would bury it
+        except (AttribatchError, OSError) as error:  # no connection to the index, or the metrics port is in use
+            logging.getLogger("attribatch.worker").error("cannot start: %s", error)  # noqa: TRY400 - an expected error, which its sentence explains
             return 1
     environments = [
         {**os.environ, **seat} for seat in seats(options.device or settings.device, options.concurrency, os.environ)
@@ -73,11 +73,11 @@ def _work(settings: Settings, index: int, parent: int) -> int:
         max_memory_mb=settings.max_memory_mb,
         end=end,
     )
-    warnings.filterwarnings("ignore", module="celery")  # of settings that are as we want them
+    warnings.filterwarnings("ignore", module="celery")  # warnings about settings that we chose on purpose
     app = make_app(settings)
     app.task(name=TASK)(desk.run)
 
-    signals.setup_logging.connect(lambda **_: None, weak=False)  # ours stays
+    signals.setup_logging.connect(lambda **_: None, weak=False)  # keeps our logging
     signals.worker_shutting_down.connect(lambda **_: shop.stop.set(), weak=False)
     options = {"pool_cls": "threads", "concurrency": 1, "quiet": True, "without_gossip": True, "without_mingle": True}
     worker = app.Worker(hostname=f"attribatch-{index}-{os.getpid()}@%h", **options)

@@ -1,4 +1,4 @@
-"""The Celery app: how messages travel. They carry unit ids, so losing or doubling one costs nothing."""
+"""The Celery app. Its messages carry unit ids only, so a lost or duplicated message does no harm."""
 
 from celery import Celery
 
@@ -7,10 +7,11 @@ from pipeline.settings import Settings
 
 
 def make_app(settings: Settings) -> Celery:
-    """The app of a worker process.
+    """Create the app of a worker process.
 
-    Measured behaviour behind the settings: a task longer than the visibility timeout runs again while it still runs, so
-    that timeout is far above a unit and its lease; redis-py's own socket default of 5 s is too short under load.
+    Two settings follow from measurements. A task that takes longer than the visibility timeout is delivered a second
+    time while it runs, so the timeout is far longer than a lease. redis-py's default socket timeout, 5 s, is too short
+    under load.
     """
     app = Celery("attribatch", broker=settings.broker_url, set_as_current=False)
     app.conf.update(
@@ -23,7 +24,7 @@ def make_app(settings: Settings) -> Celery:
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        worker_cancel_long_running_tasks_on_connection_loss=False,  # the unit goes on: its lease is in SQL
+        worker_cancel_long_running_tasks_on_connection_loss=False,  # the unit can continue: its lease is in SQL
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={

@@ -1,14 +1,14 @@
-"""What one worker process does: one unit at a time, brought by a message or found in SQL, and a sweep in a thread.
+"""The work of one worker process: one unit at a time, from a message or from SQL, and a sweep in a thread.
 
-A message is a wake-up and nothing more, so no state of the broker may stop the work. Every `sweep_seconds` the thread
+A message only wakes a worker, so work continues in any state of the broker. Every `sweep_seconds` the thread
 
-1. takes units from dead and silent workers, and sends what nobody was told of;
-2. where this process has had no unit since the sweep before, claims straight from SQL, until nothing waits there or a
-   message arrives. An idle worker beside waiting units means that their messages are lost: the broker was flushed, is
-   away, hangs, or the connection to it does. Two sweeps later the work goes on, whichever it was.
+1. ends the leases of dead and silent workers, and sends messages for units that have none;
+2. claims directly from SQL if this process has had no unit since the last sweep, until no unit is pending or a message
+   arrives. If a worker is idle while units are pending, their messages are lost: the broker was flushed, or does not
+   answer. Work resumes within two sweeps.
 
-After each unit the process looks at itself: above its memory ceiling, or with a GPU that no longer answers (CUDA errors
-that stick to a process), it asks to be replaced.
+After each unit the process checks itself. If it exceeds its memory limit, or its GPU no longer answers (some CUDA
+errors last until the process ends), it requests its replacement.
 """
 
 import logging
@@ -29,13 +29,14 @@ log = logging.getLogger("attribatch.worker")
 
 
 class Desk:
-    """The work of one process.
+    """The consumer of one process.
 
     Args:
-        shop: the process's.
-        broker_url: where the sweep sends wake-ups.
-        sweep_seconds: between two sweeps.
-        max_memory_mb: resident memory in MiB above which the process asks to be replaced, after a unit; None: never.
+        shop: the open ledger, object storage and device; shared by all units of the process.
+        broker_url: broker to which the sweep sends messages.
+        sweep_seconds: time between two sweeps.
+        max_memory_mb: resident memory in MiB. If a unit leaves the process above it, the process is replaced; None
+            sets no limit.
         end: called once, to end the process gracefully.
     """
 
@@ -48,7 +49,7 @@ class Desk:
         max_memory_mb: int | None,
         end: Callable[[], None],
     ) -> None:
-        self.spent = False  # this process asks to be replaced
+        self.spent = False  # whether this process requests its replacement
         self._shop = shop
         self._wake = Waker(shop.ledger, broker_url)
         self._sweep_seconds = sweep_seconds
@@ -56,23 +57,27 @@ class Desk:
         self._end = end
         self._name = worker_name()
         self._turn = threading.Lock()
-        self._messages = 0  # that wait for their turn
-        self._units = 0  # claimed by this process
+        self._messages = 0  # messages that wait for `_turn`
+        self._units = 0  # units claimed by this process
         self._thread = threading.Thread(target=self._keep, name="attribatch-sweep", daemon=True)
 
     def open(self) -> None:
-        """Begin to sweep."""
+        """Start the sweep."""
         self._thread.start()
 
     def close(self, timeout_seconds: float = 30.0) -> None:
-        """Stop: the unit that is computed goes back, the one that is stored is stored."""
+        """Stop. A unit that is being computed returns to the queue; one that is being stored is completed."""
         self._shop.stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
         self._shop.finish()
 
     def run(self, unit_id: int) -> str:
-        """Run a unit that a message names, if it is there to be had: no row is left for a message that came twice."""
+        """Compute the unit of a message, unless it was claimed before, as after a duplicated message.
+
+        Returns:
+            The result that Celery logs: "begun", "gone", "stopping" or "index away".
+        """
         self._messages += 1
         with self._turn:
             self._messages -= 1
@@ -81,12 +86,12 @@ class Desk:
                     self._shop.ledger.unsend([unit_id])
                     return "stopping"
                 return "gone" if self._one(unit_id) is None else "begun"
-            except Retryable as error:  # the index is away: whoever is idle when it is back finds the unit there
+            except Retryable as error:  # the index does not answer: a sweep will find the unit later
                 log.warning("unit id %s is not claimed: %s", unit_id, error)
                 return "index away"
 
     def work_straight(self) -> None:
-        """Claim from SQL and run, until nothing waits there, a message does, or another thread has the turn."""
+        """Claim units from SQL and compute them, until none is pending, a message arrives, or `_turn` is taken."""
         while not self._messages and not self._shop.stop.is_set() and self._turn.acquire(blocking=False):
             try:
                 if self._one(None) is None:
@@ -103,9 +108,9 @@ class Desk:
                 if self._units == before:
                     self.work_straight()
             except Retryable as error:
-                log.warning("no sweep this time: %s", error)
+                log.warning("this sweep is skipped: %s", error)
             except Exception:
-                log.exception("the sweep failed; it goes on")
+                log.exception("this sweep failed; the next one is due in %g s", self._sweep_seconds)
             before = self._units
 
     def _one(self, unit_id: int | None) -> "Future[Outcome] | None":
@@ -122,10 +127,10 @@ class Desk:
         if self._max_memory_mb is not None and used > self._max_memory_mb:
             reason = f"{used} MiB are in use, above ATTRIBATCH_MAX_MEMORY_MB={self._max_memory_mb}"
         elif outcome is Outcome.FAILED and is_broken(self._shop.device):
-            reason = f"{self._shop.device} does not answer any more"
+            reason = f"{self._shop.device} no longer answers"
         else:
             return
-        log.warning("%s: this process ends, another takes its place", reason)
+        log.warning("%s: this process ends, and another one replaces it", reason)
         self.spent = True
         self._shop.stop.set()
         self._end()

@@ -1,4 +1,7 @@
-"""Which process computes where: one seat for each process, as settings of its environment. Imports no torch itself."""
+"""Assignment of worker processes to GPUs and CPU cores, as environment variables of each process.
+
+This module does not import torch, so that the supervisor stays small.
+"""
 
 import os
 import subprocess
@@ -9,29 +12,29 @@ from pipeline.errors import UsageError
 
 
 def seats(device: str, concurrency: int | None, environment: Mapping[str, str]) -> list[dict[str, str]]:
-    """What each worker process is given on top of the environment.
+    """Return the environment variables to set for each worker process.
 
-    A process sees one GPU at most, as cuda:0, so that none holds memory on another's. On CPUs the processes share the
-    cores.
+    A process sees at most one GPU, as cuda:0, so that it allocates no memory on another process's GPU. On CPUs the
+    processes share the cores.
 
     Args:
-        device: auto, cpu, cuda or cuda:N.
-        concurrency: processes, dealt over the GPUs in turn; None is one for each GPU, or one.
-        environment: of the supervisor.
+        device: auto, cpu, cuda or cuda:N. "auto" is cuda if the machine has a GPU, else cpu.
+        concurrency: number of processes, assigned to the GPUs in turn; None is one for each GPU, or one on a CPU.
+        environment: the supervisor's environment, which may restrict the GPUs or set the number of threads.
 
     Raises:
-        UsageError: the device is none of these, or is not there.
+        UsageError: `device` has another value, or the machine does not have that GPU.
     """
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise UsageError(f"device {device!r} is none of auto, cpu, cuda, cuda:0, cuda:1, ...")
+        raise UsageError(f"unknown device {device!r}; use auto, cpu, cuda, or cuda:N for one GPU")
     gpus = [] if kind == "cpu" else _gpus(environment)
     if number:
         if int(number) >= len(gpus):
-            raise UsageError(f"device {device!r}: this machine shows {len(gpus)} GPUs; use --device auto or cpu")
+            raise UsageError(f"device {device!r}: this machine has {len(gpus)} visible GPUs; use --device auto or cpu")
         gpus = [gpus[int(number)]]
     if kind == "cuda" and not gpus:
-        raise UsageError("device 'cuda': this machine shows no GPU; use --device auto or cpu")
+        raise UsageError("device 'cuda': this machine has no visible GPU; use --device auto or cpu")
     count = concurrency or max(len(gpus), 1)
     if gpus:
         dealt = [gpus[index % len(gpus)] for index in range(count)]
@@ -42,7 +45,7 @@ def seats(device: str, concurrency: int | None, environment: Mapping[str, str]) 
 
 
 def _gpus(environment: Mapping[str, str]) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may name, in order. Counted in another process: this one stays small."""
+    """Return the values that CUDA_VISIBLE_DEVICES may contain, in order. A child process counts the GPUs with torch."""
     command = [sys.executable, "-P", "-c", "import torch; print(torch.cuda.device_count())"]
     counted = subprocess.run(command, env=dict(environment), capture_output=True, check=True)  # noqa: S603 - a fixed list of words: this interpreter and the code above, no shell
     count = int(counted.stdout)

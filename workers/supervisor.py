@@ -1,4 +1,4 @@
-"""Restart policy of Celery worker processes: at once when asked for, later after each early exit; signals stop all."""
+"""Restart policy of Celery worker processes: at once on request, later after each early exit; signals stop all."""
 
 import logging
 import signal
@@ -10,7 +10,7 @@ from pipeline.engine.processes import Exit, Processes
 
 log = logging.getLogger("attribatch.supervisor")
 
-REPLACE = 75  # exit code of a process that asks to be replaced
+REPLACE = 75  # exit code of a process that requests its replacement
 POLL_SECONDS = 0.2
 STEADY_SECONDS = 60.0  # a process that lived for longer is restarted at once
 LONGEST_WAIT_SECONDS = 60.0

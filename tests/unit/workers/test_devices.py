@@ -50,5 +50,5 @@ def test_gpus_are_counted_by_torch_in_another_process(monkeypatch: pytest.Monkey
     assert len(found) == torch.cuda.device_count()
     monkeypatch.setattr(devices, "_gpus", lambda environment: [])
     assert seats("auto", None, {})[0]["ATTRIBATCH_DEVICE"] == "cpu"
-    with pytest.raises(UsageError, match="no GPU"):
+    with pytest.raises(UsageError, match="no visible GPU"):
         seats("cuda", None, {})
