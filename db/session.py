@@ -43,7 +43,8 @@ __all__ = [
     "writing",
 ]
 
-SCHEMA = "0005"  # the newest revision in db/migrations/versions; a test compares them
+MIGRATIONS = Path(__file__).parent / "migrations"
+SCHEMA = max(path.name[1:5] for path in MIGRATIONS.glob("versions/r????_*.py"))  # the newest revision
 BUSY_MILLISECONDS = 30_000
 CACHE_KIBIBYTES = 32_768  # SQLite's default, 2 MB, is too small for the inner nodes of a million images' indexes
 _LOCKED = (SQLITE_BUSY, SQLITE_LOCKED)
@@ -189,7 +190,7 @@ def _upgrade(connection: Connection, current: str | None) -> None:
     from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     try:
         if current is not None:

@@ -6,6 +6,7 @@ from the database's clock, never from a worker's: `now()` has the expression of 
 Claims take the same time however many units are done: their index contains only pending and leased units.
 """
 
+from dataclasses import MISSING
 from typing import Any
 
 from sqlalchemy import (
@@ -27,8 +28,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
 
-from db.records import UnitState
+from db.encoding import IMAGE_FIELDS, IMAGE_TYPES
+from db.records import ImageRow, UnitState
 
 metadata = MetaData()
 
@@ -109,48 +112,23 @@ suspects = Table(
     Column("deaths", Integer, nullable=False),
 )
 
+_TYPES: dict[type, type[TypeEngine[Any]]] = {str: Text, bool: Boolean, int: Integer, float: Double}
+_LENGTHS = {"state": 16, "sha256": 64, "map_run": 64}  # characters; other texts have no limit
+
+
+def _image_column(name: str) -> Column[Any]:
+    """The column of a field of `ImageRow`: one with a default may be NULL."""
+    kind = String(_LENGTHS[name]) if name in _LENGTHS else _TYPES[IMAGE_TYPES[name]]()
+    return Column(name, kind, nullable=ImageRow.__dataclass_fields__[name].default is not MISSING)
+
+
 # One column for each field of records.ImageRow, with the same name and in the same order.
 images = Table(
     "attribatch_images",
     metadata,
     Column("run_id", String(64), ForeignKey("attribatch_runs.id"), primary_key=True),
     Column("row", Integer, primary_key=True),
-    Column("key", Text, nullable=False),
-    Column("version", Text, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("label", Text),
-    Column("error", Text),
-    Column("sha256", String(64)),
-    Column("target", Text),
-    Column("target_index", Integer),
-    Column("predicted", Text),
-    Column("predicted_index", Integer),
-    Column("probability", Double),
-    Column("output", Double),
-    Column("baseline_output", Double),
-    Column("convergence_delta", Double),
-    Column("completeness_gap", Double),
-    Column("error_estimate", Double),
-    Column("converged", Boolean),
-    Column("evaluations", Integer),
-    Column("member_disagreement", Double),
-    Column("border_share", Double),
-    Column("center_x", Double),
-    Column("center_y", Double),
-    Column("entropy", Double),
-    Column("gini", Double),
-    Column("positive_share", Double),
-    Column("center_share", Double),
-    Column("top_left_share", Double),
-    Column("top_right_share", Double),
-    Column("bottom_left_share", Double),
-    Column("bottom_right_share", Double),
-    Column("effective_pixels", Double),
-    Column("sign_agreement", Double),
-    Column("baseline_sensitivity", Double),
-    Column("top_classes", Text),
-    Column("map_run", String(64)),
-    Column("map_row", Integer),
+    *map(_image_column, IMAGE_FIELDS[2:]),
 )
 Index("ix_attribatch_images_key", images.c.run_id, images.c.key)
 Index("ix_attribatch_images_digest", images.c.sha256)  # finds existing attributions in all runs
