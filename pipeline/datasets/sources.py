@@ -132,17 +132,21 @@ def _in_bucket(location: str, endpoint_url: str | None) -> Source:
         raise DatasetError(str(error)) from error
 
 
+def _in_folder(path: Path) -> Source:
+    folder = str(path.resolve())
+    kind = _kind(Folder(folder))
+    if kind is None:
+        raise DatasetError(f"folder {path} holds no image; known are {' '.join(SUFFIXES)}, and .tar shards")
+    if kind == "images":
+        return Source("folder", folder)
+    if folder.endswith(".tar"):
+        raise DatasetError(f"{path} is a folder named like a shard; rename it")
+    return _holding_images(Source("tar", folder))
+
+
 def _on_disk(path: Path) -> Source:
     if path.is_dir():
-        folder = str(path.resolve())
-        kind = _kind(Folder(folder))
-        if kind is None:
-            raise DatasetError(f"folder {path} holds no image; known are {' '.join(SUFFIXES)}, and .tar shards")
-        if kind == "images":
-            return Source("folder", folder)
-        if folder.endswith(".tar"):
-            raise DatasetError(f"{path} is a folder named like a shard; rename it")
-        return _holding_images(Source("tar", folder))
+        return _in_folder(path)
     location = str(path.parent.resolve() / path.name)
     if path.suffix == ".tar" and (path.exists() or "{" in path.name):
         return _holding_images(Source("tar", location))
