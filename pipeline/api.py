@@ -218,9 +218,14 @@ class Pipeline:
         from pipeline.runs.repair import repair
         from pipeline.schedules.records import restore_schedules
 
-        schedules, unreadable = restore_schedules(self.database, self.objects)
+        schedules = restore_schedules(self.database, self.objects)
         found = repair(self.database, self.ledger, self.objects)
-        return replace(found, schedules_restored=schedules, damaged=found.damaged + tuple(unreadable))
+        return replace(
+            found,
+            schedules_restored=schedules.schedules,
+            damaged=found.damaged + schedules.damaged,
+            newer=found.newer + schedules.newer,
+        )
 
     def removable(self, ref: str) -> str:
         """The id of the run that `remove` would delete. Raises NotFound."""

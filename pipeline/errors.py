@@ -6,6 +6,7 @@ Retryable
 Permanent
 ├── UnreadableImage      one image cannot be decoded: its row is failed, its neighbours go on
 ├── ModelBroken          the model raised, or returned the wrong shape: the unit is tried again, then failed
+├── RecordTooNew         a newer version wrote a stored record: the unit is tried again, maybe by a newer worker
 └── WorkersBroken        worker processes that cannot even start
 UsageError
 ├── DatasetError         a source that is not there, or a manifest that does not parse
@@ -39,6 +40,7 @@ __all__ = [
     "ObjectMissing",
     "Permanent",
     "PortTaken",
+    "RecordTooNew",
     "Retryable",
     "SourceRefused",
     "SourceUnavailable",
@@ -66,6 +68,10 @@ class UnreadableImage(Permanent):
 
 class ModelBroken(Permanent):
     """A model that loaded, but raised or returned something that is no finite (N, classes) tensor."""
+
+
+class RecordTooNew(Permanent):
+    """A stored record whose format is newer than this version of attribatch reads."""
 
 
 class WorkersBroken(Permanent):

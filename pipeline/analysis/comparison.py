@@ -23,6 +23,7 @@ from scipy.stats import rankdata
 
 from db.records import Drift, ImageRow
 from pipeline.analysis.drift import CellSums, compare
+from pipeline.record_format import numbered
 from pipeline.runs.view import BATCH_BYTES, By, Floats, class_of
 
 MOST = 256  # pairs of maps that are read at a time
@@ -116,7 +117,7 @@ class Comparison:
         data = asdict(self)
         data = {"a": data.pop("run_a"), "b": data.pop("run_b")} | data
         data["classes"] = [{"class": one.pop("class_name")} | one for one in data["classes"]]
-        return data
+        return numbered(data)
 
 
 FIGURES = ("cosine", "rank_correlation", "distance", "flip_share", "drift", "class_drift", "ndcg")

@@ -43,6 +43,10 @@ def repaired(found: "Repaired", *, as_json: bool) -> None:
     )
     for key in found.damaged[:20]:
         out.print(f"  missing or damaged: {key}", markup=False)
+    for key in found.newer[:20]:
+        out.print(f"  written by a newer version, left as it is: {key}", markup=False)
+    if found.newer:
+        out.print("next: upgrade attribatch, then `attribatch repair`", markup=False)
     if found.units_queued_again:
         out.print("next: the same `attribatch run` command as before computes them again", markup=False)
 

@@ -15,6 +15,7 @@ from pipeline.attribution import AS_GIVEN, Choice, Profile
 from pipeline.datasets.decoder import Picture
 from pipeline.engine.explainer import Explainer
 from pipeline.errors import ObjectMissing
+from pipeline.record_format import build, numbered, read_record
 from pipeline.spec.calibration import FIT_IMAGES
 from pipeline.storage.keys import tuning_prefix
 
@@ -34,6 +35,9 @@ def calibrate(
         unit: claimed unit. After `DEATHS` attempts nothing is measured and defaults are used.
         read_calibration: returns the calibration images of the run that can be read.
         pictures: images of the unit, 1 or more. Variants are measured on them if the run has no calibration images.
+
+    Raises:
+        RecordTooNew: a newer version stored them.
     """
     spec, may_measure = explainer.spec, unit.attempt <= DEATHS
     if spec.calibration:
@@ -52,18 +56,18 @@ def calibrate(
             given = read_calibration() if spec.calibration and may_measure else []
             chosen = explainer.choose_variants(given or pictures) if may_measure else [AS_GIVEN] * len(spec.models)
             found = _keep(objects, key, {"members": [asdict(choice) for choice in chosen]})
-        explainer.use_variants([Choice(**choice) for choice in found["members"]], pictures)
+        explainer.use_variants([build(Choice, choice) for choice in found["members"]], pictures)
 
 
 def _read(objects: Objects, key: str) -> Any:
     try:
-        return json.loads(objects.get(key))
+        return read_record(objects.get(key), key)
     except (ObjectMissing, ValueError):  # missing or damaged
         return None
 
 
 def _keep(objects: Objects, key: str, found: dict[str, Any]) -> Any:
-    data = json.dumps(found).encode()
+    data = json.dumps(numbered(found)).encode()
     if not objects.put_once(key, data) and _read(objects, key) is None:
         objects.put(key, data)
     return _read(objects, key)  # another worker may have stored its own first

@@ -3,7 +3,7 @@
 The protocol loses nothing and repeats nothing, whichever two steps a crash comes between:
 
 1. The claim increments the unit's attempt in SQL, and a thread renews its lease.
-2. If an earlier attempt stored a sidecar, it is adopted and nothing is computed.
+2. If the unit has a sidecar, it is adopted and nothing is computed. A sidecar of a newer version fails the unit.
 3. Stored attributions are reused, the others are computed. Map shards are put, then the sidecar: all rows of the unit
    as JSON, with the digests of the shards.
 4. One transaction writes the rows and marks the unit done if the token still matches; otherwise the worker is fenced.
@@ -44,7 +44,7 @@ from pipeline.engine.explainer import Computed, Explainer
 from pipeline.engine.lease import held_lease
 from pipeline.engine.reuse import Reuse
 from pipeline.engine.rows import describe, failed_row
-from pipeline.errors import AttribatchError, MapsGone, Retryable, UnreadableImage, UsageError
+from pipeline.errors import AttribatchError, MapsGone, RecordTooNew, Retryable, UnreadableImage, UsageError
 from pipeline.models import registry
 from pipeline.spec.run_spec import RunSpec
 from pipeline.storage import arrays
@@ -162,7 +162,7 @@ def _guarded(shop: Workshop, unit: Unit, lost: threading.Event, step: Callable[[
 
 
 def _failed(shop: Workshop, unit: Unit, error: Exception, retry_in: float | None) -> Outcome:
-    text = str(error) if isinstance(error, Retryable | UsageError) else _last_lines(error)
+    text = str(error) if isinstance(error, Retryable | UsageError | RecordTooNew) else _last_lines(error)
     try:
         shop.ledger.fail(unit, text, retry_in=retry_in)
     except Retryable:  # the database is away as well: the lease runs out, and sweep gives the unit back
@@ -171,8 +171,8 @@ def _failed(shop: Workshop, unit: Unit, error: Exception, retry_in: float | None
 
 
 def _adopted(shop: Workshop, unit: Unit) -> Outcome | None:
-    """Commit the sidecar of an earlier attempt; None if there is none."""
-    if unit.attempt == 1 or (rows := storing.stored_rows(shop.objects, unit)) is None:
+    """Commit the sidecar of an earlier attempt; None if there is none. Raises RecordTooNew."""
+    if (rows := storing.stored_rows(shop.objects, unit)) is None:
         return None
     try:
         adopted = shop.ledger.complete(unit, rows)

@@ -30,15 +30,16 @@ def write_report(
     The folder gets `audit.json`, `audit.npz` and `report.html`.
 
     Raises:
-        UsageError: the folder cannot be written; said before anything is computed.
+        UsageError: the folder cannot be written. Raised before anything is computed, as the next.
+        RecordTooNew: a newer version stored the run's audit or evaluation.
     """
     make_folder(folder)
-    result = audit(material, by=by, on_progress=on_progress)
     before = read_report(objects, material.run.id, f"audit-{by}.json") or {}
+    evaluation = read_report(objects, material.run.id, "evaluation.json")
+    result = audit(material, by=by, on_progress=on_progress)
     if kept := before.get("complete", False) and not result.complete:
         remark = "the stored audit, which is complete, is kept: this one stands in its folder alone"
         result = replace(result, remarks=(*result.remarks, remark))
-    evaluation = read_report(objects, material.run.id, "evaluation.json")
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **result.arrays())
     files = {

@@ -22,6 +22,7 @@ from db.paging import Page
 from db.records import Entry, ImageRow, ImageState, Progress, Run
 from pipeline.datasets import Source, is_unchanged, read_image, to_pixels
 from pipeline.errors import ObjectMissing, SourceUnavailable, UnreadableImage
+from pipeline.record_format import read_record
 from pipeline.runs.view import RunView
 from pipeline.settings import Settings
 from pipeline.spec.run_spec import RunSpec
@@ -244,12 +245,15 @@ class StoredRun:
         return np.asarray(found.float().cpu().numpy(), np.float32)
 
     def tuning(self) -> dict[str, Any]:
-        """What was measured for the run: `nodes`, and by `precision/<device kind>` the way members run."""
-        import json
+        """What was measured for the run: `nodes`, and by `precision/<device kind>` the way members run.
 
+        Raises:
+            RecordTooNew: a newer version measured it.
+        """
         prefix, objects = tuning_prefix(self.run.id), self.stores.objects
         return {
-            key.removeprefix(prefix).removesuffix(".json"): json.loads(objects.get(key)) for key in objects.list(prefix)
+            key.removeprefix(prefix).removesuffix(".json"): read_record(objects.get(key), key)
+            for key in objects.list(prefix)
         }
 
     def knots(self) -> dict[str, Sequence[float]]:

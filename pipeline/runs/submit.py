@@ -13,6 +13,7 @@ from db.records import Entry, Run
 from pipeline.datasets import Source, list_entries, open_source, read_image, to_pixels
 from pipeline.datasets.sampling import Sample, draw_readable, hash_key
 from pipeline.errors import SpecError
+from pipeline.record_format import numbered
 from pipeline.runs import plan
 from pipeline.runs.plan import Manifest
 from pipeline.settings import Settings
@@ -102,5 +103,5 @@ def store(ledger: Ledger, objects: Objects, run: Run, spec: RunSpec, manifest: M
     for key, data in arrays.metadata(stored.id, arrays.layout_of(stored, spec)).items():
         objects.put_once(key, data)
     objects.put_once(manifest_key(stored.id), manifest.file.read_bytes())
-    objects.put_once(run_key(stored.id), json.dumps(asdict(stored), default=str).encode())
+    objects.put_once(run_key(stored.id), json.dumps(numbered(asdict(stored)), default=str).encode())
     return stored

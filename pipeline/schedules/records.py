@@ -5,6 +5,8 @@ SQL is the truth: the record follows what is said there, and a removal takes the
 
 import json
 import logging
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 
 from db import schedule_queries
 from db.objects import Objects
@@ -12,13 +14,34 @@ from db.records import Schedule
 from db.schedule_ledger import Timetable
 from db.session import Engine
 from pipeline.errors import ObjectMissing, Retryable, UsageError
+from pipeline.record_format import build, is_newer, numbered, read_record
 from pipeline.schedules.cron import check_name, next_due
 from pipeline.spec.gate import Gate
 
 log = logging.getLogger("attribatch.scheduling")
 
 PREFIX = "schedules/"
-_FIELDS = ("name", "cron", "timezone", "request", "fail_on", "paused")
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """The stored fields of a schedule."""
+
+    name: str
+    cron: str
+    timezone: str
+    request: str
+    fail_on: str | None
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What `restore_schedules` did."""
+
+    schedules: int  # that were put into the index
+    damaged: tuple[str, ...]  # keys of records
+    newer: tuple[str, ...]  # keys of records that a newer version wrote: they are left alone
 
 
 def record_key(name: str) -> str:
@@ -36,48 +59,56 @@ def put_record(objects: Objects, schedule: Schedule) -> None:
         )
 
 
-def restore_schedules(database: Engine, objects: Objects) -> tuple[int, list[str]]:
+def restore_schedules(database: Engine, objects: Objects) -> Restored:
     """Put schedules into the index that only storage knows, and records into storage that are missing there or old.
 
     A restored schedule comes due next as its cron fields say, from now on.
-
-    Returns:
-        Schedules that were restored, and keys of records that cannot be read.
     """
     timetable = Timetable(database)
     now, known = schedule_queries.list_schedules(database)
-    for schedule in known:
-        if _stored(objects, schedule.name) != _encoded(schedule):
-            put_record(objects, schedule)
-    names = {schedule.name for schedule in known}
-    restored, damaged = 0, []
-    for key in sorted(objects.list(PREFIX)):
-        name = key.removeprefix(PREFIX).removesuffix(".json")
-        if name in names:
-            continue
-        try:
-            data = json.loads(objects.get(key))
-            fields = {field: data[field] for field in _FIELDS if field not in ("name", "paused")}
-            check_name(name)
-            if fields["fail_on"] is not None:
-                Gate.parse(fields["fail_on"])
-            made = timetable.add(name, **fields, next_due=next_due(fields["cron"], fields["timezone"], now))
-            if data["paused"]:
-                timetable.pause(made)
-            restored += 1
-        except ObjectMissing:  # removed meanwhile
-            continue
-        except (ValueError, KeyError, TypeError, AttributeError, UsageError):
-            damaged.append(key)
-    return restored, damaged
+    by_key = {record_key(schedule.name): schedule for schedule in known}
+    restored, damaged, newer = 0, [], []
+    for key in sorted({*objects.list(PREFIX), *by_key}):
+        data = _stored(objects, key)
+        if data is not None and is_newer(data):
+            newer.append(key)
+        elif key in by_key:
+            if data != _encoded(by_key[key]):
+                put_record(objects, by_key[key])
+        elif data is not None:  # else it was removed meanwhile
+            try:
+                _add(timetable, key, data, now)
+                restored += 1
+            except (ValueError, UsageError):
+                damaged.append(key)
+    return Restored(restored, tuple(damaged), tuple(newer))
+
+
+def _add(timetable: Timetable, key: str, data: bytes, now: datetime) -> None:
+    """Put a schedule into the index. Raises ValueError or UsageError if its record is damaged."""
+    name, record = key.removeprefix(PREFIX).removesuffix(".json"), build(_Record, read_record(data, key))
+    check_name(name)
+    if record.fail_on is not None:
+        Gate.parse(record.fail_on)
+    made = timetable.add(
+        name,
+        cron=record.cron,
+        timezone=record.timezone,
+        request=record.request,
+        fail_on=record.fail_on,
+        next_due=next_due(record.cron, record.timezone, now),
+    )
+    if record.paused:
+        timetable.pause(made)
 
 
 def _encoded(schedule: Schedule) -> bytes:
-    return json.dumps({field: getattr(schedule, field) for field in _FIELDS}, sort_keys=True).encode()
+    record = _Record(**{field.name: getattr(schedule, field.name) for field in fields(_Record)})
+    return json.dumps(numbered(asdict(record)), sort_keys=True).encode()
 
 
-def _stored(objects: Objects, name: str) -> bytes | None:
+def _stored(objects: Objects, key: str) -> bytes | None:
     try:
-        return objects.get(record_key(name))
+        return objects.get(key)
     except ObjectMissing:
         return None

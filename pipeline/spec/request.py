@@ -3,10 +3,11 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from db.records import Run
 from pipeline.errors import SpecError
+from pipeline.record_format import build, read_record
 from pipeline.spec.choices import Baseline
 from pipeline.spec.run_spec import RunSpec, check_choices
 
@@ -82,11 +83,8 @@ class RunRequest:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`."""
-        data: dict[str, Any] = json.loads(text)
-        data["models"] = tuple(ModelRequest(**{k: _tuple(v) for k, v in model.items()}) for model in data["models"])
-        data["baselines"] = tuple(data["baselines"])
-        return cls(**data)
+        """The inverse of `to_json`. Raises RecordTooNew."""
+        return build(cls, read_record(text, "the request"))
 
 
 def repeat(run: Run) -> RunRequest:
@@ -127,7 +125,3 @@ def absolute_source(source: str) -> str:
     """A model's source whose file, if it names one, has an absolute path."""
     location, _, factory = source.rpartition(":")
     return f"{_absolute(location)}:{factory}" if location.endswith(".py") else source
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 from pipeline.errors import SpecError
+from pipeline.record_format import build, read_record
 from pipeline.spec.choices import METHODS, OUTPUTS, PRECISIONS, Baseline
 
 ATTRIBUTIONS = ("integrated_gradients", "input_x_gradient", "saliency")
@@ -117,23 +118,10 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`."""
-        data = json.loads(text)
-        data["models"] = tuple(
-            ModelSpec(
-                **m
-                | {
-                    "preprocess": _preprocess(m["preprocess"]),
-                    "class_names": tuple(m["class_names"]),
-                    "probe": tuple(m["probe"]),
-                }
-            )
-            for m in data["models"]
-        )
-        data["baselines"] = tuple(Baseline(**b | {"color": tuple(b["color"])}) for b in data["baselines"])
-        data["samples"] = tuple((key, version, *digest, "")[:3] for key, version, *digest in data["samples"])
-        data["calibration"] = tuple((key, version, label) for key, version, label in data.get("calibration", ()))
-        return cls(**data)
+        """The inverse of `to_json`. Raises RecordTooNew."""
+        data = read_record(text, "the spec of the run")
+        data["samples"] = [(*sample, "")[:3] for sample in data["samples"]]  # the first ones had no digest
+        return build(cls, data)
 
     @property
     def key(self) -> str:
@@ -206,10 +194,6 @@ def class_index(wanted: str, names: tuple[str, ...], model: str) -> int:
         return int(wanted)
     few = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     raise SpecError(f"class {wanted!r} is not among the {len(names)} of model {model!r} (0..{len(names) - 1}: {few})")
-
-
-def _preprocess(data: dict[str, Any]) -> Preprocess:
-    return Preprocess(**data | {"mean": tuple(data["mean"]), "std": tuple(data["std"])})
 
 
 def _canonical(data: object) -> str:

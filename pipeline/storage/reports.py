@@ -6,16 +6,17 @@ from typing import Any
 
 from db.objects import Objects
 from pipeline.errors import ObjectMissing
+from pipeline.record_format import read_record
 from pipeline.storage.keys import report_key
 
 
 def read_report(objects: Objects, run_id: str, name: str) -> dict[str, Any] | None:
-    """A stored report, for example `audit-label.json`; None if there is none."""
+    """A stored report, for example `audit-label.json`; None if there is none. Raises RecordTooNew."""
+    key = report_key(run_id, name)
     try:
-        found: dict[str, Any] = json.loads(objects.get(report_key(run_id, name)))
+        return read_record(objects.get(key), key)
     except ObjectMissing:
         return None
-    return found
 
 
 def put_report(objects: Objects, run_id: str, name: str, report: Mapping[str, Any]) -> None:

@@ -12,10 +12,23 @@ from typing import Any
 import numpy as np
 
 from db.objects import Objects
-from db.records import ImageRow, ImageState, Run, Unit
+from db.records import Entry, ImageRow, Run, Unit
 from pipeline.errors import ObjectMissing
+from pipeline.record_format import build, numbered, read_record
 from pipeline.storage import arrays
 from pipeline.storage.keys import sidecar_key
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """What is read of a sidecar."""
+
+    shards: dict[str, str]  # sha256 by key
+    rows: list[ImageRow]
+
+    def describes(self, entries: Sequence[Entry]) -> bool:
+        """Whether its rows are those of the images of a unit, in order."""
+        return [row.row for row in self.rows] == [entry.row for entry in entries]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +61,28 @@ def encode_sidecar(
         "shards": {key: hashlib.sha256(data).hexdigest() for key, data in shards.items()},
         "rows": [asdict(row) for row in rows],
     }
-    return json.dumps(sidecar, separators=(",", ":")).encode()
+    return json.dumps(numbered(sidecar), separators=(",", ":")).encode()
 
 
-def read_sidecar(data: bytes) -> tuple[dict[str, str], list[ImageRow]]:
-    """Digests of a unit's shards by key, and its rows."""
-    sidecar = json.loads(data)
-    rows = [ImageRow(**row | {"state": ImageState(row["state"])}) for row in sidecar["rows"]]
-    return sidecar["shards"], rows
+def read_sidecar(objects: Objects, key: str) -> Sidecar:
+    """The sidecar of a unit.
+
+    Raises:
+        ObjectMissing: the unit has none.
+        RecordTooNew: a newer version wrote it.
+        ValueError: it is damaged.
+    """
+    return build(Sidecar, read_record(objects.get(key), key))
 
 
 def stored_rows(objects: Objects, unit: Unit) -> list[ImageRow] | None:
-    """The rows of an attempt that stored everything; None where there is none."""
+    """The rows of an attempt that stored everything; None if there was none. Raises RecordTooNew."""
     try:
-        shards, rows = read_sidecar(objects.get(sidecar_key(unit.run_id, unit.number)))
+        sidecar = read_sidecar(objects, sidecar_key(unit.run_id, unit.number))
     except ObjectMissing:
         return None
-    complete = all(objects.exists(key) for key in shards)
-    return rows if complete and [row.row for row in rows] == [entry.row for entry in unit.entries] else None
+    complete = all(objects.exists(key) for key in sidecar.shards)
+    return sidecar.rows if complete and sidecar.describes(unit.entries) else None
 
 
 def encode_maps(run: Run, layout: arrays.Layout, unit: Unit, explained: Sequence[ImageResult]) -> dict[str, bytes]:

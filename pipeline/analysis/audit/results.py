@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from db.records import ImageRow
 from pipeline.analysis.audit.propose import Box, Kind
 from pipeline.formatting import percent, plural
+from pipeline.record_format import FORMAT
 from pipeline.runs.view import By
 
 Map = NDArray[np.float32]
@@ -240,6 +241,7 @@ class Audit:
         Their `class_name` is called `class`; the maps of classes are not in it (`arrays`), those of clusters are.
         """
         return {
+            "format": FORMAT,
             "run": self.run_id,
             "by": self.by,
             "seed": self.seed,

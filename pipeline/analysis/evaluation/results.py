@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pipeline.record_format import FORMAT
+
 Better = Literal["lower", "higher"]
 
 # name -> which is better, and one sentence
@@ -153,6 +155,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
+            "format": FORMAT,
             "run": self.run_id,
             "images": self.images,
             "seed": self.seed,

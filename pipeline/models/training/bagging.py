@@ -32,6 +32,7 @@ from pipeline.models.training.ensemble_manifest import (
     file_digest,
 )
 from pipeline.models.training.fit import Fit, probabilities, save, train_member, weights_of
+from pipeline.record_format import numbered, read_record
 from pipeline.spec.request import ModelRequest
 from pipeline.storage.files import make_folder, replace_text
 
@@ -185,10 +186,10 @@ def _claim(folder: Path, recipe: dict[str, object]) -> None:
     file = folder / TRAINING
     if not file.exists():
         make_folder(folder)
-        replace_text(file, json.dumps(recipe, indent=2) + "\n")
+        replace_text(file, json.dumps(numbered(recipe), indent=2) + "\n")
         return
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = read_record(file.read_bytes(), str(file))
     except ValueError as error:
         raise ModelError(f"{file} cannot be read ({error}); name another --out") from error
     differ = [

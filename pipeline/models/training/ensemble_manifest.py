@@ -5,11 +5,12 @@ Imports no torch: the command line reads an ensemble before anything is computed
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from pipeline.errors import ModelError, SpecError
+from pipeline.record_format import build, numbered, read_record
 from pipeline.spec.request import ModelRequest, absolute_source
 from pipeline.storage.files import replace_text
 
@@ -95,7 +96,7 @@ class Ensemble:
 
     def write(self, folder: Path) -> None:
         """Put it into a folder, by one rename."""
-        replace_text(folder / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
+        replace_text(folder / MANIFEST, json.dumps(numbered(asdict(self)), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -103,20 +104,18 @@ class Ensemble:
 
         Raises:
             ModelError: there is none, or its training has not ended.
+            RecordTooNew: a newer version wrote it.
         """
+        path = folder / MANIFEST
         try:
-            data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            data["members"] = tuple(TrainedMember(**each) for each in data["members"])
-            data["skipped"] = tuple(Skipped(**each) for each in data["skipped"])
-            data["class_names"] = tuple(data["class_names"])
-            return cls(**{field.name: data[field.name] for field in fields(cls)})
+            return build(cls, read_record(path.read_bytes(), str(path)))
         except FileNotFoundError:
             raise ModelError(
                 f"{folder} holds no {MANIFEST}: no ensemble was trained there to its end; if one was begun, the same "
                 "`attribatch ensemble train` command goes on"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{folder / MANIFEST} cannot be read ({error}); train the ensemble again") from error
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} cannot be read ({error}); train the ensemble again") from error
 
 
 def ensemble_models(folder: Path) -> tuple[ModelRequest, ...]:

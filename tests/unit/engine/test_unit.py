@@ -148,8 +148,7 @@ def test_shards_of_an_attempt_that_died_before_its_sidecar_are_replaced(
     key = f"runs/{run.id}/maps/mean/c/0/0/0/0"
     shop.objects.put(key, b"half of something else")
     assert run_unit(shop, unit) is Outcome.DONE
-    shards, _ = read_sidecar(shop.objects.get(sidecar_key(run.id, 0)))
-    assert key in shards
+    assert key in read_sidecar(shop.objects, sidecar_key(run.id, 0)).shards
     assert not np.isnan(pipeline.read_maps(rows(shop, run))).any()
 
 
@@ -335,7 +334,7 @@ def test_weights_that_changed_after_submission_fail_the_run_with_a_clear_reason(
 
 def test_a_sidecar_holds_everything_the_index_does(shop: Workshop, run: Run) -> None:
     work(shop, run.id)
-    stored = [row for number in range(5) for row in read_sidecar(shop.objects.get(sidecar_key(run.id, number)))[1]]
+    stored = [row for number in range(5) for row in read_sidecar(shop.objects, sidecar_key(run.id, number)).rows]
     assert stored == rows(shop, run)
     assert json.loads(shop.objects.get(sidecar_key(run.id, 0)))["spec_key"] == run.spec_key
 

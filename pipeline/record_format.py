@@ -1,0 +1,75 @@
+"""The format number that every stored JSON record carries, and how records are read.
+
+A record without the number has format 1. A new field that earlier versions may ignore keeps the number: they drop it.
+Any other change raises `FORMAT`, so that earlier versions refuse the record instead of misreading it.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.errors import RecordTooNew
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+FORMAT = 1  # of what this version writes, and the largest that it reads
+
+Kind = TypeVar("Kind")
+_adapters: "dict[type[Any], TypeAdapter[Any]]" = {}
+
+
+def numbered(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with its format number."""
+    return {"format": FORMAT, **record}
+
+
+def read_record(data: bytes | str, name: str) -> dict[str, Any]:
+    """Parse a stored record, its format number included.
+
+    Args:
+        data: a JSON object.
+        name: key or path of the record, for messages.
+
+    Raises:
+        RecordTooNew: a newer version wrote it.
+        ValueError: it is not a JSON object with a valid number.
+    """
+    record: dict[str, Any] = json.loads(data)
+    number = record.get("format", 1) if type(record) is dict else None
+    if type(number) is not int:
+        raise ValueError(f"{name} is not a JSON object with a valid format number")
+    if number > FORMAT:
+        raise RecordTooNew(
+            f"{name} has format {number}, this version of attribatch reads formats up to {FORMAT}; upgrade attribatch"
+        )
+    return record
+
+
+def is_newer(data: bytes) -> bool:
+    """Whether a newer version wrote a record; False if it is damaged."""
+    try:
+        read_record(data, "")
+    except RecordTooNew:
+        return True
+    except ValueError:
+        return False
+    return False
+
+
+def build(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+    """A dataclass from the plain values of its fields, which may be dataclasses, tuples and enums themselves.
+
+    Args:
+        kind: the dataclass.
+        values: by name of the field. Unknown names are dropped, at every depth.
+
+    Raises:
+        ValueError: a field is missing, or its value is not of the field's type.
+    """
+    if kind not in _adapters:
+        from pydantic import TypeAdapter  # 0.1 s: `attribatch --help` does without
+
+        _adapters[kind] = TypeAdapter(kind)
+    built: Kind = _adapters[kind].validate_python(values)
+    return built
