@@ -70,7 +70,9 @@ def _spec(
     wanted = max((baseline.n for baseline in baselines if baseline.kind == "samples"), default=0)
     few = calibration_images(spec, manifest.count)
     most = max(wanted, few)
-    sample = _draw(spec, source, manifest, most, settings.max_pixels) if most else Sample[Entry, str]([], [], [])
+    sample: Sample[Entry, str] = Sample([], [], [])
+    if most:
+        sample = _draw(spec, source, manifest, most, settings.max_pixels)
     drawn = list(zip(sample.items, sample.values, strict=True))
     if len(drawn) < wanted:
         raise SpecError(f"baseline 'samples:n={wanted}' found {len(drawn)} readable images; lower n")
