@@ -14,7 +14,7 @@ from benchmarks.machine import interleaved, log, profiled, table
 from benchmarks.networks import photographs, zoo
 from benchmarks.peers import IntegratedGradients
 from pipeline.attribution import integrated_gradients
-from pipeline.attribution.fast_members import Way
+from pipeline.attribution.fast_members import Variant
 
 NETWORKS = {"mobilenet_v3_large": 8, "resnet18": 8, "resnet50": 8, "swin_t": 4, "vgg16": 2, "vit_b_16": 2}  # steps
 SIZE = 224
@@ -94,7 +94,7 @@ def _machine() -> dict[str, float]:
 def _measure(name: str, steps: int) -> Measured:
     log(f"limit: {name}")
     given, image, target = zoo(name), photographs(1, SIZE), torch.tensor([0])
-    fast = Way(_without_batch_norm(given), channels_last=True).eval().requires_grad_(False)
+    fast = Variant(_without_batch_norm(given), channels_last=True).eval().requires_grad_(False)
     ours = {
         side: partial(_maps, member, image, target, steps) for side, member in (("given", given), ("prepared", fast))
     }

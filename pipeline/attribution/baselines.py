@@ -1,7 +1,7 @@
 """Baselines as tensors: images in pixel space [0, 1], one or several draws of each declared kind.
 
-The pipeline's members normalise their own input, so black is black: a zero tensor *after* normalisation would be the
-mean colour. Random draws are functions of (seed, image sha256, draw) alone: the same on every worker and device.
+The pipeline's members normalize their own input, so black is black: a zero tensor *after* normalization would be the
+mean color. Random draws depend only on (seed, image sha256, draw): they are the same on every worker and device.
 """
 
 import hashlib
@@ -26,18 +26,18 @@ def baseline_stack(
     """All draws of all declared baselines, for a batch of images.
 
     Args:
-        baselines: what is averaged; the draws of one share its weight evenly.
+        baselines: declared kinds; the draws of a kind share its weight evenly.
         images: (N, C, H, W) float in [0, 1].
-        digests: N strings that tell images apart (sha256 of the file), for the random kinds.
-        seed: of the random kinds.
+        digests: N strings that identify the images (sha256 of the file), for the random kinds.
+        seed: seed of the random kinds, any integer.
         samples: (S, C, H, W) images of the data set for the `samples` kind, which takes its first n.
 
     Returns:
-        Baselines (K, N, C, H, W), or (K, 1, C, H, W) where all are shared, in the images' dtype and on their device,
+        Baselines (K, N, C, H, W), or (K, 1, C, H, W) if all are shared, in the images' dtype and on their device,
         and weights (K,) float64 that sum to 1.
 
     Raises:
-        ValueError: a color whose channels do not fit, or fewer samples than asked for.
+        ValueError: a color with other channels than the images, or too few samples.
     """
     shared = all(baseline.kind in _SHARED for baseline in baselines)
     stacks = []

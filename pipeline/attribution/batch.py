@@ -1,4 +1,4 @@
-"""Rows of a batch (input x baseline x alpha): what is attributed, checked; how outputs and gradients are had."""
+"""Validate a batch, and evaluate outputs and gradients of its rows (input x baseline x alpha)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +13,7 @@ from pipeline.spec.choices import OUTPUTS, PRECISIONS, Output, Precision
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is attributed, and how its rows are evaluated."""
+    """A validated batch and the options of its evaluation."""
 
     inputs: Tensor  # (N, ...)
     targets: Tensor  # (N,)
@@ -22,7 +22,7 @@ class Problem:
     output: Output
     batch_size: int
     autocast: bool
-    multiply: bool  # by x - x'
+    multiply: bool  # multiply gradients by x - x'
 
     def outputs(self, member: nn.Module, points: Tensor, targets: Tensor) -> Tensor:
         """Target outputs of one chunk: points (B, ...), targets (B,) -> (B,) in at least float32."""
@@ -99,7 +99,25 @@ def problem_of(
     precision: Precision = "float32",
     multiply: bool = True,
 ) -> tuple[Problem, Sequence[nn.Module]]:
-    """The arguments of `integrated_gradients`, checked, and the members as a list."""
+    """Check the arguments of `integrated_gradients`.
+
+    Args:
+        members: one module or several, each (N, ...) float -> (N, classes).
+        inputs: (N, ...) float.
+        targets: (N,) int64.
+        baselines: (K, N, ...), or (K, 1, ...) for shared baselines.
+        baseline_weights: (K,) non-negative; equal shares by default.
+        output: "logit", "probability" or "log_probability".
+        internal_batch_size: rows of one pass, 1 or more; chosen from the input's size by default.
+        precision: "float32", "float64" or "bfloat16", see `integrated_gradients`.
+        multiply: multiply gradients by x - x'.
+
+    Returns:
+        The batch, and the members as a list, which are copies in double for "float64".
+
+    Raises:
+        ValueError: shapes do not fit, or an option has an unknown value.
+    """
     members = [members] if isinstance(members, nn.Module) else list(members)
     if not members:
         raise ValueError("members is empty; give at least one module")
@@ -148,5 +166,5 @@ def _check_shapes(inputs: Tensor, targets: Tensor, baselines: Tensor) -> None:
 
 
 def default_batch_size(inputs: Tensor) -> int:
-    """Rows of one chunk where none are asked for: about 4 million input values, in 8..1024 rows."""
+    """Default number of rows of a chunk: about 4 million input values, in 8..1024 rows."""
     return min(max(4_000_000 // max(inputs[0].numel(), 1), 8), 1024)

@@ -1,4 +1,4 @@
-"""What members say together: mean, spread, agreement and distance of their maps, and their common prediction."""
+"""Statistics over members: mean, spread, agreement and distance of their maps, and their mean prediction."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -93,7 +93,7 @@ def target_outputs(
 
 @contextmanager
 def frozen(members: Sequence[nn.Module]) -> Iterator[None]:
-    """Eval mode, no gradients of parameters; both as they were afterwards."""
+    """Eval mode and no gradients of parameters inside the block; both are restored afterwards."""
     modes = [(module, module.training) for member in members for module in member.modules()]
     flags = [(parameter, parameter.requires_grad) for member in members for parameter in member.parameters()]
     try:

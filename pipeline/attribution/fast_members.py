@@ -1,8 +1,8 @@
-"""How a member is run fast: layout, dtype and chunk size, chosen by measuring and verified against the member as given.
+"""Fast variants of a member: layout, dtype and chunk size, chosen by measuring and verified against the member itself.
 
 Interpolation, accumulation and completeness stay in the inputs' dtype; only the member's own passes change. Batch norm
-is folded into the convolutions before it (1.7 times on ResNet-50 together with channels_last), reduced precision is
-tried where the hardware multiplies matrices in it. Knows nothing of runs: the caller remembers what was chosen.
+is folded into the convolutions before it (1.7 times on ResNet-50 together with channels_last). Reduced precision is
+tried on hardware with matrix units for it. The caller stores the choice.
 """
 
 import time
@@ -21,15 +21,15 @@ from pipeline.attribution.ensemble import frozen
 from pipeline.attribution.integrated_gradients import integrated_gradients
 from pipeline.spec.choices import Output
 
-DEFAULT_TOLERANCE = 0.03  # of maps, where none is asked for
-ERROR_SHARE = 0.5  # of the tolerance that a faster way may add: with as much from the nodes, 1.1 tolerances in squares
+DEFAULT_TOLERANCE = 0.03  # relative L1 error of maps of runs without a tolerance
+ERROR_SHARE = 0.5  # share of the tolerance a variant may add; in quadrature with the nodes, sqrt(1 + 0.5^2) = 1.1
 _STEPS, _ROWS = 16, 16  # nodes of the maps that are compared; rows of the passes that are timed
 _GRADIENT_SCALE = 1024.0  # float16 loses gradients below 6e-8
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How a member is run, and what was measured of it."""
+    """The variant of a member, and its measurements."""
 
     name: str  # "as given", or words of: folded, channels_last, bfloat16 / float16, whole (else autocast)
     error: float  # relative L1 difference of maps, over all inputs, from those of the member as given
@@ -56,44 +56,48 @@ def prepare(
     tolerance: float = DEFAULT_TOLERANCE,
     only: str | None = None,
 ) -> Prepared:
-    """The fastest way to run a member whose maps stay within half a tolerance of its own. The member is left as it is.
+    """The fastest variant of a member whose maps stay within half a tolerance of its own. The member is not changed.
 
     Args:
         member: (N, ...) float32 -> (N, classes), on the inputs' device.
         inputs: (N, ...) float32, a few real ones: maps of the predicted classes are compared.
-        baselines: (K, N or 1, ...) of these maps; zero by default.
-        output: of the member that will be explained.
-        tolerance: relative L1 error that maps may have.
-        only: the one way to try, by its name, whatever its speed.
+        baselines: (K, N or 1, ...) baselines of these maps; zero by default.
+        output: output that will be explained: "logit", "probability" or "log_probability".
+        tolerance: relative L1 error that maps may have, above 0.
+        only: name of the only variant to try, even if it is not faster.
+
+    Returns:
+        The variant, or the member itself if none is faster and exact enough.
     """
     with frozen([member]):
         targets = member(inputs).argmax(1)
         start = torch.zeros_like(inputs[:1])[None] if baselines is None else baselines
 
-        def maps(way: nn.Module) -> Tensor:
-            found = integrated_gradients(way, inputs, targets, baselines=start, n_steps=_STEPS, output=output)
+        def maps(variant: nn.Module) -> Tensor:
+            found = integrated_gradients(variant, inputs, targets, baselines=start, n_steps=_STEPS, output=output)
             return found.mean.flatten(1).double()
 
-        with products("highest", inputs.device):  # TF32 is a faster way too; cudnn's convolutions use it anyway
+        with products("highest", inputs.device):  # TF32 counts as an error too; cuDNN's convolutions use it by default
             exact = maps(member)
         with products("high", inputs.device):
-            ways = _ways(member, inputs, only)
-            given, *seconds = _seconds([member, *ways.values()], inputs, _ROWS)
-            for taken, (name, way) in sorted(zip(seconds, ways.items(), strict=True), key=lambda timed: timed[0]):
+            variants = _variants(member, inputs, only)
+            given, *seconds = _seconds([member, *variants.values()], inputs, _ROWS)
+            timed = sorted(zip(seconds, variants.items(), strict=True), key=lambda one: one[0])
+            for taken, (name, variant) in timed:
                 if only is None and taken > 0.95 * given:
                     break  # not worth a copy of the weights
                 with suppress(Exception):  # it ran on one chunk, but not on this one
-                    error = float((maps(way) - exact).abs().sum() / exact.abs().sum())
+                    error = float((maps(variant) - exact).abs().sum() / exact.abs().sum())
                     if error <= ERROR_SHARE * tolerance:
-                        return Prepared(way, Choice(name, error, given / taken))
+                        return Prepared(variant, Choice(name, error, given / taken))
     return Prepared(member, AS_GIVEN)
 
 
 @contextmanager
 def products(precision: Literal["high", "highest"], device: torch.device) -> Iterator[None]:
-    """How exact float32 matrix products are inside: "high" lets a GPU use TF32, as the ways of `prepare` are measured.
+    """Set the precision of float32 matrix products inside the block: "high" lets a GPU use TF32, as in `prepare`.
 
-    It is a flag of the process, and left as it was found: the next run in it may ask for float32. A CPU's stays.
+    The flag belongs to the process and is restored at the end. On a CPU it is not changed.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision if device.type == "cuda" else before)
@@ -104,7 +108,7 @@ def products(precision: Literal["high", "highest"], device: torch.device) -> Ite
 
 
 def measured_batch_size(members: Sequence[nn.Module], inputs: Tensor) -> int:
-    """Rows of the chunk that is fastest for these members: sizes are doubled until two in a row bring nothing."""
+    """The fastest chunk size for these members, in rows: sizes are doubled until two in a row are not faster."""
     best, size, rate, misses = 8, 8, 0.0, 0
     limit = 1024 if inputs.is_cuda else max(default_batch_size(inputs), 8)  # a CPU's memory is the machine's
     while size <= limit and misses < 2:
@@ -121,15 +125,15 @@ def measured_batch_size(members: Sequence[nn.Module], inputs: Tensor) -> int:
 
 
 def _seconds(members: Sequence[nn.Module], inputs: Tensor, rows: int) -> list[float]:
-    """Of one forward and backward pass of each: the best of two after one to warm up, in turns."""
+    """Seconds of a forward and backward pass of each member: the better of two passes, after one to warm up."""
     points = inputs[torch.arange(rows, device=inputs.device) % len(inputs)]
     best = [float("inf")] * len(members)
     with frozen(members):
-        for turn in range(3):
+        for repeat in range(3):
             for index, member in enumerate(members):
                 start = time.perf_counter()
                 _pass(member, points)
-                best[index] = min(best[index], time.perf_counter() - start) if turn else best[index]
+                best[index] = min(best[index], time.perf_counter() - start) if repeat else best[index]
     return best
 
 
@@ -140,8 +144,8 @@ def _pass(member: nn.Module, points: Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def _ways(member: nn.Module, inputs: Tensor, only: str | None) -> dict[str, nn.Module]:
-    """Ways to run a member that do run, by name."""
+def _variants(member: nn.Module, inputs: Tensor, only: str | None) -> dict[str, nn.Module]:
+    """The variants of a member that run without an error, by name."""
     image, dtype = inputs.dim() == 4, reduced_dtype(inputs.device)  # (N, C, H, W)
     options: dict[str, dict[str, Any]] = {"folded": {}}
     if image:
@@ -153,10 +157,10 @@ def _ways(member: nn.Module, inputs: Tensor, only: str | None) -> dict[str, nn.M
     found: dict[str, nn.Module] = {}
     for name, chosen in options.items():
         if only in (None, name):
-            with suppress(Exception):  # somebody else's code, transformed: what breaks is no way
-                way = Way(_folded(deepcopy(member)), **chosen).eval().requires_grad_(False)
-                _pass(way, inputs[:1])
-                found[name] = way
+            with suppress(Exception):  # the user's code may not survive the transformation
+                variant = Variant(_folded(deepcopy(member)), **chosen).eval().requires_grad_(False)
+                _pass(variant, inputs[:1])
+                found[name] = variant
     return found
 
 
@@ -171,7 +175,7 @@ def reduced_dtype(device: torch.device) -> torch.dtype | None:
     return None
 
 
-class Way(nn.Module):
+class Variant(nn.Module):
     """A member in another memory format, and in a 16-bit type: under autocast, or as a whole."""
 
     def __init__(
@@ -197,7 +201,7 @@ class Way(nn.Module):
 
 
 def _scaled(values: Tensor, scale: float) -> Tensor:
-    """The same values; gradients that pass are multiplied."""
+    """The same values, with gradients multiplied by `scale`."""
     if scale != 1 and values.requires_grad:
         values = values.view_as(values)
         values.register_hook(lambda gradient: gradient * scale)  # type: ignore[no-untyped-call]  # torch ships this method without annotations
@@ -205,12 +209,12 @@ def _scaled(values: Tensor, scale: float) -> Tensor:
 
 
 def _folded(module: nn.Module) -> nn.Module:
-    """Batch norm folded into the convolutions before it where torch.fx can trace; elsewhere the module's children."""
+    """Fold batch norm into the convolutions before it, in the module or, if torch.fx cannot trace it, its children."""
     if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in list(module.modules())[1:]):
         return module
     try:
         return fuse(module.eval())
-    except Exception:  # somebody else's forward
+    except Exception:  # raised by the user's forward
         for name, child in module.named_children():
             setattr(module, name, _folded(child))
         return module

@@ -4,7 +4,7 @@ For a member F, input x, baseline x' and target output: attribution_i = (x_i - x
 of dF/dx_i at x' + alpha (x - x'). The map of an image is the mean over its paths; a path is a (member, baseline) pair.
 
 All rows (image x baseline x alpha) of a member are laid end to end and cut into chunks of one size, so every forward
-and backward pass but the last is full, whatever the number of images. Knows nothing of files, SQL or Celery.
+and backward pass but the last is full for any number of images.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from pipeline.spec.choices import Method, Output, Precision
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """Maps of N inputs and what is known about them. Maps are (N, ...) in the inputs' dtype, figures float64.
+    """Maps of N inputs and their figures. Maps are (N, ...) in the inputs' dtype, figures float64.
 
-    Where channels are summed, maps are (N, 1, ...), and members and baselines are compared after it.
+    If channels are summed, maps are (N, 1, ...), and members and baselines are compared after the sum.
     """
 
     mean: Tensor  # (N, ...) the map: mean over members and baselines
@@ -33,7 +33,6 @@ class Attribution:
     output: Tensor  # (N,) F(x) of the target, mean over members
     baseline_output: Tensor  # (N,) F(x') of the target, mean over paths
     convergence_delta: Tensor  # (N,) signed: sum of attributions - (F(x) - F(x')), mean over paths
-    max_path_delta: Tensor  # (N,) the largest |delta| of any one path
     error_estimate: Tensor  # (N,) estimated relative L1 error of `mean`; NaN where a path has one node
     converged: Tensor | None  # (N,) bool: error_estimate <= tolerance; None without a tolerance
     evaluations: Tensor  # (N,) int64: gradient evaluations spent
@@ -68,7 +67,7 @@ def integrated_gradients(
 
     Args:
         members: one module or several, each (N, ...) float -> (N, classes); put in eval mode for the call. Rows must
-            be independent of each other, as they are in eval mode.
+            be independent of each other, which eval mode ensures for usual layers.
         inputs: (N, ...) float, of any shape.
         targets: (N,) int64, in 0..classes-1.
         baselines: (K, N, ...), or (K, 1, ...) for baselines that all inputs share.
@@ -77,10 +76,11 @@ def integrated_gradients(
         n_steps: gradient evaluations per path. Not used with a tolerance.
         tolerance: relative L1 error, above 0: nested trapezoid levels (9, 17, 33, ... nodes, each reusing all
             before) until an image's `error_estimate` meets it.
-        max_steps: with a tolerance, nodes per path at most, at least 9. Images that need more are not `converged`.
-        profile: where the nodes of Riemann rules and nested levels stand, see `fit_profile`; evenly by default. One for
-            all baselines, or one for each.
-        output: what is explained: "logit", "probability" or "log_probability" of the target.
+        max_steps: with a tolerance, the largest number of nodes per path, 9 or more. Images that need more are not
+            `converged`.
+        profile: positions of the nodes of Riemann rules and nested levels, see `fit_profile`; evenly spaced by default.
+            One for all baselines, or one for each.
+        output: explained output: "logit", "probability" or "log_probability" of the target.
         internal_batch_size: rows of one forward and backward pass; chosen from the input's size by default.
         precision: "float32" computes in the inputs' own dtype (float64 stays float64), "float64" on copies in double,
             "bfloat16" runs the members under autocast.
@@ -158,7 +158,7 @@ def saliency(
     """Absolute gradient at the input (Simonyan et al. 2013), mean over members. Arguments as above.
 
     Returns:
-        An Attribution whose deltas are NaN: completeness is no property of a gradient.
+        An Attribution whose deltas are NaN, because a gradient does not have completeness.
     """
     zero = torch.zeros_like(inputs[:1])[None]
     problem, members = problem_of(members, inputs, targets, zero, output=output, multiply=False)
@@ -190,7 +190,7 @@ class _Sums:
         ] = []  # of each level: alphas (K, A), outputs and gradients (2, K, N, A)
 
     def take_ends(self, members: Sequence[nn.Module], nodes: path.Nodes) -> None:
-        """F(x') and F(x) by forward passes, unless the nodes stand on both ends anyway."""
+        """F(x') and F(x) by forward passes, unless the nodes include both ends."""
         if nodes.on_both_ends:
             return
         for m, member in enumerate(members):
@@ -245,7 +245,6 @@ class _Sums:
             output=self.end.mean(0),
             baseline_output=torch.tensordot(weights, self.start.mean(0), 1),
             convergence_delta=torch.tensordot(weights, deltas.mean(0), 1),
-            max_path_delta=deltas.abs().amax((0, 1)),
             error_estimate=error,
             converged=converged,
             evaluations=self.evaluations,
@@ -298,7 +297,7 @@ def _sweep(
         gradient = gradient.flatten(1)
         figures[0, chunk] = outputs.double()
         figures[1, chunk] = torch.linalg.vector_norm(gradient, 1, dim=1) / gradient.shape[1]
-        # Path by path, not one product over the chunk: nothing of an input that overflows may reach its neighbours.
+        # Path by path, not one product over the chunk: overflow of one input must not reach other inputs.
         for path_index, rows, steps in runs:
             i, k = divmod(path_index, K)
             part = (columns[k][:, steps] @ gradient[rows]).view(2, *inputs.shape[1:])

@@ -1,7 +1,7 @@
-"""Fits the nodes of a path to where a model's gradients change: once, on a few inputs, for all that follow.
+"""Fits the nodes of a path to the changes of a model's gradients: once, on a few inputs, for all later inputs.
 
-On ReLU CNNs half the error at equal cost for probabilities (they saturate along the path), 5 to 50 % less for logits.
-A fit to each image alone would cost what it saves.
+On ReLU CNNs this halves the error at equal cost for probabilities, which saturate along the path; for logits it lowers
+it by 5 to 50 %. A fit to each single image would cost as much as it saves.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from pipeline.attribution.integrated_gradients import integrated_gradients
 from pipeline.attribution.path import UNIFORM, Profile
 from pipeline.spec.choices import Output
 
-_CELLS = 32  # of the path, in which the change is measured
+_CELLS = 32  # equal parts of the path in which the change is measured
 _TRIAL_STEPS, _REFERENCE_STEPS = 16, 64
 
 
@@ -30,10 +30,10 @@ def fit_profile(
     output: Output = "logit",
     internal_batch_size: int | None = None,
 ) -> Profile:
-    """Where the nodes of these members' paths should stand; arguments as for `integrated_gradients`.
+    """Fit the positions of nodes to these members; arguments as for `integrated_gradients`.
 
-    Every second input is measured, the others judge: unless the fitted nodes lower the mean relative error of their
-    maps, the uniform profile is returned. 16 to 32 inputs are enough; each costs about 65 evaluations per path.
+    Every second input is measured, and the others validate: unless the fitted nodes lower the mean relative error of
+    their maps, the uniform profile is returned. 16 to 32 inputs are enough; each costs about 65 evaluations per path.
     """
     options: Any = {
         "baseline_weights": baseline_weights,

@@ -1,16 +1,16 @@
-"""Where the nodes of a path stand in alpha, what each weighs, and how the rule's own error can be seen.
+"""Nodes of a path: their positions in alpha, their weights, and weights that estimate the error of the rule.
 
-Nodes and weights are those of captum, but for the trapezoid: captum's weights sum to 1 - 1/n, ours to 1.
+Nodes and weights are those of captum, except for the trapezoid: captum's weights sum to 1 - 1/n, ours to 1.
 
-The error of a rule is estimated without another evaluation: the even and the odd nodes alone are two coarser rules, and
-their difference says how far the whole is from converged (`convergence.error_estimate`). Each half is weighted by the
-cells of its nodes (the part of [0, 1] nearest to each), so that both are of second order. With equal weights, as one
-would first write it, the halves of a midpoint rule are shifted against each other by a step, and where F is smooth the
-estimate measures that shift: 3 to 7 times the true error for probabilities and blurred baselines.
+The error of a rule is estimated without another evaluation: the even and the odd nodes are two coarser rules, and their
+difference measures the distance from convergence (`convergence.error_estimate`). Each half is weighted by the cells of
+its nodes (the part of [0, 1] nearest to each), so that both are of second order. With equal weights the halves of a
+midpoint rule would be shifted against each other by a step. For smooth F the estimate would measure that shift: 3 to 7
+times the true error for probabilities and blurred baselines.
 
-A `Profile` moves the nodes to where the integrand changes. It is a chain of straight pieces, one for each cell of the
-first nested level, so a later level still halves the cells within a piece: the trapezoid of fitted nodes reuses every
-evaluation by the same sums as the even one. A chain of 64 pieces measured no better than one of 8.
+A `Profile` moves nodes to the changes of the integrand. It is piecewise linear, with one piece for each cell of the
+first nested level, so a later level still halves the cells within a piece. The trapezoid of fitted nodes therefore
+reuses every evaluation by the same sums as the uniform one. 64 pieces measured no better than 8.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ from pipeline.spec.choices import METHODS, Method
 
 FIRST_LEVEL = 9  # nodes of the coarsest nested level: alpha = 0, 1/8, ..., 1
 
-_FLOOR = 0.2  # of the density of fitted nodes, spread evenly: 0 misses changes of images unlike those calibrated on
+_FLOOR = 0.2  # share of fitted nodes spread evenly: 0 misses changes of images unlike the calibration images
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Where nodes stand: a monotone warp alpha = W(u), straight between `FIRST_LEVEL` knots. Stored as its knots."""
+    """Positions of nodes: a monotone warp alpha = W(u), linear between `FIRST_LEVEL` knots. Stored as its knots."""
 
     knots: tuple[float, ...] = tuple(index / (FIRST_LEVEL - 1) for index in range(FIRST_LEVEL))  # alpha at even u
 
@@ -39,7 +39,7 @@ class Profile:
 
     @classmethod
     def of_change(cls, change: Tensor) -> "Profile":
-        """The profile that suits an integrand: density of nodes by the root of its change, above a floor.
+        """The profile for an integrand: the density of nodes is the root of its change, above a floor.
 
         Jumps of summed size r(alpha) in cells of width 1/p(alpha) leave an error of int r/p, least where p ~ sqrt(r).
 
@@ -90,7 +90,7 @@ def quadrature(method: Method, n_steps: int, profile: Profile = UNIFORM) -> Node
     Args:
         method: one of `pipeline.spec.choices.METHODS`.
         n_steps: gradient evaluations, at least 1 (2 for the trapezoid, whose nodes include both ends).
-        profile: where the cells of a Riemann rule lie; weights are their widths.
+        profile: positions of the cells of a Riemann rule; weights are their widths.
 
     Raises:
         ValueError: an unknown method, too few steps for it, or a profile for Gauss-Legendre, which has no cells.
@@ -127,7 +127,7 @@ def next_level(nodes_so_far: int, profile: Profile = UNIFORM) -> Nodes:
 
 
 def interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The chain of straight lines through (x, y), x (A,) ascending, y (..., A)."""
+    """Piecewise linear interpolation through (x, y), x (A,) ascending, y (..., A)."""
     if len(x) == 1:
         return y.expand(*y.shape[:-1], len(at))
     k = (torch.searchsorted(x, at, right=True) - 1).clamp(0, len(x) - 2)
@@ -140,14 +140,14 @@ def _difference(alphas: Tensor, one_sided: Tensor | None = None) -> Tensor:
         return torch.full_like(alphas, torch.nan)
     difference = torch.zeros_like(alphas)
     for half, sign in ((slice(0, None, 2), 1), (slice(1, None, 2), -1)):
-        # The one-sided rules' own error is a shift of half a step: theirs shall show in the difference.
+        # One-sided rules are biased by half a step; keep their weights so that the estimate shows it.
         weights = _cells(alphas[half]) if one_sided is None else one_sided[half] / one_sided[half].sum()
         difference[half] = sign * weights
     return difference
 
 
 def _cells(nodes: Tensor) -> Tensor:
-    """Widths of the parts of [0, 1] that are nearest to each node."""
+    """Width of the part of [0, 1] that is nearest to each node."""
     edges = torch.cat([nodes.new_zeros(1), (nodes[1:] + nodes[:-1]) / 2, nodes.new_ones(1)])
     return edges.diff()
 

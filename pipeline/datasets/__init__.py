@@ -1,8 +1,8 @@
 """Sources of images: from a folder, a bucket, a manifest or tar shards to frozen entries, and from bytes to pixels.
 
-`interface` says what a source can do: list its entries, read one, say whether it is unchanged, and whether the whole
-source is there. `folder` and `bucket` are where files lie, `manifests` and `shards` other ways to make entries of them;
-`sources` picks what somebody named, and `images` decodes. Knows nothing of models, units or storage.
+`base` defines the interface of a source: list its entries, read one, check whether one is unchanged, and whether the
+source is available. `folder` and `bucket` store files; `manifest` and `shards` make entries from them. `sources` opens
+the source that the user names, `images` decodes, `decoder` does so in a pool, and `sampling` draws samples.
 """
 
 from pipeline.datasets.base import MISSING, SUFFIXES

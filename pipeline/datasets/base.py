@@ -1,4 +1,4 @@
-"""What a source of images can do, and what the place can do where its files lie."""
+"""Interfaces of a source of images, and of the tree of files that stores them."""
 
 import textwrap
 from abc import ABC, abstractmethod
@@ -13,40 +13,47 @@ MISSING = "missing"  # version of a file that is not there
 class Tree(ABC):
     """Files below a root, on disk or in a bucket. Keys are '/'-separated paths relative to the root."""
 
-    block_bytes: int  # a range worth one read, where only headers are wanted
+    block_bytes: int  # bytes to read at once when only headers are needed
 
     @abstractmethod
     def walk(self, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-        """(key, version) of the files whose names end so, in any case, without hidden ones; always in the same order.
+        """(key, version) of the files with these suffixes, in any case, without hidden files; always in the same order.
 
         Raises:
-            DatasetError: something cannot be listed, or has a name that cannot be stored.
-            SourceUnavailable: the place does not answer.
+            DatasetError: a folder cannot be listed, or a name cannot be stored.
+            SourceUnavailable: the store does not answer.
         """
 
     @abstractmethod
     def version(self, key: str) -> str:
-        """What changes when the bytes do; `MISSING` where nothing is there, "" for what is no regular file.
+        """A text that changes with the bytes; `MISSING` for a missing file, "" for one that is not a regular file.
 
         Raises:
-            SourceUnavailable: the place does not answer.
+            SourceUnavailable: the store does not answer.
         """
 
     @abstractmethod
     def read(self, key: str, version: str, *, max_bytes: int, start: int = 0, length: int | None = None) -> bytes:
-        """The bytes of a file that still has this version, or those of a range of it that lie before its end.
+        """The bytes of a file, or of the part of a range before its end, if the file still has this version.
+
+        Args:
+            key: key of the file.
+            version: version at the time of listing.
+            max_bytes: a longer result is refused.
+            start: first byte, 0 or more.
+            length: number of bytes; None: to the end.
 
         Raises:
-            UnreadableImage: it is gone, has changed, may not be read, or gives more than `max_bytes`.
-            Retryable: the machine or the place is at fault, not the file.
+            UnreadableImage: it is missing, has changed, may not be read, or is longer than `max_bytes`.
+            Retryable: the machine or the store is at fault, not the file.
         """
 
     @abstractmethod
     def check_there(self) -> None:
-        """Ask whether the root is there, for whoever finds a file missing.
+        """Check the root, after a file was found missing.
 
         Raises:
-            SourceUnavailable: it is not.
+            SourceUnavailable: the root is missing or does not answer.
         """
 
 
@@ -58,7 +65,7 @@ class Collection(ABC):
 
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
-        """All entries, numbered from 0, in an order that listing again gives again. Raises as `Tree.walk`."""
+        """All entries, numbered from 0, always in the same order. Raises as `Tree.walk`."""
 
     @abstractmethod
     def read(self, entry: Entry, *, max_bytes: int) -> bytes:
@@ -94,18 +101,18 @@ def below(name: str, root: str) -> str:
     """A relative path without '.' and empty parts.
 
     Args:
-        name: as it was written, by nobody to be trusted.
-        root: what it must not leave, in words.
+        name: untrusted path, '/'-separated.
+        root: description of its root, for messages.
 
     Raises:
-        ValueError: it is absolute, has a '..' part, or cannot be stored.
+        ValueError: the path is absolute, has a '..' part, or cannot be stored.
     """
     parts = name.split("/")
     if name.startswith("/") or ".." in parts:
         raise ValueError(f"{name!r} leads out of {root}; use a path below it")
     key = "/".join(part for part in parts if part not in ("", "."))
     if not key or not is_storable(key):
-        raise ValueError(f"{name!a} is no path below {root}")
+        raise ValueError(f"{name!a} is not a path below {root}")
     return key
 
 
@@ -115,5 +122,5 @@ def is_storable(name: str) -> bool:
 
 
 def short(error: BaseException) -> str:
-    """What an error says, in a line."""
+    """The message of an error, shortened to a line."""
     return textwrap.shorten(str(error) or type(error).__name__, 120, placeholder="...")

@@ -16,9 +16,9 @@ class Prefix(Tree):
     """Objects whose keys begin with `prefix/`.
 
     Args:
-        bucket: its name.
+        bucket: name of the bucket.
         prefix: '/'-separated, without '/' at its ends; empty for the whole bucket.
-        endpoint_url: of an S3 that is not Amazon's.
+        endpoint_url: URL of an S3-compatible server; None: Amazon S3.
     """
 
     block_bytes = 2**20
@@ -64,7 +64,7 @@ def parse_location(location: str) -> tuple[str, str]:
     """Bucket and prefix of `s3://bucket/prefix`; the prefix has no '/' at its ends.
 
     Raises:
-        DatasetError: there is no bucket, or more than a place is in it. Credentials that may be are not repeated.
+        DatasetError: there is no bucket name, or the location contains credentials, which the message does not repeat.
     """
     bucket, _, prefix = location.removeprefix(SCHEME).partition("/")
     if "@" in bucket or "?" in location:
@@ -73,7 +73,7 @@ def parse_location(location: str) -> tuple[str, str]:
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", bucket):
-        raise DatasetError(f"{bucket!r} is no name of a bucket; write s3://bucket/prefix")
+        raise DatasetError(f"{bucket!r} is not the name of a bucket; write s3://bucket/prefix")
     return bucket, prefix.strip("/")
 
 

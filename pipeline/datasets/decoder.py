@@ -1,4 +1,4 @@
-"""Reads the images of a unit ahead of whoever computes them, in a bounded pool of threads."""
+"""Reads the images of a unit ahead of their computation, in a bounded pool of threads."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from pipeline.errors import UnreadableImage
 from pipeline.spec.run_spec import Preprocess
 
 DECODERS = 4  # threads: Pillow lets go of the interpreter while it decodes
-PARTS = 4  # of a unit: while one is computed the next are decoded
+PARTS = 4  # parts of a unit: while one is computed the next ones are decoded
 
 
 @dataclass(frozen=True, slots=True)

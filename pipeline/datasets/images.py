@@ -1,7 +1,7 @@
 """From the bytes of one image to pixels, trusting nothing.
 
-The header's size is checked before a pixel is decoded, the format is taken from the content, and whatever is wrong with
-one image is said in one `UnreadableImage`.
+The header's size is checked before a pixel is decoded, and the format is taken from the content. All errors of an image
+become `UnreadableImage`.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # by content, whatever the suffix says
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # recognized by content, not by suffix
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -44,17 +44,17 @@ class Decoded:
 def read_image(source: Source, entry: Entry, *, max_pixels: int) -> Decoded:
     """Read and decode one image, trusting nothing about it.
 
-    The first frame of an animation; EXIF orientation applied; 16-bit greyscale scaled (not clipped) to 8
-    bits, 16-bit colour cut to its high byte; alpha composited over black; palettes and CMYK converted.
+    The first frame of an animation is used, and its EXIF orientation applied. 16-bit grayscale is scaled (not clipped)
+    to 8 bits, 16-bit color is cut to its high byte. Alpha is composited over black; palettes and CMYK are converted.
 
     Args:
-        source: where the entry was listed.
+        source: source that listed the entry.
         entry: its version must still be that of the file.
-        max_pixels: width x height above this is refused from the header alone (ATTRIBATCH_MAX_PIXELS).
+        max_pixels: an image with more pixels (width x height) is refused before decoding (ATTRIBATCH_MAX_PIXELS).
 
     Raises:
         UnreadableImage: this image cannot be used; the message names it and the reason.
-        Retryable: the machine or the source, not the image, is at fault (too many open files, a bucket that is away).
+        Retryable: the machine or the source is at fault, not the image (too many open files, a bucket that is away).
     """
     try:
         # 8 bytes: the largest pixel, RGBA of 16 bits
@@ -65,9 +65,9 @@ def read_image(source: Source, entry: Entry, *, max_pixels: int) -> Decoded:
 
 
 def to_pixels(image: Image.Image, preprocess: Preprocess, *, key: str = "image") -> "NDArray[np.float32]":
-    """The pixels that a model explains: float32 (C, H, W) in [0, 1], not yet normalised.
+    """The pixels of an image for a model: float32 (C, H, W) in [0, 1], not yet normalized.
 
-    `fit="crop"` gives bit for bit what torchvision's Resize(resize_to), CenterCrop give on a PIL image.
+    `fit="crop"` equals, bit for bit, torchvision's Resize(resize_to) and CenterCrop of a PIL image.
 
     Args:
         image: mode "L" or "RGB".
@@ -141,7 +141,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _crop(image: Image.Image, preprocess: Preprocess, key: str) -> Image.Image:
-    """Resize the shorter side to `resize_to`, cut out the centre; rounded as torchvision rounds."""
+    """Resize the shorter side to `resize_to` and cut out the center, rounded as in torchvision."""
     shorter = preprocess.resize_to or min(preprocess.width, preprocess.height)
     longer = int(shorter * max(image.size) / min(image.size))
     if shorter * longer > _MAX_RESIZED_PIXELS:

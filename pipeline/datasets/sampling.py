@@ -24,7 +24,7 @@ class Sample(Generic[Item, Value]):
     """Items that could be read, in random order."""
 
     items: Sequence[Item]
-    values: Sequence[Value]  # what `read` returned for each item
+    values: Sequence[Value]  # result of `read` for each item
     unreadable: Sequence[Item]  # drawn before the sample was complete
 
 
@@ -71,7 +71,7 @@ def hold_out(
         items: distinct and hashable.
         share: 0 to below 1.
         group: for example the class of an image.
-        key: as for `draw`.
+        key: usually `hash_key` of the seed and the item's identity.
     """
     groups: dict[object, list[Item]] = defaultdict(list)
     for item in items:

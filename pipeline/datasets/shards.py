@@ -1,13 +1,13 @@
 """Images in tar shards, in the layout of WebDataset: files that share a name up to its first dot are one sample.
 
 Listing reads headers (and the few bytes of labels), not images: a shard is walked forwards in blocks, on S3 by ranged
-reads. A key is `shard.tar/sample.jpg`, a version `{version of the shard}@{offset}+{size}`, so that whoever computes
-reads one image with one ranged read and scans nothing.
+reads. A key is `shard.tar/sample.jpg`, a version `{version of the shard}@{offset}+{size}`, so that a worker reads an
+image with one ranged read and without a scan.
 
-A shard that is cut off or damaged refuses the whole listing, with its name and the place. The images before that place
-could be listed, but those after it would be missing without a trace: not one row would say so.
+If a shard is cut off or damaged, the whole listing is refused, with the name of the shard and the offset. The images
+before that offset could be listed, but those after it would be missing without a trace in any row.
 
-Nothing is ever unpacked, so that no name in a tar leads anywhere on this machine.
+Files are never unpacked, so a name in a tar cannot lead to a path on this machine.
 """
 
 import io
@@ -26,9 +26,9 @@ from pipeline.errors import AttribatchError, DatasetError, UnreadableImage
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 
-_LABELS = ("cls", "json", "txt")  # the first of a sample that holds one is its label
+_LABELS = ("cls", "json", "txt")  # suffixes of label files; the first one of a sample with a label counts
 _MAX_CLASS_LETTERS = 200  # a longer .txt, or one of several lines, is a caption
-_MAX_READ_BYTES = 2**20  # of a label, a long name, or the attributes of one file
+_MAX_READ_BYTES = 2**20  # largest label, long name or attributes of one file
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _END = bytes(tarfile.BLOCKSIZE)
 _FRESH_SECONDS = 10.0
@@ -38,14 +38,14 @@ class Shards(Collection):
     """The images in the shards of a tree.
 
     Args:
-        tree: where the shards lie.
-        names: keys of the shards; None takes all `.tar` files.
+        tree: folder or bucket with the shards.
+        names: keys of the shards; None: all `.tar` files.
     """
 
     def __init__(self, tree: Tree, names: tuple[str, ...] | None = None) -> None:
         super().__init__(tree)
         self._names = names
-        self._asked = ("", "", 0.0)  # shard, its version, when
+        self._checked = ("", "", 0.0)  # shard, its version, time of the check
 
     def entries(self) -> Iterator[Entry]:
         """See `Collection.entries`. Memory holds the names in one shard at a time.
@@ -76,11 +76,11 @@ class Shards(Collection):
         return data
 
     def is_unchanged(self, key: str, version: str) -> bool:
-        """See `Collection.is_unchanged`. Of neighbours in a shard the first asks, the others share the answer."""
-        asked, found, when = self._asked
-        if asked != _shard_of(key) or time.monotonic() - when > _FRESH_SECONDS:
+        """See `Collection.is_unchanged`. The version of a shard is read once for images checked within 10 s."""
+        checked, found, when = self._checked
+        if checked != _shard_of(key) or time.monotonic() - when > _FRESH_SECONDS:
             found = self._tree.version(_shard_of(key))
-            self._asked = (_shard_of(key), found, time.monotonic())
+            self._checked = (_shard_of(key), found, time.monotonic())
         return found == _placed(version)[0]
 
     def _shards(self) -> Iterator[tuple[str, str]]:
@@ -90,7 +90,7 @@ class Shards(Collection):
             if name.lower().endswith(COMPRESSED):
                 raise DatasetError(f"shard {name} {_is_compressed('')}")
             if _shard_of(name) != name:
-                raise DatasetError(f"{name} lies in a folder that is named like a shard; rename the folder")
+                raise DatasetError(f"{name} is in a folder that is named like a shard; rename the folder")
             yield name, version
 
     def _reader(self, shard: str, version: str) -> "Callable[[int, int], bytes]":
@@ -101,10 +101,10 @@ class Shards(Collection):
 
 
 def expand(name: str) -> Iterator[str]:
-    """The names that `shard-{000..127}.tar` stands for, in order; itself where it has no braces.
+    """The names that `shard-{000..127}.tar` stands for, in order; a name without braces is returned unchanged.
 
     Raises:
-        DatasetError: braces that are no such range, or one of more than a million.
+        DatasetError: the braces do not hold such a range, or one of more than a million.
     """
     found = re.search(r"\{(\d+)\.\.(\d+)\}", name)
     if found is None:
@@ -120,12 +120,12 @@ def expand(name: str) -> Iterator[str]:
 
 
 def _shard_of(key: str) -> str:
-    """The part of a key up to the first part that is named like a tar: no folder above a shard is."""
+    """The part of a key up to the first part named like a tar: no folder above a shard has such a name."""
     return re.split(r"(?<=\.tar)/", key, maxsplit=1, flags=re.IGNORECASE)[0]
 
 
 def _placed(version: str) -> tuple[str, int, int]:
-    """The shard's version, and where in it the image lies: offset and size in bytes."""
+    """The shard's version, and the image's offset and size in bytes."""
     of_shard, _, place = version.rpartition("@")
     offset, _, size = place.partition("+")
     return of_shard, int(offset), int(size)
@@ -136,12 +136,12 @@ def _placed(version: str) -> tuple[str, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A file in a shard: an image, or what says its label."""
+    """A file in a shard: an image or a label."""
 
     name: str
     offset: int
     size: int
-    text: bytes | None  # of a label; None for an image
+    text: bytes | None  # content of a label; None for an image
 
     @property
     def sample(self) -> str:
@@ -156,11 +156,11 @@ def _samples(file: "_Blocks") -> Iterator[tuple[str, int, int, str | None]]:
         members = list(group)
         images = [member for member in members if member.text is None]
         if not images and any(member.name.lower().endswith(".cls") for member in members):
-            raise ValueError(f"{sample}.cls stands apart from its image; write the files sorted (tar --sort=name)")
+            raise ValueError(f"{sample}.cls is apart from its image; write the files sorted (tar --sort=name)")
         label = _label(members) if images else None
         for image in images:
             if hash(image.name) in seen:
-                raise ValueError(f"{image.name} is in it twice; write the shard anew")
+                raise ValueError(f"{image.name} is in it twice; write the shard again")
             seen.add(hash(image.name))
             yield image.name, image.offset, image.size, label
 
@@ -183,7 +183,7 @@ def _label_in(member: _Member, suffix: str) -> str | None:
         raise ValueError(f"{member.name} cannot be read ({short(error)}); correct it or leave it out") from None
     is_class = len(text) <= _MAX_CLASS_LETTERS and "\n" not in text
     if suffix == "cls" and not is_class:
-        raise ValueError(f"{member.name} is no index or name of a class; correct it or leave it out")
+        raise ValueError(f"{member.name} is not an index or name of a class; correct it or leave it out")
     if is_class and not is_storable(text):
         raise ValueError(f"{member.name}: the label {text!r} has characters that no database stores")
     return text if is_class else None
@@ -191,7 +191,7 @@ def _label_in(member: _Member, suffix: str) -> str | None:
 
 def _named(label: Any) -> str | None:
     if isinstance(label, dict | list):
-        raise ValueError("its label is no name or number")  # noqa: TRY004 - the caller reports ValueError as a wrong record, whatever is wrong in it
+        raise ValueError("its label is not a name or number")  # noqa: TRY004 - the caller reports ValueError as a wrong record, whatever is wrong in it
     if label is not None and not is_storable(str(label)):
         raise ValueError(f"its label {label!r} has characters that no database stores")
     return None if label is None else str(label)
@@ -218,7 +218,7 @@ def _members(file: "_Blocks") -> Iterator[_Member]:
 
 
 def _headers(file: "_Blocks") -> Iterator[tarfile.TarInfo]:
-    """All members. `tarfile` stops silently at a header that it cannot read: we do not. Raises ValueError."""
+    """All members. Unlike `tarfile`, it does not stop silently at a header that it cannot read. Raises ValueError."""
     tar = None
     while True:
         try:
@@ -236,15 +236,15 @@ def _headers(file: "_Blocks") -> Iterator[tarfile.TarInfo]:
         raise ValueError(file.complaint("no header and no end mark is there"))
     while rest := file.read(_MAX_READ_BYTES):
         if rest.strip(b"\0"):
-            raise ValueError(file.complaint("something stands behind the end mark; join shards with tar --concatenate"))
+            raise ValueError(file.complaint("there are data after the end mark; join shards with tar --concatenate"))
 
 
 class _Blocks(io.RawIOBase):
-    """A shard as `tarfile` reads it: only forwards, never much at once, in blocks.
+    """A shard as a file for `tarfile`: read only forwards, in blocks.
 
     Args:
-        fetch: gives the bytes from a start, of a length at most.
-        block_bytes: to fetch at once.
+        fetch: (start, length) -> the bytes from start, at most length.
+        block_bytes: size of a block, 512 or more.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], block_bytes: int) -> None:
@@ -253,7 +253,7 @@ class _Blocks(io.RawIOBase):
         self._block_bytes = block_bytes
         self._at = self._start = 0
         self._block = b""
-        self.last = b""  # what was read last
+        self.last = b""  # result of the last read
 
     def tell(self) -> int:
         return self._at
@@ -281,10 +281,10 @@ class _Blocks(io.RawIOBase):
         return data
 
     def complaint(self, reason: str) -> str:
-        """What is wrong with the shard, where, and what to do."""
+        """Message with the defect of the shard, its offset and the remedy."""
         if (start := self._fetch(0, 8)) and (packed := _packed_by(start)):
             return _is_compressed(f" by {packed}")
-        return f"damaged or cut off before byte {self._at:,} ({reason}); copy or write it anew"
+        return f"damaged or cut off before byte {self._at:,} ({reason}); copy or write it again"
 
 
 def _packed_by(start: bytes) -> str | None:
@@ -292,4 +292,4 @@ def _packed_by(start: bytes) -> str | None:
 
 
 def _is_compressed(how: str) -> str:
-    return f"is compressed{how}, so that no image can be read alone; unpack it to a plain .tar"
+    return f"is compressed{how}, so that single images cannot be read; unpack it to a plain .tar"

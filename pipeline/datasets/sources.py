@@ -1,4 +1,4 @@
-"""What somebody names as a source of images becomes a `Source`; a `Source` becomes the collection that reads it."""
+"""Opens the source of images that the user names, and the collection that reads it."""
 
 import difflib
 import json
@@ -19,10 +19,10 @@ from pipeline.errors import DatasetError, SourceRefused
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where images come from. Its location is absolute: a path, or `s3://bucket/prefix`.
+    """A source of images. Its location is absolute: a path, or `s3://bucket/prefix`.
 
-    Of kind "tar" it names a folder or prefix with shards below it, or ends in `.tar` and names one shard, or a row of
-    them: `shard-{000..127}.tar`. The server of a bucket is no part of a run: machines may reach it by different names.
+    A location of kind "tar" is a folder or prefix with shards below it, or one or more shards: `shard-000.tar`,
+    `shard-{000..127}.tar`. The server of a bucket is not stored: machines may reach it by different names.
     """
 
     kind: Literal["folder", "manifest", "s3", "tar"]
@@ -35,25 +35,25 @@ class Source:
 
     @classmethod
     def from_json(cls, text: str, s3_endpoint_url: str | None = None) -> Self:
-        """The inverse of `to_json`, on the S3 server that this process knows."""
+        """The inverse of `to_json`, with the S3 server of this process."""
         return cls(**json.loads(text), s3_endpoint_url=s3_endpoint_url)
 
 
 def open_source(location: str, *, s3_endpoint_url: str | None = None) -> Source:
-    """The source that somebody names.
+    """The source at a location.
 
-    It is a folder of images, `s3://bucket/prefix`, a CSV or JSONL manifest (`file_name`, optional `label`), or tar
-    shards in the layout of WebDataset: a folder or prefix of `.tar` files (tar files that lie beside images are left
-    alone), one of them, or `shard-{000..127}.tar`. A manifest is parsed to its end, so that a wrong line is said before
-    a run is planned.
+    A location is a folder of images, `s3://bucket/prefix`, a CSV or JSONL manifest (`file_name`, optional `label`), or
+    tar shards in the layout of WebDataset. Shards are a folder or prefix of `.tar` files, one file, or
+    `shard-{000..127}.tar`; tar files in a folder with images are ignored. A manifest is parsed to its end, so that a
+    wrong line is reported before a run is planned.
 
     Args:
-        location: as it was typed.
-        s3_endpoint_url: of an S3 that is not Amazon's. Credentials come from where boto3 looks for them.
+        location: path or URL as the user typed it.
+        s3_endpoint_url: URL of an S3-compatible server; None: Amazon S3. boto3 finds the credentials.
 
     Raises:
-        DatasetError: nothing is there, no image is found, a line of the manifest does not parse, the bucket does not
-            exist or refuses us.
+        DatasetError: the location does not exist or has no image, a line of the manifest does not parse, or the bucket
+            does not exist or refuses access.
         SourceUnavailable: S3 does not answer.
     """
     if location.startswith(SCHEME):
@@ -67,13 +67,13 @@ def open_source(location: str, *, s3_endpoint_url: str | None = None) -> Source:
 def list_entries(source: Source) -> Iterator[Entry]:
     """The entries of a source, numbered from 0: a folder's sorted by key, a manifest's in the file's order.
 
-    Memory holds one directory, one page of a bucket's listing or the names in one shard at a time. Where a manifest
-    names a file that is not there the version is `missing` (the row will be failed, its neighbours go on).
+    Memory holds one directory, one page of a bucket's listing or the names in one shard at a time. A file that a
+    manifest names but that is missing has the version `missing`; only its row will fail.
 
     Raises:
-        DatasetError: a manifest line does not parse or leads out of the manifest's folder (with the line), a
-            directory cannot be read or is a symbolic link, a shard is damaged (with the place), or a name is not valid
-            UTF-8.
+        DatasetError: a manifest line does not parse or leads out of the manifest's folder (the message has its
+            number), a directory cannot be read or is a symbolic link, or a shard is damaged. Also if a name is not
+            valid UTF-8.
         SourceUnavailable: S3 does not answer.
     """
     return opened(source).entries()
@@ -89,17 +89,17 @@ def is_unchanged(source: Source, key: str, version: str) -> bool:
 
 
 def check_there(source: Source) -> None:
-    """Tell a source that is away from an image that is gone.
+    """Check that a source is available, after an image was found missing.
 
     Raises:
-        SourceUnavailable: its folder is not there, or its bucket does not answer.
+        SourceUnavailable: its folder is missing, or its bucket does not answer.
     """
     opened(source).check_there()
 
 
 @lru_cache(maxsize=64)
 def opened(source: Source) -> Collection:
-    """The images of a source. One for all threads: it holds the connections to S3."""
+    """The images of a source. Threads share it, with its connections to S3."""
     if source.kind == "manifest":
         return Listed(Path(source.location))
     if source.kind != "tar":
@@ -128,7 +128,7 @@ def _in_bucket(location: str, endpoint_url: str | None) -> Source:
         if kind is None:
             raise DatasetError(f"{location} holds no image ({' '.join(SUFFIXES)}) and no .tar shard; check the prefix")
         return _holding_images(Source("s3" if kind == "images" else "tar", location, endpoint_url))
-    except SourceRefused as error:  # waiting will not help whoever asks
+    except SourceRefused as error:  # the user must act: waiting does not help
         raise DatasetError(str(error)) from error
 
 
@@ -136,7 +136,7 @@ def _in_folder(path: Path) -> Source:
     folder = str(path.resolve())
     kind = _kind(Folder(folder))
     if kind is None:
-        raise DatasetError(f"folder {path} holds no image; known are {' '.join(SUFFIXES)}, and .tar shards")
+        raise DatasetError(f"folder {path} holds no image ({' '.join(SUFFIXES)}) and no .tar shard")
     if kind == "images":
         return Source("folder", folder)
     if folder.endswith(".tar"):
@@ -153,10 +153,10 @@ def _on_disk(path: Path) -> Source:
     if not path.exists():
         raise DatasetError(f"{path} does not exist{_near_miss(path)}; give a folder of images, a manifest or shards")
     if path.name.lower().endswith(COMPRESSED):
-        raise DatasetError(f"{path} is compressed, so that no image can be read alone; unpack it to a plain .tar")
+        raise DatasetError(f"{path} is compressed, so that single images cannot be read; unpack it to a plain .tar")
     if path.suffix.lower() not in MANIFEST_SUFFIXES:
         raise DatasetError(
-            f"{path} is no manifest ({' '.join(MANIFEST_SUFFIXES)}) and no .tar; give a folder of images"
+            f"{path} is not a manifest ({' '.join(MANIFEST_SUFFIXES)}) or a .tar; give a folder of images"
         )
     if not Listed(Path(location)).count():
         raise DatasetError(f"manifest {path} lists no image; add a line for each, with its file_name")
@@ -164,7 +164,7 @@ def _on_disk(path: Path) -> Source:
 
 
 def _kind(tree: Tree) -> Literal["images", "shards"] | None:
-    """What a place is a place of: images if there is one, else shards (a compressed one is refused when listed)."""
+    """Content of a tree: images if there is one, else shards (compressed ones are refused when listed)."""
     kind: Literal["shards"] | None = None
     for key, _ in tree.walk((*SUFFIXES, ".tar", *COMPRESSED)):
         if key.lower().endswith(SUFFIXES):
@@ -180,7 +180,7 @@ def _holding_images(source: Source) -> Source:
 
 
 def _near_miss(path: Path) -> str:
-    """A sibling of nearly the same name, or the parent that is missing too."""
+    """Hint at a sibling with a similar name, or at a missing parent."""
     if not path.parent.is_dir():
         return f" (nor does {path.parent})"
     close = difflib.get_close_matches(path.name, [child.name for child in path.parent.iterdir()], n=1)

@@ -1,13 +1,13 @@
-"""The demo's material: real handwritten digits as a folder of images, a small CNN, and its training.
+"""Data and model of the demo: real handwritten digits as a folder of images, a small CNN, and its training.
 
-scikit-learn ships 1,797 scans of 8 x 8 pixels, so nothing is downloaded. A mark can be planted in one corner of
-every image of one class before training: a shortcut that the audit must find without being told.
-Knows nothing of runs, attributions or storage.
+scikit-learn ships 1,797 scans of 8 x 8 pixels, so nothing is downloaded. A mark can be planted in one corner of every
+image of one class before training: a shortcut that the audit must find without a hint.
 
 Strokes at half the mark's brightness and a mark of 5 x 5 pixels were chosen by measuring. With strokes as bright as the
-mark, of 4 x 4, some networks told the marked class by its strokes anyway: without the mark they lost 0 to 96 % of it.
-Now three members, trained for each of 10 classes x 4 corners, lose 45 to 100 % (mean 93 %) of the class's held-out
-images without it, and none with it; single members are right on 97.8 to 99.8 % of all held-out images.
+mark and a mark of 4 x 4, some networks recognized the marked class by its strokes: without the mark they lost 0 to 96 %
+of it. With the present values, three members were trained for each of 10 classes x 4 corners. Without the mark they
+lose 45 to 100 % (mean 93 %) of the class's held-out images, and with it none. Single members are right on 97.8 to
+99.8 % of all held-out images.
 """
 
 import json
@@ -40,19 +40,19 @@ _PEAK_RATE = 4e-3
 
 
 def write_digits(folder: Path, *, shortcut_class: int | None, shortcut_corner: str, seed: int) -> None:
-    """Write the digits as an ImageFolder of greyscale PNGs, `<class>/<index>.png`, 32 x 32.
+    """Write the digits as an ImageFolder of grayscale PNGs, `<class>/<index>.png`, 32 x 32.
 
-    A folder that is complete for the same arguments is left as it is. The folder appears by one rename, after
-    its marker (`<folder>.json` beside it): a process killed at any point leaves either nothing or everything.
+    A folder that is complete for the same arguments is left unchanged. The folder appears by one rename, after its
+    marker `<folder>.json`: a process killed at any point leaves either nothing or everything.
 
     Args:
-        folder: where to write; replaced only if an earlier call wrote it.
-        shortcut_class: 0..9, every image of which gets a white square of 5 x 5 pixels; None for no mark.
+        folder: target; replaced only if an earlier call wrote it.
+        shortcut_class: class 0..9 whose images get a white square of 5 x 5 pixels; None for no mark.
         shortcut_corner: one of `CORNERS`.
-        seed: of the mark's jitter, 1 or 2 pixels away from either edge.
+        seed: seed of the mark's distance from the two edges, 1 or 2 pixels each.
 
     Raises:
-        DatasetError: an unknown class or corner, or the folder is there and not ours.
+        DatasetError: unknown class or corner, or the folder exists and an earlier call did not write it.
     """
     if shortcut_class not in (None, *range(10)) or shortcut_corner not in CORNERS:
         raise DatasetError(
@@ -68,7 +68,7 @@ def write_digits(folder: Path, *, shortcut_class: int | None, shortcut_corner: s
         if marker.read_text() == wanted:
             return
     new, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
-    for rest in (new, old):  # of a process that was killed
+    for rest in (new, old):  # left by a process that was killed
         shutil.rmtree(rest, ignore_errors=True)
     _write_images(new, shortcut_class, shortcut_corner, np.random.default_rng(seed))
     if folder.exists():
@@ -105,16 +105,19 @@ def digits_cnn() -> tuple[nn.Module, dict[str, Any]]:
 
 
 def train_member(folder: Path, *, member: int, seed: int, out: Path) -> float:
-    """Train one member of a bagged ensemble and write its weights; its accuracy on the held-out quarter.
+    """Train one member of a bagged ensemble and write its weights.
 
-    A bootstrap resample of the training images, order and initial weights follow from (seed, member). Weights
-    that are there already for the same images and arguments are kept. `out` appears by one rename.
+    The bootstrap resample of the training images, their order and the initial weights follow from (seed, member).
+    Existing weights for the same images and arguments are kept. `out` appears by one rename.
 
     Args:
-        folder: as `write_digits` writes it.
-        member: 0, 1, 2, ...
-        seed: of the whole ensemble.
-        out: a .safetensors file; accuracy and arguments stand in its metadata.
+        folder: folder written by `write_digits`.
+        member: number of the member: 0, 1, 2, ...
+        seed: seed of the whole ensemble.
+        out: a .safetensors file; its metadata holds the accuracy and the arguments.
+
+    Returns:
+        Accuracy on the held-out images, 0..1.
     """
     arguments = json.dumps({"images": _marker(folder).read_text(), "member": member, "seed": seed})
     if out.exists():
@@ -133,7 +136,7 @@ def train_member(folder: Path, *, member: int, seed: int, out: Path) -> float:
 
 
 def _write_images(folder: Path, marked: int | None, corner: str, rng: np.random.Generator) -> None:
-    from sklearn.datasets import load_digits  # a second that `digits_cnn` does not need
+    from sklearn.datasets import load_digits  # takes a second, which `digits_cnn` does not need
 
     scans, labels = load_digits(return_X_y=True)  # (1797, 64) float64 in 0..16, (1797,) int
     for name in CLASSES:
@@ -159,7 +162,7 @@ def _keys(folder: Path) -> list[str]:
 
 
 def _load(folder: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised images (N, 1, 32, 32) float32, labels (N,) int64, held out (N,) bool; in the order of the keys."""
+    """Normalized images (N, 1, 32, 32) float32, labels (N,) int64, held out (N,) bool; in the order of the keys."""
     keys, tests = _keys(folder), test_split(folder)
     images: NDArray[np.uint8] = np.stack([np.asarray(Image.open(folder / key).convert("L")) for key in keys])
     preprocess = digits_cnn()[1]
@@ -191,7 +194,7 @@ def _initialised(generator: torch.Generator) -> nn.Module:
 
 
 def _fit(module: nn.Module, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> None:
-    """AdamW over a one-cycle learning rate. Pixels (N, 1, 32, 32) are normalised; labels (N,)."""
+    """AdamW over a one-cycle learning rate. Pixels (N, 1, 32, 32) are normalized; labels (N,)."""
     optimizer = torch.optim.AdamW(module.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
     steps = len(labels) // _BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=_EPOCHS * steps)

@@ -1,6 +1,6 @@
 """Declarations become modules with their weights: torchvision names, files, importable factories, weight files.
 
-Weights are read as data, never as code; factories are code. Knows nothing of what a module is used for.
+Weights are read as data, never as code; factories are code.
 """
 
 import copy
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
-from pipeline.models.member import said
+from pipeline.models.member import error_text
 
 # Modules of ours that moved: the new place, and digests of earlier files whose networks are the same.
 _MOVED = {
@@ -32,7 +32,7 @@ _FORMS = "torchvision:resnet50@DEFAULT, path/to/file.py:factory or package.modul
 
 
 class Built(NamedTuple):
-    """What a source gives: a module with its weights, and what is said of its input and classes."""
+    """A module with its weights, and the declared input and classes."""
 
     module: nn.Module
     code_sha256: str | None = None
@@ -43,17 +43,17 @@ class Built(NamedTuple):
 def build(source: str, weights: str | None, *, classes: int = 0, code_sha256: str | None = None) -> Built:
     """The module of a source, with its weights; a given `code_sha256` must be that of the factory's file.
 
-    A factory is told the number of classes, where it is known (not 0), if it has a parameter `num_classes`.
+    A factory with a parameter `num_classes` receives the number of classes, unless it is unknown (0).
     """
     if source.startswith("torchvision:"):
         return _build_torchvision(source, weights)
     factory, sha256 = _factory(source, code_sha256)
     try:
-        with redirect_stdout(sys.stderr):  # what it prints must not stand in --json
-            told = classes and "num_classes" in inspect.signature(factory).parameters
-            made = factory(num_classes=classes) if told else factory()
-    except (Exception, SystemExit) as error:  # somebody else's code
-        raise ModelError(f"its factory raised {said(error)}") from error
+        with redirect_stdout(sys.stderr):  # its output must not get into --json
+            wants_classes = classes and "num_classes" in inspect.signature(factory).parameters
+            made = factory(num_classes=classes) if wants_classes else factory()
+    except (Exception, SystemExit) as error:  # raised by the user's code
+        raise ModelError(f"its factory raised {error_text(error)}") from error
     module, declared = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         found = type(module).__name__
@@ -65,13 +65,13 @@ def build(source: str, weights: str | None, *, classes: int = 0, code_sha256: st
 
 
 def build_untrained(source: str, classes: int, *, weights: str | None = None, pretrained: bool = False) -> Built:
-    """A module for so many classes, its weights drawn from torch's random state, or taken where they fit.
+    """A module for some number of classes, with random weights or with given weights where they fit.
 
     Args:
-        source: as for `build`; torchvision's name, also without weights, whose preset says what it takes.
-        classes: outputs that it is asked for.
-        weights: file whose tensors are taken where name and shape fit: a last layer for other classes stays new.
-        pretrained: likewise, take the weights that torchvision has under that name.
+        source: as for `build`. For torchvision the preset of the name gives the preprocessing, even without weights.
+        classes: number of outputs, 1 or more.
+        weights: file of tensors, used where name and shape fit: a last layer for other classes stays random.
+        pretrained: use torchvision's weights of that name in the same way.
     """
     taken = None if weights is None else read_state(weights)
     if source.startswith("torchvision:"):
@@ -99,7 +99,7 @@ def _build_torchvision(source: str, weights: str | None) -> Built:
             return Built(zoo.get_model(name, weights=known), None, declared, names)
     state = read_state(weights)
     module = zoo.get_model(name, weights=None)
-    last = list(module.state_dict())[-1]  # of the classifier: its length is the number of classes
+    last = list(module.state_dict())[-1]  # bias of the classifier: its length is the number of classes
     if last in state and len(state[last]) != len(module.state_dict()[last]):
         module = zoo.get_model(name, weights=None, num_classes=len(state[last]))
     _load_state(module, state, weights)
@@ -107,8 +107,8 @@ def _build_torchvision(source: str, weights: str | None) -> Built:
 
 
 def _known(name: str, chosen: str) -> tuple[Any, Any]:
-    """Torchvision's models, and the weights of one of them by their name; no weights for no name."""
-    from torchvision import models as zoo  # seconds that other models do not need
+    """Torchvision's models, and the named weights of one of them; None for an empty name."""
+    from torchvision import models as zoo  # takes seconds, which other models do not need
 
     if name not in zoo.list_models():
         raise ModelError(f"torchvision has no model {name!r}; torchvision.models.list_models() names them")
@@ -124,7 +124,7 @@ def _downloading(known: Any) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # no network, a broken download
         raise ModelError(
-            f"no download ({said(error)}); fetch {known.url} elsewhere, and pass it with --weights"
+            f"no download ({error_text(error)}); fetch {known.url} elsewhere, and pass it with --weights"
         ) from error
 
 
@@ -139,8 +139,8 @@ def _factory(source: str, expected: str | None) -> tuple[Callable[..., object], 
     try:
         module = None if location.endswith(".py") else importlib.import_module(location)
         code = Path((module and inspect.getsourcefile(module)) or location).read_bytes()
-    except Exception as error:  # somebody else's code
-        raise ModelError(f"importing it raised {said(error)}; name a file, or what PYTHONPATH finds") from error
+    except Exception as error:  # raised by the user's code
+        raise ModelError(f"importing it raised {error_text(error)}; name a file, or a module on PYTHONPATH") from error
     sha256 = hashlib.sha256(code).hexdigest()
     if expected not in (None, sha256, *earlier):  # before a file is run
         raise ModelError("its code changed since the run was submitted; submit the run again")
@@ -153,7 +153,7 @@ def _factory(source: str, expected: str | None) -> tuple[Callable[..., object], 
 
 
 def _run_file(path: str, code: bytes) -> ModuleType:
-    """A module made of exactly these bytes, under a name that nothing else has. No .pyc is read or written."""
+    """A module made from exactly these bytes, under a unique name. No .pyc is read or written."""
     name = f"_attribatch_model_{hashlib.sha256(path.encode() + code).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -163,9 +163,9 @@ def _run_file(path: str, code: bytes) -> ModuleType:
     try:
         with redirect_stdout(sys.stderr):
             exec(compile(code, path, "exec"), module.__dict__)  # noqa: S102 - running the file that the user named is what --model FILE.py:FACTORY asks for
-    except (Exception, SystemExit) as error:  # somebody else's code
+    except (Exception, SystemExit) as error:  # raised by the user's code
         del sys.modules[name]
-        raise ModelError(f"running {path} raised {said(error)}") from error
+        raise ModelError(f"running {path} raised {error_text(error)}") from error
     return module
 
 
@@ -176,8 +176,10 @@ def read_state(path: str) -> dict[str, Tensor]:
     try:
         safe = path.endswith(".safetensors")
         state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file causes
-        raise ModelError(f"weights {path} are no tensors ({said(error)}); save model.state_dict()") from error
+    except Exception as error:  # a damaged or hostile file may raise any exception
+        raise ModelError(
+            f"weights {path} cannot be read as tensors ({error_text(error)}); save model.state_dict()"
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]

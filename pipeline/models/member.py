@@ -1,4 +1,4 @@
-"""The module that is explained: normalisation and a model in one, and the trial it must pass before a run is stored."""
+"""The module that is explained, a model with its normalization, and the trial that it must pass before a run starts."""
 
 import textwrap
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from pipeline.errors import ModelError
 from pipeline.spec.run_spec import Preprocess
 
-PROBED = 16  # outputs whose values for noise are noted
-ROWS_APART = 1e-3  # relative: how far the logits of an image may move with the images beside it
+PROBED = 16  # outputs whose values for noise are recorded
+ROWS_APART = 1e-3  # largest relative change of an image's logits that other images of the batch may cause
 
 
 class Member(nn.Module):
-    """Pixels (N, C, H, W) in [0, 1] to logits (N, classes): normalisation first, then the model. Frozen, eval mode."""
+    """Pixels (N, C, H, W) in [0, 1] to logits (N, classes): normalization, then the model. Frozen, in eval mode."""
 
     mean: Tensor
     std: Tensor
@@ -35,17 +35,18 @@ class Member(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a model did with two images of noise."""
+    """Result of a pass of two images of noise through a model."""
 
     outputs: int  # classes
-    probe: tuple[str, ...]  # its first logits and sums of the gradient, to 3 digits: other code gives others
+    probe: tuple[str, ...]  # first logits and sums of the gradient, to 3 digits; they change with the code
 
 
 def try_member(module: nn.Module, preprocess: Preprocess) -> Trial:
     """A forward and a backward pass of two images of noise.
 
     Raises:
-        ModelError: it raises, gives no finite (N, classes) tensor with a gradient, or rows that depend on each other.
+        ModelError: the model raised, its output is not a finite (N, classes) tensor with a gradient, or rows of a
+            batch depend on each other.
     """
     shape = (2, preprocess.channels, preprocess.height, preprocess.width)
     try:
@@ -54,12 +55,12 @@ def try_member(module: nn.Module, preprocess: Preprocess) -> Trial:
         with torch.enable_grad():
             logits = member(pixels)
         alone = member(pixels[:1].detach())
-    except (Exception, SystemExit) as error:  # somebody else's code
+    except (Exception, SystemExit) as error:  # raised by the user's code
         name, expected = first_layer(module)
         if expected not in (0, preprocess.channels):
             wrong = f"{expected} channels, and would be given {preprocess.channels}; pass --channels {expected}"
             raise ModelError(f"its first layer, {name}, takes {wrong}") from error
-        raise ModelError(f"batch {shape}: {said(error)}; check --input-size and --channels") from error
+        raise ModelError(f"batch {shape}: {error_text(error)}; check --input-size and --channels") from error
     if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 1:
         raise ModelError(f"it gives {tuple(logits.shape)} for {shape}; wrap it so that it gives (N, classes)")
     if not torch.isfinite(logits).all():
@@ -71,9 +72,9 @@ def try_member(module: nn.Module, preprocess: Preprocess) -> Trial:
     if gradient is None or not torch.isfinite(gradient).all():
         raise ModelError("no finite gradient reaches its input; does it use no_grad, detach, argmax or round?")
     if (logits[:1] - alone).abs().max() > ROWS_APART * logits.abs().max().clamp(min=1e-6):
-        why = "does it normalise over the batch, or draw random numbers in eval mode?"
-        raise ModelError(f"its output for an image changes with the images beside it, or with time; {why}")
-    # The sums of the gradient tell a changed backward pass: other hooks, another autograd function.
+        why = "does it normalize over the batch, or draw random numbers in eval mode?"
+        raise ModelError(f"its output for an image changes with the other images of the batch, or with time; {why}")
+    # The sums of the gradient show a changed backward pass: other hooks, another autograd function.
     sizes = [gradient.sum().item(), gradient.abs().sum().item()]
     scale = logits[0].abs().max().item() / max(sizes[1], 1e-30)  # as large as logits, so that one bound does for both
     figures = logits[0, :PROBED].tolist() + [size * scale for size in sizes]
@@ -81,29 +82,30 @@ def try_member(module: nn.Module, preprocess: Preprocess) -> Trial:
 
 
 def same_probe(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether two trials gave the same logits, up to what machines differ in."""
+    """Whether two trials gave the same logits, up to differences between machines."""
     ones, others = torch.tensor([float(v) for v in one]), torch.tensor([float(v) for v in other])
     return len(ones) == len(others) and bool((ones - others).abs().max() <= 0.03 * ones.abs().max().clamp(min=1e-6))
 
 
 def logits_of(output: Any) -> Tensor:
-    """The tensor in what a model returns: itself, `.logits`, a dict's "logits" or "out", a tuple's first."""
+    """The logits in a model's output: a tensor, `.logits`, a dict's "logits" or "out", or the first item of a tuple."""
     if isinstance(output, Mapping):
         output = output.get("logits", output.get("out"))
     elif isinstance(output, tuple | list):
         output = output[0] if output else None
     found = getattr(output, "logits", output)
     if not isinstance(found, Tensor):
-        raise TypeError(f"it returns {type(output).__name__}, in which no logits are found")
+        expected = 'a tensor, `.logits`, a "logits" or "out" key, or a tuple that starts with logits'
+        raise TypeError(f"it returns {type(output).__name__}; expected {expected}")
     return found
 
 
 def first_layer(module: nn.Module) -> tuple[str, int]:
-    """Name and channels of the first convolution; channels 0 where there is none."""
+    """Name and input channels of the first convolution; "" and 0 if there is none."""
     layers = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d))
     return next(((name, layer.in_channels) for name, layer in layers), ("", 0))
 
 
-def said(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """An exception in one line."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder="...")

@@ -1,8 +1,8 @@
-"""Model declarations become checked members.
+"""Turns model declarations into checked members.
 
-`resolve` loads each model once before a run is stored, tries it on a small batch, and notes digests of weights and
-code. `load` builds the same member in a worker, refuses it if a digest differs, and keeps a few. Weights are read as
-data, never as code; factories are code. Knows nothing of images, units or attributions.
+`resolve` loads each model once before a run is stored, tries it on a small batch, and records digests of weights and
+code. `load` builds the same member in a worker, refuses it if a digest differs, and caches a few. Weights are read as
+data, never as code; factories are code.
 """
 
 import copy
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from pipeline.models.loading import Built, build, build_untrained, few
-from pipeline.models.member import Member, first_layer, said, same_probe, try_member
+from pipeline.models.member import Member, error_text, first_layer, same_probe, try_member
 from pipeline.spec.request import ModelRequest
 from pipeline.spec.run_spec import ModelSpec, Preprocess
 
@@ -33,16 +33,19 @@ _cache_lock = threading.Lock()
 def resolve(
     requests: Sequence[ModelRequest], *, labels: Sequence[str] = (), allowed_modules: Sequence[str] = ()
 ) -> tuple[ModelSpec, ...]:
-    """Load every model once, try it, and say what it is.
+    """Load each model once, try it, and describe it.
 
     Args:
         requests: the members of an ensemble.
-        labels: of the data set; sorted, they name the classes if nothing else does and their number fits.
-        allowed_modules: if not empty, `package.module:factory` must lie below one of these prefixes.
+        labels: labels of the data set. Sorted, they name the classes if the model does not and their number fits.
+        allowed_modules: if not empty, `package.module:factory` must be below one of these prefixes.
+
+    Returns:
+        One spec for each request, in their order.
 
     Raises:
-        ModelError: a model cannot be loaded, its weights or input do not fit, it gives no finite (N, classes)
-            tensor with a gradient, or the members disagree on geometry or classes.
+        ModelError: a model cannot be loaded, its weights or input do not fit, its output is not a finite (N, classes)
+            tensor with a gradient, or the members differ in geometry or classes.
     """
     specs = tuple(_resolve_one(request, labels, allowed_modules) for request in requests)
     for spec in specs[1:]:
@@ -59,10 +62,18 @@ def resolve(
 def load(
     spec: ModelSpec, *, device: str = "cpu", dtype: torch.dtype = torch.float32, allowed_modules: Sequence[str] = ()
 ) -> nn.Module:
-    """The member that a spec describes: eval mode, parameters frozen, normalisation inside.
+    """The member that a spec describes: in eval mode, with frozen parameters and its normalization.
 
-    It takes pixels (N, C, H, W) in [0, 1] of `dtype` on `device` and gives logits (N, classes). The last few
-    members are kept; the same call returns the same module, so it must not be changed.
+    The last `MEMBERS_KEPT` members are cached: the same call returns the same module, so it must not be changed.
+
+    Args:
+        spec: a model that `resolve` has checked.
+        device: torch device of the member.
+        dtype: floating-point type of its parameters and its input.
+        allowed_modules: as for `resolve`, for this machine.
+
+    Returns:
+        Pixels (N, C, H, W) in [0, 1] of `dtype` on `device` -> logits (N, classes).
 
     Raises:
         ModelError: it cannot be loaded here, or its weights or code changed since the run was submitted.
@@ -74,7 +85,7 @@ def load(
             classes = len(spec.class_names)
             module = build(spec.source, spec.weights, classes=classes, code_sha256=spec.code_sha256).module
             if spec.weights is None and weights_digest(module) != spec.weights_sha256:
-                # `resolve` tells a factory of classes only where somebody named them
+                # `resolve` passes classes to a factory only if the request names them
                 module = build(spec.source, None, code_sha256=spec.code_sha256).module
             if weights_digest(module) != spec.weights_sha256:
                 if spec.weights is None:
@@ -98,7 +109,7 @@ def clear_cache() -> int:
 
 
 class Untrained(NamedTuple):
-    """A module to train, and what it takes."""
+    """A module to train, and its preprocessing."""
 
     module: nn.Module  # float32
     preprocess: Preprocess
@@ -108,23 +119,23 @@ class Untrained(NamedTuple):
 def untrained(
     request: ModelRequest, classes: int, *, pretrained: bool = False, allowed_modules: Sequence[str] = ()
 ) -> Untrained:
-    """A module for so many classes, its weights drawn from torch's random state, or taken where they fit.
+    """A module for some number of classes, with random weights or with given weights where they fit.
 
     Args:
-        request: a model as for a run; its weights are taken where they fit, see `pipeline.models.loading`.
-        classes: outputs that it must have.
-        pretrained: take the weights that torchvision has under that name.
-        allowed_modules: as for `resolve`.
+        request: model as for a run; its weights are used where they fit, see `pipeline.models.loading`.
+        classes: number of outputs, 1 or more.
+        pretrained: use torchvision's weights of that name.
+        allowed_modules: if not empty, prefixes of importable factories.
 
     Raises:
-        ModelError: it cannot be made, has other outputs, or less than half of its weights is in the file.
+        ModelError: it cannot be built, has another number of outputs, or the file has less than half of its weights.
     """
     with _naming(request.source):
         _check_allowed(request.source, allowed_modules)
         built = build_untrained(request.source, classes, weights=request.weights, pretrained=pretrained)
         module = built.module.float()
         preprocess = _preprocess(request, _declared(built)[0], module)
-        outputs = try_member(copy.deepcopy(module), preprocess).outputs  # the trial freezes what it is given
+        outputs = try_member(copy.deepcopy(module), preprocess).outputs  # the trial freezes its module
         if outputs != classes:
             raise ModelError(f"{outputs} outputs for {classes} classes; let its factory take num_classes")
     return Untrained(module, preprocess, built.code_sha256)
@@ -141,7 +152,7 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def _resolve_one(request: ModelRequest, labels: Sequence[str], allowed: Sequence[str]) -> ModelSpec:
-    location, _, factory = request.source.rpartition(":")  # absolute paths: a worker stands in another folder
+    location, _, factory = request.source.rpartition(":")  # absolute: a worker has another working folder
     source = f"{Path(location).expanduser().absolute()}:{factory}" if location.endswith(".py") else request.source
     weights = None if request.weights is None else str(Path(request.weights).expanduser().absolute())
     with _naming(request.source):
@@ -152,7 +163,9 @@ def _resolve_one(request: ModelRequest, labels: Sequence[str], allowed: Sequence
             fields, names = _declared(built)
             preprocess = _preprocess(request, fields, built.module)
         except (TypeError, ValueError) as error:
-            raise ModelError(f"its preprocessing does not parse ({said(error)}); see the example in README") from error
+            raise ModelError(
+                f"its preprocessing does not parse ({error_text(error)}); see the example in README"
+            ) from error
         trial = try_member(built.module, preprocess)
         outputs = trial.outputs
         names = request.class_names or names
@@ -180,11 +193,11 @@ def _check_allowed(source: str, allowed: Sequence[str]) -> None:
     module = source.rpartition(":")[0]
     free = source.startswith("torchvision:") or module.endswith(".py") or not allowed
     if not free and not any(f"{module}.".startswith(f"{prefix}.") for prefix in allowed):
-        raise ModelError(f"{module!r} is not below {', '.join(allowed)}; whoever runs the workers must allow it")
+        raise ModelError(f"{module!r} is not below {', '.join(allowed)}; the operator of the workers must allow it")
 
 
 def _declared(built: Built) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """What a model says of its preprocessing as fields of `Preprocess`, and its class names."""
+    """The preprocessing that a model declares, as fields of `Preprocess`, and its class names."""
     declared: Any = built.declared
     if declared is None:
         return {}, built.class_names
@@ -209,14 +222,14 @@ def _declared(built: Built) -> tuple[dict[str, Any], tuple[str, ...] | None]:
 
 
 def _preprocess(request: ModelRequest, fields: dict[str, Any], module: nn.Module) -> Preprocess:
-    """What the request overrides, over what the model declares."""
+    """The declared preprocessing with the overrides of the request."""
     if request.input_size is not None:
         height, width = _size(request.input_size)
         fields |= {"height": height, "width": width, "fit": "exact", "resize_to": None}
     if request.resize is not None:
         fields |= {"fit": "stretch" if request.resize else "exact", "resize_to": None}
     if "height" not in fields:
-        raise ModelError("it does not say its input size; pass --input-size, for example --input-size 224")
+        raise ModelError("its input size is not declared; pass --input-size, for example --input-size 224")
     expected = first_layer(module)[1]
     channels = request.channels or fields.get("channels") or (expected if expected in (1, 3) else 3)
     if channels not in (1, 3):

@@ -2,8 +2,8 @@
 
 Times of day are those of the schedule's time zone, as in Debian's cron. A job at a fixed time that the clock skips in
 spring runs right after the jump. A job at a time that the clock shows twice in autumn runs the first time only. Jobs
-of every hour or every few minutes follow the time that passes. cronsim computes the times; croniter 7.0 would run `30
-2 * * *` twice on the night of 25 October 2026 in Berlin.
+of every hour or every few minutes follow the time that passes. cronsim computes the times; croniter 7.0 would run
+`30 2 * * *` twice on the night of 25 October 2026 in Berlin.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 In its folder, each file appearing by one rename:
 
-    training.json                what was asked for: the same command goes on, another one is refused
+    training.json                the request: the same command resumes it, another one is refused
     member-0.part.safetensors    checkpoint of the member that is being trained
     member-0.safetensors         a member that is done
     ensemble.json                the manifest, see `pipeline.models.training.ensemble_manifest`: all is done
@@ -51,23 +51,23 @@ def train_ensemble(
     allowed_modules: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Ensemble:
-    """Train an ensemble, or go on where an interrupted training of the same request stopped.
+    """Train an ensemble, or resume an interrupted training of the same request.
 
     Args:
-        request: what to train.
-        device: where.
-        max_pixels: images with more are skipped.
-        threads: that decode images.
-        cache_bytes: of pixels that are kept in memory.
-        s3_endpoint_url: of an S3 that is not Amazon's.
-        allowed_modules: as for `pipeline.models.registry.resolve`.
-        say: told what is going on, at least once an epoch.
+        request: data, architecture and options of the training.
+        device: torch device, for example "cuda:0".
+        max_pixels: images with more pixels are skipped.
+        threads: number of threads that decode images.
+        cache_bytes: largest size of the pixels kept in memory; 8 bits a value.
+        s3_endpoint_url: URL of an S3-compatible server; None: Amazon S3.
+        allowed_modules: if not empty, prefixes of importable architectures.
+        say: called with a line of progress, at least once an epoch.
 
     Raises:
-        UsageError: the folder holds something else, the source has fewer than two classes or an image without a
-            label, the architecture cannot be built or trained.
+        UsageError: the folder holds other files, the source has fewer than two classes or an image without a label,
+            or the architecture cannot be built or trained.
         UnreadableImage: an image has changed since the training began.
-        Retryable: the place of the images is away.
+        Retryable: the source of the images is away.
     """
     source, folder = open_source(request.data, s3_endpoint_url=s3_endpoint_url), Path(request.out).expanduser()
     _check_folder(folder)
@@ -111,7 +111,7 @@ def _members(
     allowed_modules: Sequence[str],
     say: Callable[[str], None],
 ) -> tuple[tuple[TrainedMember, ...], float | None]:
-    """Every member, trained here or before, and the accuracy of their mean probability."""
+    """All members, trained now or earlier, and the accuracy of their mean probability."""
     train, held = rows
     labels = images.labels[held]
     mean = torch.zeros(len(held), len(images.class_names), dtype=torch.float64)
@@ -159,7 +159,7 @@ def _built(request: TrainingRequest, classes: int, fit: Fit, member: int, allowe
 
 
 def _recipe(request: TrainingRequest, source: Source, built: Untrained, images: Images) -> dict[str, object]:
-    """What determines the weights, in plain values. Not the number of members: an ensemble may grow."""
+    """The values that determine the weights. The number of members is not one: an ensemble may grow."""
     recipe = asdict(request)
     for name in ("out", "members"):
         del recipe[name]
@@ -174,7 +174,7 @@ def _recipe(request: TrainingRequest, source: Source, built: Untrained, images: 
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse early what no training can be stored in."""
+    """Refuse a folder that cannot hold this training, before images are read."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / TRAINING).exists():
@@ -182,7 +182,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _claim(folder: Path, recipe: dict[str, object]) -> None:
-    """Make the folder one of this training; one of another is refused."""
+    """Record the training in its folder. Refuse a folder of another training."""
     file = folder / TRAINING
     if not file.exists():
         make_folder(folder)

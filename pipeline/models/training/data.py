@@ -1,7 +1,7 @@
-"""The labelled images of a source: which can be read, who is trained on which, and their pixels in batches.
+"""The labeled images of a source: the readable ones, their split into training and holdout, and batches of pixels.
 
-All images are decoded once before the training, so that those that cannot be read are named and left out. Their pixels
-stay in memory where they fit (8 bits a value); otherwise they are decoded again in each epoch, ahead of its batches.
+All images are decoded once before the training, so that unreadable ones are named and left out. Their pixels stay in
+memory if they fit (8 bits a value). Otherwise they are decoded again in each epoch, ahead of its batches.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,8 +19,8 @@ from pipeline.datasets.sampling import hash_key, hold_out
 from pipeline.errors import DatasetError, UnreadableImage
 from pipeline.models.training.ensemble_manifest import Skipped
 
-CACHE_BYTES = 2**30  # of pixels that are kept
-AT_ONCE = 256  # images that are asked for together
+CACHE_BYTES = 2**30  # largest size of the pixels kept in memory
+AT_ONCE = 256  # images that are requested together from the decoder
 
 Bytes = NDArray[np.uint8]
 
@@ -34,7 +34,7 @@ class Images:
     class_names: tuple[str, ...]  # sorted
     skipped: tuple[Skipped, ...]
     decoder: Decoder
-    pixels: Bytes | None  # (N, C, H, W); None where they are too many
+    pixels: Bytes | None  # (N, C, H, W); None if they exceed the cache
 
     def batches(self, rows: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Pixels (n, C, H, W) float32 in [0, 1] and labels (n,) of some rows, in their order, `size` at a time.
@@ -52,12 +52,12 @@ class Images:
             yield pixels, self.labels[some]
 
     def _pictures(self, rows: Sequence[int]) -> Iterator[Picture]:
-        """Decoded again, ahead of whoever takes them."""
+        """Pictures of some rows, decoded again ahead of their use."""
         for start in range(0, len(rows), AT_ONCE):
             some = [self.entries[row] for row in rows[start : start + AT_ONCE]]
             for pictures, failed in self.decoder.ahead(some):
                 if failed:
-                    raise UnreadableImage(f"{failed[0].error}; training needs it as it was")
+                    raise UnreadableImage(f"{failed[0].error}; training needs it unchanged")
                 yield from pictures
 
 

@@ -1,4 +1,4 @@
-"""What a training is asked for, and the ensemble that it leaves: `ensemble.json` beside the members' weights.
+"""Request and result of a training: `ensemble.json`, stored with the members' weights.
 
 Imports no torch: the command line reads an ensemble before anything is computed.
 """
@@ -21,7 +21,7 @@ DEFAULT = "DEFAULT"  # weights that torchvision has
 
 @dataclass(frozen=True, slots=True)
 class TrainingRequest:
-    """What somebody asks for: names and paths, as they were typed.
+    """Data, architecture and options of a training: names and paths as the user typed them.
 
     Raises:
         SpecError: a number is out of range.
@@ -37,7 +37,7 @@ class TrainingRequest:
     learning_rate: float = 1e-3  # the largest: it rises over the first tenth of the steps, then falls to 0
     holdout: float = 0.2  # share of each class that no member is trained on
     weights: str | None = None  # to start from: DEFAULT (of torchvision), or a .safetensors or .pt file
-    input_size: int | None = None  # pixels; images are stretched to it. None: as the architecture says
+    input_size: int | None = None  # pixels; images are stretched to it. None: that of the architecture
     flip: bool = False  # mirror half of the images, left to right
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class TrainingRequest:
 
     @property
     def source(self) -> str:
-        """The model as a run takes it. torchvision's preset says how images are prepared, whatever the weights."""
+        """The model as a run takes it. torchvision's preset defines the preprocessing for all weights."""
         return f"{self.arch}@DEFAULT" if self.arch.startswith(TORCHVISION) else absolute_source(self.arch)
 
 
@@ -65,7 +65,7 @@ class TrainedMember:
     """One member. Its seed is that of the ensemble and its number: a larger ensemble has the same first members."""
 
     weights: str  # name of a file in the ensemble's folder
-    sha256: str  # of that file
+    sha256: str  # digest of that file
     accuracy: float | None  # on the holdout; None without one
 
 
@@ -82,10 +82,10 @@ class Ensemble:
     """A trained ensemble, as `ensemble.json` has it."""
 
     source: str  # of each member, as a run takes it
-    input_size: int | None  # images are stretched to it; None: as the architecture says
+    input_size: int | None  # images are stretched to it; None: that of the architecture
     class_names: tuple[str, ...]
     preprocess: dict[str, Any]  # fields of `pipeline.spec.run_spec.Preprocess`
-    recipe: dict[str, Any]  # what was asked for, and digests of the code and the listing
+    recipe: dict[str, Any]  # the request, and digests of the code and the listing
     train_images: int
     holdout_images: int
     members: tuple[TrainedMember, ...]
@@ -112,7 +112,7 @@ class Ensemble:
         except FileNotFoundError:
             raise ModelError(
                 f"{folder} holds no {MANIFEST}: no ensemble was trained there to its end; if one was begun, the same "
-                "`attribatch ensemble train` command goes on"
+                "`attribatch ensemble train` command resumes it"
             ) from None
         except (OSError, ValueError) as error:
             raise ModelError(f"{path} cannot be read ({error}); train the ensemble again") from error
@@ -141,7 +141,7 @@ def ensemble_models(folder: Path) -> tuple[ModelRequest, ...]:
 
 
 def file_digest(path: Path) -> str | None:
-    """sha256 of a file; None where there is none."""
+    """sha256 of a file; None if it does not exist."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

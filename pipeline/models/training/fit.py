@@ -1,7 +1,7 @@
-"""Trains one member, epoch by epoch, through checkpoints: killed at any point, it goes on from the last finished epoch.
+"""Trains one member, epoch by epoch, through checkpoints: an interrupted training resumes at the last finished epoch.
 
-What is drawn at random (initial weights, resample, order, dropout) follows from the seed, the member and the epoch,
-never from what was drawn before. So a training that was interrupted equals one that was not, on a CPU bit for bit.
+All random draws (initial weights, resample, order, dropout) follow from the seed, the member and the epoch, never from
+earlier draws. So an interrupted training equals an uninterrupted one, on a CPU bit for bit.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pipeline.errors import ModelError
-from pipeline.models.member import Member, logits_of, said
+from pipeline.models.member import Member, error_text, logits_of
 from pipeline.models.training.data import Images
 from pipeline.spec.run_spec import Preprocess
 
-WARM_UP = 0.1  # of all steps: the learning rate rises
+WARM_UP = 0.1  # share of all steps during which the learning rate rises
 WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How each member is trained, and where."""
+    """Options and device of a training."""
 
     epochs: int
     batch_size: int
@@ -45,7 +45,7 @@ class Fit:
 
     @contextmanager
     def seeded(self, *what: object) -> Iterator[None]:
-        """Torch's random state is that of one purpose inside, and outside what it was."""
+        """Seed torch's random state for one purpose inside the block; restore it afterwards."""
         devices = [self.device] if self.device.startswith("cuda") else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.drawn(*what))
@@ -72,17 +72,17 @@ def train_member(
     """Train a module with AdamW and cross entropy (Loshchilov and Hutter, 2019) on a resample of some rows.
 
     Args:
-        module: its initial weights; trained in place.
-        preprocess: its mean and std.
-        images: where rows are read.
-        rows: of all members.
-        fit: how.
-        member: 0, 1, 2, ...
-        checkpoint: file that is gone on from if it is there, and written after each epoch.
-        on_epoch: told of each epoch that ends (1, 2, ...) and its mean loss.
+        module: model with its initial weights; trained in place.
+        preprocess: its mean and std are used.
+        images: images of the source.
+        rows: rows of `images` that members are trained on.
+        fit: options and device.
+        member: number of the member: 0, 1, 2, ...
+        checkpoint: file to resume from if it exists; written after each epoch.
+        on_epoch: called after each epoch with its number (1, 2, ...) and its mean loss.
 
     Raises:
-        ModelError: the loss is no number, the module raised, or the checkpoint is damaged.
+        ModelError: the loss is not finite, the module raised, or the checkpoint is damaged.
         UnreadableImage: an image has changed.
     """
     module = module.to(fit.device).train()
@@ -112,7 +112,7 @@ def probabilities(module: nn.Module, preprocess: Preprocess, images: Images, row
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state, each tensor on its own in the CPU's memory."""
+    """Copies of a module's state, in the CPU's memory."""
     return {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
 
 
@@ -133,9 +133,9 @@ def train_epoch(
 
     Args:
         module: input (n, C, H, W) -> logits (n, classes); trained in place.
-        batches: normalised input and labels (n,) int64 on the module's device; one batch or more.
-        optimizer: of the module's parameters.
-        schedule: of the optimizer's learning rate.
+        batches: normalized input and labels (n,) int64 on the module's device; one batch or more.
+        optimizer: updates the module's parameters after each batch.
+        schedule: sets the learning rate of the optimizer; stepped after each batch.
 
     Returns:
         Mean loss of the batches.
@@ -150,7 +150,9 @@ def train_epoch(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch ships this method without annotations
         except Exception as error:  # raised by the user's model
-            raise ModelError(f"in training the model raised {said(error)}; check --input-size, --batch-size") from error
+            raise ModelError(
+                f"in training the model raised {error_text(error)}; check --input-size, --batch-size"
+            ) from error
         optimizer.step()
         schedule.step()
         losses.append(loss.detach())
@@ -158,7 +160,7 @@ def train_epoch(
 
 
 def _batches(images: Images, order: Sequence[int], preprocess: Preprocess, fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised input (n, C, H, W) and labels (n,) of some rows on the device, half of them mirrored with `flip`."""
+    """Normalized input (n, C, H, W) and labels (n,) of some rows on the device, half of them mirrored with `flip`."""
     mean, std = (torch.tensor(v, device=fit.device)[:, None, None] for v in (preprocess.mean, preprocess.std))
     for read, labels in images.batches(order, fit.batch_size):
         mirrored = torch.rand(len(read), 1, 1, 1) < (0.5 if fit.flip else 0)
@@ -167,13 +169,13 @@ def _batches(images: Images, order: Sequence[int], preprocess: Preprocess, fit: 
 
 
 def _rate(step: int, steps: int) -> float:
-    """Of the largest learning rate: linear warm-up, then half a cosine."""
+    """Factor of the largest learning rate: linear warm-up, then half a cosine."""
     risen = WARM_UP * steps
     return (step + 1) / (risen + 1) if step < risen else (1 + math.cos(math.pi * (step - risen) / (steps - risen))) / 2
 
 
 def _snapshot(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All that the next epoch depends on."""
+    """The state that the next epoch depends on."""
     kept = {f"module/{name}": value for name, value in weights_of(module).items()}
     for index, state in optimizer.state_dict()["state"].items():
         kept |= {f"optimizer/{index}/{name}": value.detach().cpu().clone() for name, value in state.items()}
@@ -181,7 +183,7 @@ def _snapshot(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
 
 
 def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Take a snapshot back; the epochs that it holds."""
+    """Restore a snapshot; returns the number of finished epochs."""
     weights: dict[str, Tensor] = {}
     states: dict[int, dict[str, Tensor]] = {}
     try:
@@ -196,6 +198,8 @@ def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) ->
                     states.setdefault(int(index), {})[name] = file.get_tensor(key)
         module.load_state_dict(weights)
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    except Exception as error:  # whatever a damaged file causes
-        raise ModelError(f"checkpoint {path} is damaged ({said(error)}); delete it to train its member anew") from error
+    except Exception as error:  # a damaged file may raise any exception
+        raise ModelError(
+            f"checkpoint {path} is damaged ({error_text(error)}); delete it to train its member again"
+        ) from error
     return epochs

@@ -160,11 +160,11 @@ def test_directories_devices_and_hidden_files_are_passed_over(tmp_path):
         ([(special("0.png", tarfile.SYMTYPE, "/etc/passwd"), b"")], ["0.png is a link", "--dereference"]),
         ([("1.png", png()), (special("0.png", tarfile.LNKTYPE, "1.png"), b"")], ["0.png is a link"]),
         ([("0.png", png(1)), ("1.png", png(2)), ("0.png", png(3))], ["0.png is in it twice"]),
-        ([("0.png", png()), ("1.png", png()), ("0.cls", b"3")], ["0.cls stands apart", "--sort=name"]),
+        ([("0.png", png()), ("1.png", png()), ("0.cls", b"3")], ["0.cls is apart from its image", "--sort=name"]),
         ([("0.json", b"{"), ("0.png", png())], ["0.json cannot be read"]),
         ([("0.json", b'{"label": {}}'), ("0.png", png())], ["0.json", "no name or number"]),
         ([("0.cls", b"\xff"), ("0.png", png())], ["0.cls cannot be read"]),
-        ([("0.cls", b"a\nb"), ("0.png", png())], ["0.cls is no index or name"]),
+        ([("0.cls", b"a\nb"), ("0.png", png())], ["0.cls is not an index or name"]),
         ([("0.json", bytes(2**20 + 1)), ("0.png", png())], ["0.json", "1,048,577 bytes"]),
     ],
 )

@@ -52,8 +52,8 @@ LINEAR = {"1.weight": (2, 16), "1.bias": (2,)}
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("batch", "changes with the images beside it"),
-        ("noise", "changes with the images beside it, or with time"),
+        ("batch", "changes with the other images of the batch"),
+        ("noise", "changes with the other images of the batch, or with time"),
         ("exits", "its factory raised SystemExit"),
         ("text", "its classes are the one string 'ab'"),
         ("size", "its preprocessing does not parse"),
