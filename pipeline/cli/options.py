@@ -1,223 +1,189 @@
-"""The options that say what to compute, declared once: whatever takes them is given the RunRequest they make."""
+"""Shared command-line options: those of models, and those that build a `RunRequest`.
+
+Typer reads the signature of a command. `takes_request` and `takes_models` replace one parameter of a command by the
+options that build its value, so that no command repeats them.
+"""
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 import typer
 
 from pipeline.errors import UsageError
+from pipeline.spec.options import Option, choices_of, flag_of, options_of
+from pipeline.spec.request import ModelRequest, RunRequest
 
-MODELS = "The models (--model, repeatable: several are an ensemble)"
-ATTRIBUTION = "What is computed"
-RUNNING = "How it runs"
+MODEL_FLAGS = {"source": "--model", "class_names": "--classes"}  # of `ModelRequest`, if not the field's name
+OTHER_FLAGS = {"models": "--model", "learning_rate": "--lr"}
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of images or s3://bucket/prefix (class folders in it), CSV/JSONL manifest, .tar shards."
+    ),
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
         "-m",
         help="torchvision:resnet50@DEFAULT, path/to/file.py:factory or pkg.module:factory. Repeat for an ensemble.",
-        rich_help_panel=MODELS,
     ),
 ]
-EnsembleFolder = Annotated[
+Ensemble = Annotated[
     Path | None,
     typer.Option(
         "--ensemble",
-        help="Folder of `attribatch ensemble train`: its members, in place of --model and what describes models.",
-        rich_help_panel=MODELS,
+        help="Folder of `attribatch ensemble train`; replaces --model and the options that describe models.",
     ),
 ]
-Weights = Annotated[
-    list[Path] | None,
-    typer.Option(help="Weights of a model, .safetensors or .pt; in the order of --model.", rich_help_panel=MODELS),
-]
-InputSize = Annotated[
-    int | None, typer.Option(help="Side of the model's square input, pixels.", rich_help_panel=MODELS)
-]
-Resize = Annotated[bool, typer.Option("--resize", help="Stretch images to the input size.", rich_help_panel=MODELS)]
-Mean = Annotated[
-    str | None,
-    typer.Option(help="Normalisation, per channel of [0, 1] pixels: 0.485,0.456,0.406", rich_help_panel=MODELS),
-]
-Std = Annotated[str | None, typer.Option(help="Normalisation, likewise: 0.229,0.224,0.225", rich_help_panel=MODELS)]
-Channels = Annotated[int | None, typer.Option(help="1 for greyscale, 3 for RGB.", rich_help_panel=MODELS)]
-Classes = Annotated[Path | None, typer.Option(help="File of class names, one a line.", rich_help_panel=MODELS)]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """The options that describe models. The same input, classes and normalisation hold for all of them."""
+
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="Weights of a model, .safetensors or .pt; in the order of --model."),
+    ] = None
+    input_size: Annotated[int | None, typer.Option(help="Side of the model's square input, pixels.")] = None
+    resize: Annotated[bool, typer.Option("--resize", help="Stretch images to the input size.")] = False
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Normalisation, per channel of [0, 1] pixels: 0.485,0.456,0.406"),
+    ] = None
+    std: Annotated[str | None, typer.Option(help="Normalisation, likewise: 0.229,0.224,0.225")] = None
+    channels: Annotated[int | None, typer.Option(help="1 for greyscale, 3 for RGB.")] = None
+    classes: Annotated[Path | None, typer.Option(help="File of class names, one per line.")] = None
+
+    def requests(self, sources: Sequence[str]) -> tuple[ModelRequest, ...]:
+        """The members of these sources.
+
+        Raises:
+            UsageError: an option does not parse, or there are more weights than models.
+        """
+        weights = [str(path) for path in self.weights or ()]
+        if len(weights) > len(sources):
+            raise UsageError(f"{len(weights)} --weights for {len(sources)} --model: they pair up in order")
+        return tuple(
+            ModelRequest(
+                source,
+                weights=weights[index] if index < len(weights) else None,
+                input_size=self.input_size,
+                resize=self.resize or None,
+                mean=_numbers("--mean", self.mean),
+                std=_numbers("--std", self.std),
+                channels=self.channels,
+                class_names=None if self.classes is None else _lines(self.classes),
+            )
+            for index, source in enumerate(sources)
+        )
+
+
+def takes_models(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace a command's parameter `options` by the fields of `ModelOptions`."""
+    return _expanded(command, "options", _model_parameters(), ModelOptions)
 
 
 def takes_request(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `run_request` in the place of its parameter `request`, and the request they make.
+    """Replace a command's parameter `request` by the options that build the RunRequest."""
+    parameters = [
+        _parameter("source", Source),
+        _parameter("model", Models, None),
+        _parameter("ensemble", Ensemble, None),
+        *_model_parameters(),
+        *_run_parameters(),
+    ]
+    return _expanded(command, "request", parameters, _request)
 
-    Typer reads signatures, so the options are declared in one place and no command repeats them.
-    """
-    own = inspect.signature(command).parameters
-    asked = inspect.signature(run_request).parameters
+
+def with_flags(message: str) -> str:
+    """A message of the API for the command line: `n_steps` in backquotes becomes --n-steps."""
+    flags = {name: flag_of(RunRequest, name) for name in options_of(RunRequest)} | OTHER_FLAGS
+    for each in fields(ModelRequest):
+        flags[f"ModelRequest.{each.name}"] = MODEL_FLAGS.get(each.name, f"--{each.name.replace('_', '-')}")
+    return re.sub(r"`([A-Za-z_.]+)`", lambda found: flags.get(found[1], found[0]), message)
+
+
+def _expanded(
+    command: Callable[..., None], name: str, parameters: Sequence[inspect.Parameter], build: Callable[..., object]
+) -> Callable[..., None]:
+    """A command with `parameters` instead of its parameter `name`, whose value `build` makes from them."""
     merged: list[inspect.Parameter] = []
-    for name, parameter in own.items():
-        merged += asked.values() if name == "request" else [parameter]
+    for key, own in inspect.signature(command).parameters.items():
+        merged += parameters if key == name else [own.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
 
     @wraps(command)
-    def wrapper(**options: Any) -> None:
-        request = run_request(**{name: options.pop(name) for name in asked})
-        command(request=request, **options)
+    def wrapper(**values: object) -> None:
+        built = build(**{each.name: values.pop(each.name) for each in parameters})
+        command(**{name: built}, **values)
 
-    keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in merged]
-    shown: Any = wrapper  # functions have a signature that mypy does not know
-    shown.__signature__ = inspect.Signature(keywords)
+    vars(wrapper)["__signature__"] = inspect.Signature(merged)
     wrapper.__annotations__ = {each.name: each.annotation for each in merged}
-    del wrapper.__wrapped__  # typer would read the annotations there
+    del wrapper.__wrapped__  # Typer would read the annotations of `command`
     return wrapper
 
 
-def run_request(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of images or s3://bucket/prefix (class folders in it), CSV/JSONL manifest, .tar shards."
-        ),
-    ],
-    model: Models = None,
-    ensemble: EnsembleFolder = None,
-    weights: Weights = None,
-    input_size: InputSize = None,
-    resize: Resize = False,
-    mean: Mean = None,
-    std: Std = None,
-    channels: Channels = None,
-    classes: Classes = None,
-    baseline: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="black, white, color:R,G,B, mean, blurred:sigma=8, opposite, uniform:n=8, gaussian:n=8,sigma=0.2 or "
-            "samples:n=8; weight=W in any. Repeat to average. Default: black.",
-            rich_help_panel=ATTRIBUTION,
-        ),
-    ] = None,
-    target: Annotated[
-        str, typer.Option(help="predicted, label, rank:K or class:NAME.", rich_help_panel=ATTRIBUTION)
-    ] = "predicted",
-    output: Annotated[
-        str, typer.Option(help="logit, probability or log_probability.", rich_help_panel=ATTRIBUTION)
-    ] = "logit",
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            help="Stop per image at this relative error of its map, for example 0.03.", rich_help_panel=ATTRIBUTION
-        ),
-    ] = None,
-    max_steps: Annotated[
-        int, typer.Option(help="With --tolerance: most steps per path.", rich_help_panel=ATTRIBUTION)
-    ] = 513,
-    n_steps: Annotated[
-        int, typer.Option(help="Without --tolerance: steps per path.", rich_help_panel=ATTRIBUTION)
-    ] = 50,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="riemann_middle, gausslegendre, riemann_trapezoid, riemann_left or riemann_right.",
-            rich_help_panel=ATTRIBUTION,
-        ),
-    ] = "riemann_middle",
-    nodes: Annotated[
-        str, typer.Option(help="fitted to where gradients change, or uniform.", rich_help_panel=ATTRIBUTION)
-    ] = "fitted",
-    attribution: Annotated[
-        str,
-        typer.Option(help="integrated_gradients, input_x_gradient or saliency.", rich_help_panel=ATTRIBUTION),
-    ] = "integrated_gradients",
-    precision: Annotated[str, typer.Option(help="float32, float64 or auto.", rich_help_panel=ATTRIBUTION)] = "float32",
-    store_channels: Annotated[
-        str, typer.Option(help="Stored maps: keep every channel, or their sum.", rich_help_panel=ATTRIBUTION)
-    ] = "keep",
-    seed: Annotated[int, typer.Option(help="Of random baselines.", rich_help_panel=ATTRIBUTION)] = 0,
-    unit_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per unit of work.", rich_help_panel=RUNNING)
-    ] = None,
-    reuse: Annotated[
-        bool,
-        typer.Option("--reuse/--no-reuse", help="Take what other runs have computed.", rich_help_panel=RUNNING),
-    ] = True,
-) -> Any:
-    """The RunRequest that these options make.
+def _parameter(name: str, annotation: object, default: object = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _model_parameters() -> list[inspect.Parameter]:
+    return [_parameter(each.name, each.type, each.default) for each in fields(ModelOptions)]
+
+
+def _run_parameters() -> list[inspect.Parameter]:
+    """The declared options of a RunRequest as parameters of a Typer command, `--baseline` first."""
+    declared = options_of(RunRequest)
+    return [_run_parameter(name, *declared[name]) for name in sorted(declared, key=lambda name: name != "baselines")]
+
+
+def _run_parameter(name: str, declared: "Field[Any]", one: Option) -> inspect.Parameter:
+    flag, words, default = flag_of(RunRequest, name), choices_of(declared), declared.default
+    kind: object = str if words else declared.type
+    if get_origin(kind) is tuple:
+        kind, default = list[str] | None, None
+    text = with_flags(f"{one.help}: {', '.join(words[:-1])} or {words[-1]}." if words else one.help)
+    switch = f"{flag}/--no-{name.replace('_', '-')}" if declared.type is bool else flag
+    return _parameter(_python_name(flag), Annotated[kind, typer.Option(switch, help=text)], default)
+
+
+def _python_name(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def _request(source: str, model: list[str] | None, ensemble: Path | None, **values: Any) -> RunRequest:
+    """The RunRequest of the options.
 
     Raises:
-        UsageError: they do not parse or are out of range, there are more weights than models, or neither models nor an
-            ensemble.
+        UsageError: an option does not parse or is out of range, or neither models nor an ensemble are named.
     """
-    from pipeline.api import RunRequest
-
-    described = (weights, input_size, resize, mean, std, channels, classes)
-    request = RunRequest(
-        source=source,
-        models=_members(model, ensemble, described),
-        baselines=tuple(baseline or ("black",)),
-        target=target,
-        output=output,
-        tolerance=tolerance,
-        max_steps=max_steps,
-        n_steps=n_steps,
-        method=method,
-        nodes=nodes,
-        attribution=attribution,
-        precision=precision,
-        channels=store_channels,
-        seed=seed,
-        unit_size=unit_size,
-        reuse=reuse,
-    )
-    request.checked()  # now: models take a while to load, a data set to list
-    return request
+    described = ModelOptions(**{each.name: values.pop(each.name) for each in fields(ModelOptions)})
+    names = {_python_name(flag_of(RunRequest, name)): name for name in options_of(RunRequest)}
+    chosen: dict[str, Any] = {
+        names[key]: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    if not chosen["baselines"]:
+        del chosen["baselines"]
+    return RunRequest(source, _members(model, ensemble, described), **chosen)
 
 
-def _members(model: list[str] | None, ensemble: Path | None, described: tuple[Any, ...]) -> Any:
-    """The models that are named one by one, or the members of a trained ensemble."""
+def _members(model: list[str] | None, ensemble: Path | None, described: ModelOptions) -> tuple[ModelRequest, ...]:
     from pipeline.models.training.ensemble_manifest import ensemble_models
 
     if ensemble is None:
         if not model:
-            raise UsageError("no model is named; give --model (see --help), or --ensemble with a trained one's folder")
-        return model_requests(model, *described)
-    if model or any(described):
-        raise UsageError("--ensemble brings its models, weights, input size and classes; leave --model and theirs out")
+            raise UsageError("no model is named; give --model (see --help), or --ensemble with the folder of one")
+        return described.requests(model)
+    if model or described != ModelOptions():
+        raise UsageError("--ensemble brings its models, weights, input size and classes; leave out their options")
     return ensemble_models(ensemble)
-
-
-def model_requests(
-    sources: list[str],
-    weights: list[Path] | None,
-    input_size: int | None,
-    resize: bool,
-    mean: str | None,
-    std: str | None,
-    channels: int | None,
-    classes: Path | None,
-) -> Any:
-    """The members that the options name, a tuple of ModelRequest.
-
-    Raises:
-        UsageError: they do not parse, or there are more weights than models.
-    """
-    from pipeline.spec.request import ModelRequest
-
-    paths = [str(path) for path in weights or ()]
-    if len(paths) > len(sources):
-        raise UsageError(f"{len(paths)} --weights for {len(sources)} --model: they pair up in order")
-    names = None if classes is None else _lines(classes)
-    return tuple(
-        ModelRequest(
-            source,
-            weights=paths[index] if index < len(paths) else None,
-            input_size=input_size,
-            resize=resize or None,
-            mean=_numbers("--mean", mean),
-            std=_numbers("--std", std),
-            channels=channels,
-            class_names=names,
-        )
-        for index, source in enumerate(sources)
-    )
 
 
 def _lines(path: Path) -> tuple[str, ...]:
@@ -233,4 +199,4 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{option} {text!r} is no list of numbers; write for example 0.485,0.456,0.406") from None
+        raise UsageError(f"{option} {text!r} is not a list of numbers; write for example 0.485,0.456,0.406") from None

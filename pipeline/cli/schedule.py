@@ -1,18 +1,22 @@
-"""`attribatch schedule ...` and `attribatch up`: runs that are repeated, and how far the evidence moved between two."""
+"""`attribatch schedule`: repeat a run by the clock, and measure how far the evidence moved."""
 
-import signal
-import threading
+import json
 from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
+from db.records import ClassDrift, Occasion, OccasionState, Schedule
 from pipeline.cli import console
+from pipeline.cli.console import out
 from pipeline.cli.options import takes_request
-from pipeline.cli.serving import Host, Names, Port, Token, place
 from pipeline.cli.session import EXCEEDED, FAILED, PARTIAL, Json, open_pipeline, resumable
-from pipeline.errors import PortTaken
+from pipeline.formatting import visible
+
+if TYPE_CHECKING:
+    from pipeline.spec.request import RunRequest
 
 schedule_app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +25,7 @@ schedule_app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
-Workers = Annotated[int, typer.Option(min=1, help="Worker processes, where no broker is configured.")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes, if no broker is configured.")]
 
 
 @schedule_app.command(
@@ -31,159 +35,170 @@ Workers = Annotated[int, typer.Option(min=1, help="Worker processes, where no br
 @takes_request
 def add(
     name: Name,
-    request: Any,
+    request: "RunRequest",
     cron: Annotated[str, typer.Option(help="Five fields: minute, hour, day of month, month, day of week.")],
-    timezone: Annotated[str, typer.Option(help="Whose clock they mean, for example Europe/Berlin.")] = "UTC",
+    timezone: Annotated[str, typer.Option(help="Time zone of the cron fields, for example Europe/Berlin.")] = "UTC",
     fail_on: Annotated[
         str | None,
         typer.Option(help="Gate for exit code 4: drift, class_drift or ndcg, compared with a number: 'drift>0.1'."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Store a schedule. Models are loaded and images listed once now, to see that it can run; nothing is computed."""
-    from pipeline.cli.schedule_printing import said
+    """Store a schedule. Loads the models and lists the images once as a check; computes nothing."""
     from pipeline.schedules.cron import on_clock
 
     with open_pipeline() as pipeline, console.working("loading models and listing images"):
         made = pipeline.schedules.add(name, request, cron=cron, timezone=timezone, fail_on=fail_on)
     due = on_clock(made.next_due, made.timezone)
-    sentence = f"schedule {name}: next due {due}; `attribatch schedule tick` runs it then"
-    said(sentence, made, as_json=as_json)
+    _print_done(f"schedule {name}: next due {due}; `attribatch schedule tick` runs it then", made, as_json=as_json)
 
 
 @schedule_app.command("list", epilog="Example: attribatch schedule list --json")
 def list_schedules(as_json: Json = False) -> None:
-    """Show all schedules and when each comes due next."""
-    from pipeline.cli.schedule_printing import schedules
+    """Show all schedules and when each is due next."""
+    from pipeline.schedules.cron import on_clock
 
     with open_pipeline() as pipeline:
-        schedules(pipeline.schedules.listed(), as_json=as_json)
+        found: Sequence[Schedule] = pipeline.schedules.listed()
+    if as_json:
+        console.print_json([asdict(each) | {"request": json.loads(each.request)} for each in found])
+        return
+    if not found:
+        out.print("no schedules yet; add one with: attribatch schedule add")
+        return
+    table = console.table(("schedule", "cron", "time zone", "next due", "fail on", "source"))
+    for each in found:
+        due = "paused" if each.paused else on_clock(each.next_due, each.timezone)
+        cells = (each.name, each.cron, each.timezone, due, each.fail_on or "", json.loads(each.request)["source"])
+        table.add_row(*(escape(visible(cell)) for cell in cells))
+    console.print_table(table)
 
 
 @schedule_app.command(epilog="Example: attribatch schedule pause nightly")
 def pause(name: Name, as_json: Json = False) -> None:
-    """Let a schedule come due no more. What is under way goes on."""
-    _change("pause", name, f"schedule {name} is paused; `attribatch schedule resume {name}` ends that", as_json)
+    """Stop a schedule from coming due. A run in progress continues."""
+    with open_pipeline() as pipeline:
+        pipeline.schedules.pause(name)
+    sentence = f"schedule {name} is paused; `attribatch schedule resume {name}` resumes it"
+    _print_done(sentence, {"schedule": name, "done": "pause"}, as_json=as_json)
 
 
 @schedule_app.command(epilog="Example: attribatch schedule resume nightly")
 def resume(name: Name, as_json: Json = False) -> None:
-    """Let a paused schedule come due again. What was missed meanwhile stays missed."""
-    _change("resume", name, f"schedule {name} goes on", as_json)
+    """Let a paused schedule come due again. Occurrences missed during the pause are skipped."""
+    with open_pipeline() as pipeline:
+        pipeline.schedules.resume(name)
+    _print_done(f"schedule {name} is resumed", {"schedule": name, "done": "resume"}, as_json=as_json)
 
 
 @schedule_app.command(epilog="Example: attribatch schedule remove nightly")
 def remove(name: Name, as_json: Json = False) -> None:
-    """Forget a schedule and its history. Its runs stay."""
-    _change("remove", name, f"schedule {name} is removed; its runs stay, see `attribatch status`", as_json)
+    """Delete a schedule and its history. Its runs are kept."""
+    with open_pipeline() as pipeline:
+        pipeline.schedules.remove(name)
+    sentence = f"schedule {name} is removed; its runs are kept, see `attribatch status`"
+    _print_done(sentence, {"schedule": name, "done": "remove"}, as_json=as_json)
 
 
 @schedule_app.command("run-now", epilog="Example: attribatch schedule run-now nightly --workers 2")
 def run_now(name: Name, workers: Workers = 1, as_json: Json = False) -> None:
-    """Do one turn of a schedule at once, to its end. Exit code 4 where its gate is exceeded."""
-    from pipeline.cli.schedule_printing import turns
-
-    with open_pipeline() as pipeline, resumable(), console.progress_bar() as bar:
+    """Run a schedule now, to its end. Exit code 4 if its gate is exceeded."""
+    with open_pipeline() as pipeline, resumable(), console.ProgressBar() as bar:
         scheduler = pipeline.schedules
-        scheduler.get(name)  # before anything is said of its models
+        scheduler.get(name)  # an unknown name fails before the next line
         bar.say(f"schedule {name}: loading models and listing images")
         found = [scheduler.run_now(name, workers=workers, on_progress=bar.update)]
-    turns(found, as_json=as_json)
-    _exit_after(found)
+    _print_ended(found, as_json=as_json)
 
 
 @schedule_app.command(epilog="Example, in a crontab: * * * * * cd /srv/work && .venv/bin/attribatch schedule tick")
 def tick(workers: Workers = 1, as_json: Json = False) -> None:
-    """Do what is due: submit, compute, compare. For the system's cron, every minute; ticks may overlap.
+    """Submit, compute and compare the schedules that are due.
 
-    With a broker it only submits; Celery workers compute, and a later tick compares. Exit code 4 where a gate is
-    exceeded, else 1 where a schedule failed, else 3 where a run is partial.
+    Run it from the system's cron every minute; ticks may overlap. With a broker it only submits: Celery workers
+    compute, and a later tick compares. Exit code 4 if a gate is exceeded, else 1 if a schedule failed, else 3 if a
+    run is partial.
     """
-    from pipeline.cli.schedule_printing import turns
-
-    with open_pipeline() as pipeline, resumable(), console.progress_bar() as bar:
+    with open_pipeline() as pipeline, resumable(), console.ProgressBar() as bar:
         found = pipeline.tick(workers=workers, on_progress=bar.update).occasions
-    turns(found, as_json=as_json)
-    _exit_after(found)
+    _print_ended(found, as_json=as_json)
 
 
 @schedule_app.command(epilog="Example: attribatch schedule history nightly --json")
 def history(
     name: Name,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most turns.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of occurrences.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Show what became of each turn, the latest first.
+    """Show the past occurrences of a schedule, the latest first.
 
-    Its run, its drift and the reasons. Classes are in the JSON.
+    Each with its run, its drift and remarks; --json adds the classes.
     """
-    from pipeline.cli.schedule_printing import history as print_history
-
     with open_pipeline() as pipeline:
         scheduler = pipeline.schedules
-        found = [(turn, scheduler.classes(turn)) for turn in scheduler.history(name, limit=limit)]
+        found = [(each, scheduler.classes(each)) for each in scheduler.history(name, limit=limit)]
         timezone = next((each.timezone for each in scheduler.listed() if each.name == name), "UTC")
-    print_history(found, timezone, as_json=as_json)
-
-
-def up(
-    workers: Workers = 1,
-    host: Host = "127.0.0.1",
-    port: Port = None,
-    token: Token = None,
-    allowed_host: Names = None,
-    web: Annotated[bool, typer.Option("--web/--no-web", help="Serve the page, too.")] = True,
-) -> None:
-    """Stand by: run schedules, compute what waits, serve the page.
-
-    Until Ctrl-C or SIGTERM. With a broker it computes nothing: Celery workers do.
-    """
-    from pipeline.cli.schedule_printing import turn
-    from pipeline.cli.up import Watch
-
-    stop = threading.Event()
-
-    def ask(number: int, _: Any) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)  # asked twice, it ends at once
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask)
-    with open_pipeline() as pipeline, ExitStack() as opened:
-        console.err.print(f"standing by at {pipeline.settings.home}; Ctrl-C ends it", markup=False)
-        if web:
-            _serve(pipeline, workers, opened, place(host, port, token, allowed_host), chosen=port is not None)
-        Watch(pipeline, workers, stop, say=turn, complain=console.error).stand()
-
-
-def _serve(pipeline: Any, workers: int, opened: ExitStack, where: Any, *, chosen: bool) -> None:
-    """Serve the page until the stack closes. A usual port that another one has taken stops nothing else."""
-    from pipeline.web.server import served
-
-    where.check()
-    try:
-        server = opened.enter_context(served(pipeline, where, workers=workers, computes=True))
-    except PortTaken as error:
-        if chosen:
-            raise
-        console.err.print(f"no page is served: {error}", markup=False)
+    if as_json:
+        console.print_json([asdict(occasion) | {"classes": classes} for occasion, classes in found])
+    elif found:
+        _print_history(found, timezone)
     else:
-        console.err.print(f"the page is at {server.url}", markup=False)
+        out.print("this schedule was not due yet; `attribatch schedule run-now` runs it at once")
 
 
-def _change(what: str, name: str, sentence: str, as_json: bool) -> None:
-    from pipeline.cli.schedule_printing import said
+def print_occasion(occasion: Occasion) -> None:
+    """Print the new state of an occurrence, in one line."""
+    run = f", run {occasion.run_id}" if occasion.run_id else ""
+    drift = "" if occasion.drift is None else f", drift {occasion.drift:.4f}"
+    text = _remark(occasion, ())
+    out.print(f"{occasion.schedule}: {occasion.state}{run}{drift}{'; ' if text else ''}{text}", markup=False)
 
-    with open_pipeline() as pipeline:
-        getattr(pipeline.schedules, what)(name)
-    said(sentence, {"schedule": name, "done": what}, as_json=as_json)
+
+def _print_done(sentence: str, value: object, *, as_json: bool) -> None:
+    if as_json:
+        console.print_json(value)
+    else:
+        out.print(sentence, markup=False)
 
 
-def _exit_after(found: Sequence[Any]) -> None:
-    """The worst of what became of some turns decides the exit code."""
-    if any(turn.exceeded for turn in found):
+def _print_history(found: Sequence[tuple[Occasion, Sequence[ClassDrift]]], timezone: str) -> None:
+    from pipeline.schedules.cron import on_clock
+
+    table = console.table(("due", "state", "run", "drift", "class drift", "nDCG", "remark"))
+    for occasion, classes in found:
+        figures = ["" if v is None else f"{v:.4f}" for v in (occasion.drift, occasion.class_drift, occasion.ndcg)]
+        due = on_clock(occasion.due_at, timezone)
+        table.add_row(due, str(occasion.state), occasion.run_id or "", *figures, escape(_remark(occasion, classes)))
+    console.print_table(table)
+
+
+def _print_ended(found: Sequence[Occasion], *, as_json: bool) -> None:
+    """Print what a tick did, and exit with the code of its worst result."""
+    if as_json:
+        console.print_json(found)
+    else:
+        for each in found:
+            print_occasion(each)
+        if not found:
+            out.print("nothing is due")
+    if any(each.exceeded for each in found):
         raise typer.Exit(EXCEEDED)
-    if any(turn.state == "failed" or turn.error for turn in found):
+    if any(each.state is OccasionState.FAILED or each.error for each in found):
         raise typer.Exit(FAILED)
-    if any(turn.state == "partial" for turn in found):
+    if any(each.state is OccasionState.PARTIAL for each in found):
         raise typer.Exit(PARTIAL)
+
+
+def _remark(occasion: Occasion, classes: Sequence[ClassDrift]) -> str:
+    parts = ["GATE EXCEEDED"] if occasion.exceeded else []
+    if occasion.unchanged:
+        parts.append("nothing changed: the same run as before, nothing was computed")
+    elif occasion.state in (OccasionState.DONE, OccasionState.PARTIAL) and occasion.previous_run_id is None:
+        parts.append("no earlier run to compare with")
+    moved = [(each.drift, each.class_name) for each in classes if each.drift is not None]
+    if moved:
+        drift, name = max(moved, key=lambda each: each[0])
+        parts.append(f"most moved class: {name} ({drift:.4f})")
+    if occasion.error:
+        parts.append(occasion.error)
+    return visible("; ".join(parts))

@@ -35,7 +35,8 @@ from pipeline.attribution.batch import default_batch_size
 from pipeline.attribution.ensemble import predict, target_outputs
 from pipeline.datasets.decoder import Picture
 from pipeline.errors import ModelBroken
-from pipeline.spec.run_spec import ModelSpec, RunSpec, parse_target
+from pipeline.spec.options import parse_target
+from pipeline.spec.run_spec import ModelSpec, RunSpec
 from pipeline.storage.arrays import Floats
 
 log = logging.getLogger("attribatch.explaining")

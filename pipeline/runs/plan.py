@@ -17,7 +17,8 @@ from typing import BinaryIO
 from db.records import Entry, Run, UnitDraft
 from pipeline.datasets import Source
 from pipeline.errors import SpecError
-from pipeline.spec.run_spec import RunSpec, parse_target
+from pipeline.spec.options import parse_target
+from pipeline.spec.run_spec import RunSpec
 
 MAX_LABELS = 100_000
 MAX_UNIT_BYTES = 256 * 2**20  # of a unit's float32 pixels: a worker holds its pixels and maps, some six times as much

@@ -18,7 +18,7 @@ from pipeline.runs import plan
 from pipeline.runs.plan import Manifest
 from pipeline.settings import Settings
 from pipeline.spec.calibration import calibration_images
-from pipeline.spec.choices import Baseline
+from pipeline.spec.options import shared_options
 from pipeline.spec.request import RunRequest
 from pipeline.spec.run_spec import ModelSpec, RunSpec
 from pipeline.storage.keys import manifest_key, run_key
@@ -27,11 +27,10 @@ from pipeline.storage.keys import manifest_key, run_key
 @contextmanager
 def planned(request: RunRequest, settings: Settings) -> Iterator[tuple[Run, RunSpec, Manifest]]:
     """The run of a request, its spec, and its manifest, which is gone when the context ends. Raises UsageError."""
-    baselines = request.checked()
     source = open_source(request.source, s3_endpoint_url=settings.s3_endpoint_url)
     with tempfile.TemporaryDirectory(prefix="attribatch-") as folder:
         manifest = plan.spool(list_entries(source), Path(folder) / "manifest.jsonl.gz")
-        spec = _spec(request, baselines, source, manifest, settings)
+        spec = _spec(request, source, manifest, settings)
         run = plan.plan_run(
             spec,
             source,
@@ -43,30 +42,14 @@ def planned(request: RunRequest, settings: Settings) -> Iterator[tuple[Run, RunS
         yield run, spec, manifest
 
 
-def _spec(
-    request: RunRequest, baselines: tuple[Baseline, ...], source: Source, manifest: Manifest, settings: Settings
-) -> RunSpec:
+def _spec(request: RunRequest, source: Source, manifest: Manifest, settings: Settings) -> RunSpec:
     from pipeline.models import registry
 
     specs: tuple[ModelSpec, ...] = registry.resolve(
         request.models, labels=manifest.labels, allowed_modules=settings.allowed_modules
     )
-    spec = RunSpec(
-        models=specs,
-        baselines=baselines,
-        target=request.target,
-        attribution=request.attribution,
-        output=request.output,
-        method=request.method,
-        n_steps=request.n_steps,
-        tolerance=request.tolerance,
-        max_steps=request.max_steps,
-        nodes=request.nodes,
-        precision=request.precision,
-        channels=request.channels,
-        seed=request.seed,
-        reuse=request.reuse,
-    )
+    baselines = request.parsed_baselines()
+    spec = RunSpec(specs, baselines, **shared_options(request))
     wanted = max((baseline.n for baseline in baselines if baseline.kind == "samples"), default=0)
     few = calibration_images(spec, manifest.count)
     most = max(wanted, few)

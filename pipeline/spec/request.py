@@ -1,7 +1,7 @@
 """What somebody asks for, before it is looked at: names and paths. Knows nothing of listings, specs or storage."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -9,7 +9,8 @@ from db.records import Run
 from pipeline.errors import SpecError
 from pipeline.record_format import build, read_record
 from pipeline.spec.choices import Baseline
-from pipeline.spec.run_spec import RunSpec, check_choices
+from pipeline.spec.options import RunOptions, check_options, option, parse_target, shared_options
+from pipeline.spec.run_spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,36 +31,46 @@ class ModelRequest:
     class_names: tuple[str, ...] | None = None
 
 
+def _unit_size(request: "RunRequest") -> str:
+    return "" if request.unit_size is None or request.unit_size >= 1 else "a unit has at least one image"
+
+
 @dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What somebody asks for: names and paths, as they were typed. `Pipeline.submit` makes a spec and a run of it."""
+class RunRequest(RunOptions):
+    """A request for a run: names and paths as the caller wrote them. `Pipeline.submit` makes a spec and a run of it.
+
+    Raises:
+        SpecError: an option is wrong for any models and images.
+    """
 
     source: str  # a folder, s3://bucket/prefix, a manifest or .tar shards, see `pipeline.datasets.open_source`
-    models: "tuple[ModelRequest, ...]"
-    baselines: tuple[str, ...] = ("black",)  # declarations, see `pipeline.spec.choices.Baseline`
-    target: str = "predicted"  # predicted | label | rank:K | class:NAME_OR_INDEX
-    attribution: str = "integrated_gradients"
-    output: str = "logit"
-    method: str = "riemann_middle"
-    n_steps: int = 50
-    tolerance: float | None = None  # relative L1 error; replaces method and n_steps
-    max_steps: int = 513
-    nodes: str = "fitted"  # or uniform
-    precision: str = "float32"
-    channels: str = "keep"
-    seed: int = 0
+    models: tuple[ModelRequest, ...]
+    baselines: tuple[str, ...] = field(  # declarations, see `pipeline.spec.choices.Baseline`
+        default=("black",),
+        metadata=option(
+            "black, white, color:R,G,B, mean, blurred:sigma=8, opposite, uniform:n=8, gaussian:n=8,sigma=0.2 or "
+            "samples:n=8; weight=W in any. Repeat to average. Default: black.",
+            flag="--baseline",
+        ),
+    )
+    unit_size: int | None = field(
+        default=None,
+        metadata=option("Images per unit of work. Default: chosen by the size of the input.", check=_unit_size),
+    )
     name: str | None = None
-    unit_size: int | None = None  # images; None chooses by the input's size
-    priority: int = 0
-    reuse: bool = True  # False: a run of its own that takes nothing from others
+    priority: int = 0  # runs with a larger priority are computed first
 
-    def checked(self) -> tuple[Baseline, ...]:
-        """The baselines, once it is certain that nothing is wrong whatever the models and images are.
+    def __post_init__(self) -> None:
+        check_options(self)
+        if not self.models:
+            raise SpecError("a run needs at least one model; name one in `models`")
+        if not self.baselines:
+            raise SpecError("a run needs at least one baseline; name one in `baselines`, for example black")
+        parse_target(self.target)
+        self.parsed_baselines()
 
-        Raises:
-            SpecError: something is.
-        """
-        check_choices(self)
+    def parsed_baselines(self) -> tuple[Baseline, ...]:
+        """The declared baselines. Raises SpecError."""
         try:
             return tuple(Baseline.parse(text) for text in self.baselines)
         except ValueError as error:
@@ -104,16 +115,12 @@ def repeat(run: Run) -> RunRequest:
         for model in spec.models
         for size in [model.preprocess]
     )
-    names = ("target", "attribution", "output", "method", "n_steps", "tolerance", "max_steps", "nodes", "precision")
     return RunRequest(
         source=json.loads(run.source)["location"],
         models=members,
         baselines=tuple(str(baseline) for baseline in spec.baselines),
-        channels=spec.channels,
-        seed=spec.seed,
-        reuse=spec.reuse,
         priority=run.priority,
-        **{name: getattr(spec, name) for name in names},
+        **shared_options(spec),
     )
 
 

@@ -11,19 +11,8 @@ from typing import Any, Literal, Self
 
 from pipeline.errors import SpecError
 from pipeline.record_format import build, read_record
-from pipeline.spec.choices import METHODS, OUTPUTS, PRECISIONS, Baseline
-
-ATTRIBUTIONS = ("integrated_gradients", "input_x_gradient", "saliency")
-CHANNELS = ("keep", "sum")
-NODES = ("fitted", "uniform")
-_CHOICES = {
-    "attribution": ATTRIBUTIONS,
-    "output": OUTPUTS,
-    "method": METHODS,
-    "precision": PRECISIONS,
-    "nodes": NODES,
-    "channels": CHANNELS,
-}
+from pipeline.spec.choices import Baseline
+from pipeline.spec.options import RunOptions, parse_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +52,17 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class RunSpec:
-    """What to compute, for every image of a manifest."""
+class RunSpec(RunOptions):
+    """What to compute for every image of a manifest. `RunRequest` has checked the options."""
 
     models: tuple[ModelSpec, ...]
     baselines: tuple[Baseline, ...]
-    target: str = "predicted"  # predicted | label | rank:K (2 = runner-up) | class:NAME_OR_INDEX
-    attribution: str = "integrated_gradients"
-    output: str = "logit"
-    method: str = "riemann_middle"
-    n_steps: int = 50
-    tolerance: float | None = None  # relative L1 error of the map at which an image is finished
-    max_steps: int = 513  # with a tolerance: gradient evaluations per path at most
-    nodes: str = "fitted"  # of Riemann rules and nested levels: to where the models' gradients change, or evenly
-    precision: str = "float32"
-    channels: str = "keep"  # what is stored of a map: every channel, or their sum
-    seed: int = 0
     # Images that the "samples" baselines are drawn from: (key, version, sha256). Resolved at submission.
     samples: tuple[tuple[str, str, str], ...] = field(default=())
     # Images that nodes are fitted on: (key, version, label). Resolved at submission; empty where a fit would not pay.
     calibration: tuple[tuple[str, str, str | None], ...] = field(default=())
-    reuse: bool = True  # take attributions that other runs of this spec have stored
 
     def __post_init__(self) -> None:
-        check_choices(self)
         kind, argument = parse_target(self.target)
         if kind == "class":
             self.target_index()
@@ -137,49 +113,6 @@ class RunSpec:
             model["factory"] = factory if location.endswith(".py") else f"{location}:{factory}"
             del model["weights"]
         return hashlib.sha256(_canonical(data).encode()).hexdigest()
-
-
-def check_choices(asked: Any) -> None:
-    """Refuse what is wrong whatever the models and images are. Messages name options as they are typed.
-
-    Args:
-        asked: a `RunSpec`, or a `pipeline.spec.request.RunRequest`: they share the names of their fields.
-
-    Raises:
-        SpecError: a word that is no choice, a number out of range, no model or no baseline.
-    """
-    for name, allowed in _CHOICES.items():
-        if (value := getattr(asked, name)) not in allowed:
-            option = "--store-channels" if name == "channels" else f"--{name}"  # --channels is the model's
-            raise SpecError(f"{option} {value!r} is none of: {', '.join(allowed)}")
-    if not asked.models:
-        raise SpecError("a run needs at least one model; name one with --model")
-    if not asked.baselines:
-        raise SpecError("a run needs at least one baseline; name one with --baseline, for example black")
-    least = 2 if asked.method == "riemann_trapezoid" else 1
-    if asked.n_steps < least:
-        raise SpecError(f"--n-steps is {asked.n_steps}; {asked.method} needs at least {least}")
-    if asked.tolerance is not None and not 0 < asked.tolerance < 1:
-        raise SpecError(f"--tolerance is {asked.tolerance}; it is a relative error, between 0 and 1, for example 0.03")
-    if asked.max_steps < 9:
-        raise SpecError(f"--max-steps is {asked.max_steps}; the first level has 9 nodes, so it must be at least 9")
-    parse_target(asked.target)
-
-
-def parse_target(text: str) -> tuple[str, str]:
-    """Split a target into kind and argument: `("predicted", "")`, `("label", "")`, `("rank", "2")`, `("class", "cat")`.
-
-    Raises:
-        SpecError: it is none of these.
-    """
-    kind, _, argument = text.partition(":")
-    if kind in ("predicted", "label") and not argument:
-        return kind, ""
-    if kind == "rank" and argument.isdecimal() and int(argument) >= 1:
-        return kind, argument
-    if kind == "class" and argument:
-        return kind, argument
-    raise SpecError(f"target {text!r} is none of: predicted, label, rank:K (2 = runner-up), class:NAME_OR_INDEX")
 
 
 def class_index(wanted: str, names: tuple[str, ...], model: str) -> int:

@@ -143,7 +143,7 @@ def test_interrupted_it_gives_its_unit_back_and_says_how_to_go_on(tmp_path: Path
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
     units = answer(home, "status", "latest")[0]["progress"]["units"]
     assert units["leased"] == 0
     assert units["pending"] > 0

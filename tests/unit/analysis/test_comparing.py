@@ -200,7 +200,7 @@ def test_the_command_prints_and_its_gate_ends_with_code_4(
     assert "18 images with a map in both" in text
     assert "GATE EXCEEDED" in text
     app(["compare", "one", one.id, "--limit", "1"], standalone_mode=False)
-    assert "the same run: nothing can differ" in capsys.readouterr().out
+    assert "the same run, so nothing differs" in capsys.readouterr().out
     code, text = call("--json", "--fail-on", "flip_share>0.5")
     assert (code, json.loads(text)["exceeded"]) == (0, False)
     assert json.loads(text)["spec"] == [{"field": "baselines", "a": "black", "b": "white"}]

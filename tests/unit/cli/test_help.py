@@ -6,8 +6,7 @@ import pytest
 from typer.main import get_group
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
-from pipeline.cli.headings import HEADINGS
+from pipeline.cli.app import HEADINGS, app
 
 GROUPS = {"": get_group(app)} | {
     name: command for name, command in get_group(app).commands.items() if hasattr(command, "commands")

@@ -1,13 +1,18 @@
 """Specs and baseline declarations: round trips, keys that cover what counts, errors that say what is allowed."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.cli.options import with_flags
 from pipeline.errors import SpecError
 from pipeline.spec.choices import Baseline
-from pipeline.spec.run_spec import ModelSpec, Preprocess, RunSpec, parse_target
+from pipeline.spec.options import parse_target
+from pipeline.spec.request import ModelRequest, RunRequest, repeat
+from pipeline.spec.run_spec import ModelSpec, Preprocess, RunSpec
+from tests.unit.db.builders import make_run
 
 MODEL = ModelSpec("a.py:make", "w.pt", "ab" * 32, "cd" * 32, Preprocess(8, 8, 1), ("cat", "dog"))
 
@@ -49,24 +54,52 @@ def test_where_weights_lie_does_not_change_the_key() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "simpson"}, "--method 'simpson' is none of: gausslegendre"),
-        ({"output": "loss"}, "--output 'loss' is none of: logit"),
-        ({"attribution": "lime"}, "--attribution 'lime' is none of"),
-        ({"n_steps": 0}, "--n-steps is 0"),
-        ({"tolerance": 3.0}, "--tolerance is 3.0; it is a relative error"),
-        ({"channels": "all"}, "--store-channels 'all' is none of: keep, sum"),
+        ({"method": "simpson"}, "`method` 'simpson' is none of: gausslegendre"),
+        ({"output": "loss"}, "`output` 'loss' is none of: logit"),
+        ({"attribution": "lime"}, "`attribution` 'lime' is none of"),
+        ({"n_steps": 0}, "`n_steps` is 0; riemann_middle needs at least 1"),
+        ({"n_steps": 1, "method": "riemann_trapezoid"}, "`n_steps` is 1; riemann_trapezoid needs at least 2"),
+        ({"tolerance": 3.0}, "`tolerance` is 3.0; it is a relative error"),
+        ({"channels": "all"}, "`channels` 'all' is none of: keep, sum"),
         ({"max_steps": 3}, "first level has 9 nodes"),
+        ({"unit_size": 0}, "`unit_size` is 0"),
         ({"models": ()}, "at least one model"),
         ({"baselines": ()}, "at least one baseline"),
-        ({"target": "class:fish"}, "class 'fish' is not among the 2 of model 'a.py:make'"),
-        ({"target": "class:2"}, "class '2' is not among the 2"),
+        ({"baselines": ("grey",)}, "kind 'grey' is none of"),
         ({"target": "best"}, "target 'best' is none of: predicted, label"),
         ({"target": "rank:0"}, "target 'rank:0' is none of"),
     ],
 )
 def test_impossible_requests_are_named(changes: dict[str, Any], message: str) -> None:
+    request = RunRequest("./images", models=(ModelRequest("a.py:make"),))
     with pytest.raises(SpecError, match=message):
-        replace(spec(), **changes)
+        replace(request, **changes)
+
+
+@pytest.mark.parametrize("target", ["class:fish", "class:2", "rank:3"])
+def test_a_target_that_the_models_do_not_have_is_named(target: str) -> None:
+    with pytest.raises(SpecError, match=f"{target.split(':')[1]}.*2"):
+        spec(target=target)
+
+
+def test_messages_name_fields_and_the_command_line_its_options() -> None:
+    assert with_flags("`n_steps` is 0, `channels` 'all', `other`") == "--n-steps is 0, --store-channels 'all', `other`"
+    assert with_flags("name it in `models`, see `ModelRequest.channels`") == "name it in --model, see --channels"
+
+
+def test_a_spec_of_an_earlier_version_keeps_its_text_and_its_key() -> None:
+    stored = (Path(__file__).parent / "stored_spec.json").read_text().strip()
+    assert RunSpec.from_json(stored).to_json() == stored
+    assert RunSpec.from_json(stored).key == "4d19744a6a25c3eab36b19f1749068ef6bf57268f4375df7ca200b13b282f1dd"
+
+
+def test_a_repeated_request_has_the_options_of_the_run() -> None:
+    changes = {"n_steps": 7, "nodes": "uniform", "channels": "sum", "seed": 3, "reuse": False, "precision": "auto"}
+    run = make_run(spec=spec(**changes).to_json(), source='{"kind":"folder","location":"/images"}', priority=4)
+    request = repeat(run)
+    assert {name: getattr(request, name) for name in changes} == changes
+    assert (request.source, request.priority) == ("/images", 4)
+    assert request.baselines == ("black", "color:0.1,0.2,0.3")
 
 
 def test_a_class_is_named_or_numbered() -> None:

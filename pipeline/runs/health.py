@@ -1,4 +1,4 @@
-"""Says what is wrong with an installation: the disk, the index, its clock, object storage, the device, the broker."""
+"""Checks of an installation: disk, index, clock, object storage, device and broker."""
 
 import shutil
 import sys
@@ -12,12 +12,12 @@ from db.session import SCHEMA, Index, look_at, open_engine
 from pipeline.errors import AttribatchError, StoreUnavailable
 from pipeline.settings import Settings
 
-CLOCK_SECONDS = 5.0  # apart; more confuses whoever compares logs
+CLOCK_SECONDS = 5.0  # largest accepted difference; more makes logs hard to compare
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was tried, and how it went."""
+    """One check and its result."""
 
     name: str
     ok: bool
@@ -25,7 +25,7 @@ class Check:
 
 
 def examine(settings: Settings) -> list[Check]:
-    """Try everything that a run needs, and clean up. Raises nothing: what fails is a check that is not ok."""
+    """Try all parts that a run needs, and clean up. A failure is a check that is not `ok`, not an exception."""
     tried: list[tuple[str, Callable[[Settings], str]]] = [
         ("python", lambda _: sys.version.split()[0]),
         ("disk", _disk),
@@ -56,27 +56,27 @@ def _disk(settings: Settings) -> str:
 
 def _index(settings: Settings) -> str:
     started = time.monotonic()
-    found = _looked_at(settings)
+    found = _inspect(settings)
     if found.revision not in (None, SCHEMA):
         raise StoreUnavailable(
             f"{found.url} has schema {found.revision!r}, this version expects {SCHEMA!r}; run `attribatch migrate`, or "
             "install the version that wrote it"
         )
-    schema = f"schema {found.revision}" if found.revision else "no tables yet, the first command makes them"
+    schema = f"schema {found.revision}" if found.revision else "no tables yet; the first command creates them"
     return f"{found.url}, {schema}, {1000 * (time.monotonic() - started):.0f} ms"
 
 
 def _clock(settings: Settings) -> str:
-    ahead = _looked_at(settings).ahead_seconds
+    ahead = _inspect(settings).ahead_seconds
     if abs(ahead) > CLOCK_SECONDS:
         raise StoreUnavailable(
-            f"the database's clock is {ahead:+.1f} s from this machine's; set both by NTP: leases go by the database's "
+            f"the database's clock is {ahead:+.1f} s from this machine's; set both by NTP: leases use the database's "
             "clock, and S3 refuses requests that are signed far from its own"
         )
     return f"{1000 * ahead:+.0f} ms between the database and this machine"
 
 
-def _looked_at(settings: Settings) -> Index:
+def _inspect(settings: Settings) -> Index:
     database = open_engine(settings.database_url)
     try:
         return look_at(database)
@@ -89,9 +89,11 @@ def _objects(settings: Settings) -> str:
     key = f"doctor/{token_hex(8)}"
     try:
         if not objects.put_once(key, b"0123456789") or objects.put_once(key, b"other"):
-            raise StoreUnavailable(f"{objects} does not keep a conditional put: two workers could overwrite each other")
+            raise StoreUnavailable(
+                f"{objects} does not honour a conditional put: two workers could overwrite each other"
+            )
         if objects.get(key) != b"0123456789" or objects.get(key, 3, 4) != b"3456":
-            raise StoreUnavailable(f"{objects} does not give back what was put, or ignores ranges")
+            raise StoreUnavailable(f"{objects} returns other bytes than were put, or ignores ranges")
     finally:
         objects.delete(key)
     return f"{objects}: put, conditional put, get, range, delete"

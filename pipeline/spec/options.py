@@ -1,0 +1,136 @@
+"""The options of a run, each declared once.
+
+A declaration states an option's type, default, help text, limits, and its names on the command line and in
+descriptions. The fields of `RunRequest` and `RunSpec`, their validation, the command line (`pipeline.cli.options`),
+repeated requests and descriptions (`pipeline.spec.describe`) all follow from it.
+"""
+
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from pipeline.errors import SpecError
+from pipeline.spec.choices import Method, Output, Precision
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """The properties of an option beside its name, type and default.
+
+    Args:
+        help: one line, with other fields in backquotes. The choices of a `Literal` type are added to it.
+        flag: name on the command line, if it is not the field's name.
+        label: name in descriptions, if it is not the field's name.
+        check: takes the request, returns the problem with this option, or "".
+    """
+
+    help: str
+    flag: str | None = None
+    label: str | None = None
+    check: Callable[[Any], str] = lambda _: ""
+
+
+def option(
+    help: str,  # noqa: A002 - the name that click and Typer use
+    *,
+    flag: str | None = None,
+    label: str | None = None,
+    check: Callable[[Any], str] = lambda _: "",
+) -> dict[str, Option]:
+    """The metadata of a dataclass field that declares an option; the arguments are those of `Option`."""
+    return {"option": Option(help, flag, label, check)}
+
+
+def parse_target(text: str) -> tuple[str, str]:
+    """Split a target into kind and argument: `("predicted", "")`, `("label", "")`, `("rank", "2")`, `("class", "cat")`.
+
+    Raises:
+        SpecError: the text is not a target.
+    """
+    kind, _, argument = text.partition(":")
+    if kind in ("predicted", "label") and not argument:
+        return kind, ""
+    if kind == "rank" and argument.isdecimal() and int(argument) >= 1:
+        return kind, argument
+    if kind == "class" and argument:
+        return kind, argument
+    raise SpecError(f"target {text!r} is none of: predicted, label, rank:K (2 = runner-up), class:NAME_OR_INDEX")
+
+
+def _n_steps(run: "RunOptions") -> str:
+    least = 2 if run.method == "riemann_trapezoid" else 1
+    return "" if run.n_steps >= least else f"{run.method} needs at least {least}"
+
+
+def _tolerance(run: "RunOptions") -> str:
+    fits = run.tolerance is None or 0 < run.tolerance < 1
+    return "" if fits else "it is a relative error, between 0 and 1, for example 0.03"
+
+
+def _max_steps(run: "RunOptions") -> str:
+    return "" if run.max_steps >= 9 else "the first level has 9 nodes, so it must be at least 9"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The options that a request and its spec share."""
+
+    target: str = field(default="predicted", metadata=option("predicted, label, rank:K or class:NAME."))
+    output: Output = field(default="logit", metadata=option("Model output to attribute"))
+    tolerance: float | None = field(
+        default=None,
+        metadata=option("Stop per image at this relative error of its map, for example 0.03.", check=_tolerance),
+    )
+    max_steps: int = field(default=513, metadata=option("With `tolerance`: maximum steps per path.", check=_max_steps))
+    n_steps: int = field(default=50, metadata=option("Without `tolerance`: steps per path.", check=_n_steps))
+    method: Method = field(default="riemann_middle", metadata=option("Without `tolerance`: quadrature rule"))
+    nodes: Literal["fitted", "uniform"] = field(
+        default="fitted", metadata=option("Denser nodes where gradients change, or even spacing")
+    )
+    attribution: Literal["integrated_gradients", "input_x_gradient", "saliency"] = field(
+        default="integrated_gradients", metadata=option("Attribution method")
+    )
+    precision: Precision = field(default="float32", metadata=option("Floating-point format of the models"))
+    channels: Literal["keep", "sum"] = field(
+        default="keep",
+        metadata=option("Store every channel of a map, or their sum", flag="--store-channels", label="stored channels"),
+    )
+    seed: int = field(default=0, metadata=option("Seed of random baselines."))
+    reuse: bool = field(default=True, metadata=option("Reuse maps that other runs have computed."))
+
+
+def options_of(kind: "type[DataclassInstance]") -> "dict[str, tuple[Field[Any], Option]]":
+    """The options of a dataclass by field name, in the order of declaration."""
+    return {each.name: (each, each.metadata["option"]) for each in fields(kind) if "option" in each.metadata}
+
+
+def choices_of(declared: "Field[Any]") -> tuple[str, ...]:
+    """The allowed words of a field with a `Literal` type; empty for other types."""
+    return get_args(declared.type) if get_origin(declared.type) is Literal else ()
+
+
+def flag_of(kind: "type[DataclassInstance]", name: str) -> str:
+    """The name of an option on the command line, for example `--n-steps`."""
+    return options_of(kind)[name][1].flag or f"--{name.replace('_', '-')}"
+
+
+def check_options(asked: "DataclassInstance") -> None:
+    """Check each option of a request without its models and images. Messages name fields in backquotes.
+
+    Raises:
+        SpecError: a word that is not a choice, or a number out of range.
+    """
+    for name, (declared, one) in options_of(type(asked)).items():
+        value, allowed = getattr(asked, name), choices_of(declared)
+        if allowed and value not in allowed:
+            raise SpecError(f"`{name}` {value!r} is none of: {', '.join(allowed)}")
+        if problem := one.check(asked):
+            raise SpecError(f"`{name}` is {value}; {problem}")
+
+
+def shared_options(asked: RunOptions) -> dict[str, Any]:
+    """The values of a request or a spec that the other one takes as well."""
+    return {name: getattr(asked, name) for name in options_of(RunOptions)}
