@@ -12,7 +12,7 @@ from pipeline.spec.choices import Baseline
 from pipeline.spec.options import parse_target
 from pipeline.spec.request import ModelRequest, RunRequest, repeat
 from pipeline.spec.run_spec import ModelSpec, Preprocess, RunSpec
-from tests.unit.db.builders import make_run
+from tests.support.records import make_run
 
 MODEL = ModelSpec("a.py:make", "w.pt", "ab" * 32, "cd" * 32, Preprocess(8, 8, 1), ("cat", "dog"))
 
