@@ -1,8 +1,5 @@
 """Reads two runs' maps, batch by batch, and compares where their evidence lies."""
 
-import hashlib
-import json
-from collections.abc import Callable
 from itertools import islice
 from math import prod
 
@@ -12,11 +9,11 @@ from db.queries import iter_images
 from db.records import Drift, ImageState, Run
 from db.session import Engine
 from pipeline.analysis import drift
-from pipeline.analysis.comparison import Comparison, Difference, Sums, batch_size
+from pipeline.analysis.comparison import Comparison, Sums, batch_size
 from pipeline.errors import UsageError
-from pipeline.formatting import plural
 from pipeline.runs.view import By
-from pipeline.spec.run_spec import ModelSpec, Preprocess, RunSpec
+from pipeline.spec.describe import differences
+from pipeline.spec.run_spec import RunSpec
 from pipeline.storage.arrays import layout_of
 from pipeline.storage.reader import read_maps
 
@@ -63,7 +60,7 @@ def compare(database: Engine, objects: Objects, a: Run, b: Run, *, by: By = "pre
         run_a=a.id,
         run_b=b.id,
         by=by,
-        spec=differences(a, spec_a, b, spec_b),
+        spec=differences(a, b),
         shared_images=sums.images,
         only_a=count_unmatched(database, a.id, b.id),
         only_b=count_unmatched(database, b.id, a.id),
@@ -80,16 +77,6 @@ def compare(database: Engine, objects: Objects, a: Run, b: Run, *, by: By = "pre
     )
 
 
-def differences(a: Run, spec_a: RunSpec, b: Run, spec_b: RunSpec) -> tuple[Difference, ...]:
-    """The fields in which two runs differ, in words; what one of them does not use is left out."""
-    found = [Difference(name, words(spec_a), words(spec_b)) for name, words in _FIELDS.items()]
-    found += [
-        Difference("source", _location(a), _location(b)),
-        Difference("listing", _listing(a), _listing(b)),
-    ]
-    return tuple(each for each in found if each.a != each.b)
-
-
 def _values_of_a_map(a: Run, spec_a: RunSpec, b: Run, spec_b: RunSpec) -> int:
     """Numbers in the larger of two maps."""
     one, other = layout_of(a, spec_a), layout_of(b, spec_b)
@@ -99,74 +86,3 @@ def _values_of_a_map(a: Run, spec_a: RunSpec, b: Run, spec_b: RunSpec) -> int:
             f"{other.height} x {other.width}: compare runs whose models take the same input, see --input-size"
         )
     return max(one.channels, other.channels) * one.height * one.width
-
-
-def _models(spec: RunSpec) -> str:
-    listed = ", ".join(_model(model) for model in spec.models)
-    return f"{len(spec.models)}: {listed}" if len(spec.models) > 1 else listed
-
-
-def _model(model: ModelSpec) -> str:
-    """By digests: where the files lie makes no difference."""
-    location, _, factory = model.source.rpartition(":")
-    name = f"{location.rsplit('/', 1)[-1]}:{factory}" if location.endswith(".py") else model.source
-    code = f", code {model.code_sha256[:8]}" if model.code_sha256 else ""
-    return f"{name} (weights {model.weights_sha256[:8]}{code})"
-
-
-def _input(size: Preprocess) -> str:
-    fit = f"{size.fit} to {size.resize_to}" if size.resize_to else size.fit
-    return f"{size.channels} x {size.height} x {size.width}, {fit}, {size.interpolation}"
-
-
-def _normalisation(spec: RunSpec) -> str:
-    each = {(model.preprocess.mean, model.preprocess.std): None for model in spec.models}
-    return "; ".join(f"mean {_numbers(mean)}, std {_numbers(std)}" for mean, std in each)
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:g}" for value in values)
-
-
-def _classes(spec: RunSpec) -> str:
-    names = spec.class_names
-    return f"{len(names)}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-
-
-def _steps(spec: RunSpec) -> str:
-    if spec.attribution != "integrated_gradients":
-        return "none"
-    if spec.tolerance is not None:
-        return f"to an error of {spec.tolerance:g}, at most {spec.max_steps}"
-    return f"{spec.n_steps}, {spec.method}"
-
-
-def _samples(spec: RunSpec) -> str:
-    digest = hashlib.sha256(repr(spec.samples).encode()).hexdigest()[:8]
-    return f"{plural(len(spec.samples), 'image')} (digest {digest})" if spec.samples else "none"
-
-
-def _location(run: Run) -> str:
-    return str(json.loads(run.source)["location"])
-
-
-def _listing(run: Run) -> str:
-    return f"{plural(run.image_count, 'image')} (digest {run.manifest_digest[:8]})"
-
-
-_FIELDS: dict[str, Callable[[RunSpec], str]] = {
-    "models": _models,
-    "input": lambda spec: _input(spec.preprocess),
-    "normalisation": _normalisation,
-    "classes": _classes,
-    "baselines": lambda spec: ", ".join(map(str, spec.baselines)),
-    "target": lambda spec: spec.target,
-    "attribution": lambda spec: spec.attribution,
-    "output": lambda spec: spec.output,
-    "steps": _steps,
-    "nodes": lambda spec: spec.nodes,
-    "precision": lambda spec: spec.precision,
-    "stored channels": lambda spec: spec.channels,
-    "seed": lambda spec: str(spec.seed),
-    "samples": _samples,
-}

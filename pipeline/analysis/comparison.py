@@ -25,20 +25,12 @@ from db.records import Drift, ImageRow
 from pipeline.analysis.drift import CellSums, compare
 from pipeline.record_format import numbered
 from pipeline.runs.view import BATCH_BYTES, By, Floats, class_of
+from pipeline.spec.describe import Difference
 
 MOST = 256  # pairs of maps that are read at a time
 BINS = 2**16
 
 Figures = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One field in which the two requests differ, in words."""
-
-    field: str
-    a: str
-    b: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,21 +3,27 @@
 Names of classes, images and errors come from outside; Jinja escapes every one of them.
 """
 
-from collections.abc import Mapping
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.analysis.audit import repeating
 from pipeline.analysis.audit.results import Audit
 from pipeline.formatting import NONE, asked_percent, known, number, percent, unbroken
 from pipeline.outputs import charts
 from pipeline.outputs.illustrations import class_pages, show_finding
 from pipeline.runs.view import Material
+from pipeline.spec.describe import command, describe
 
 CLASSES, CANDIDATES = 200, 20  # rows that are shown at most
 PAGES = 30  # classes that are shown with their maps and clusters
+PACKAGES = ("attribatch", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow")
+DIGESTS = ("data set", "listing", "models", "samples")  # fields that are shown as code
 NOTEWORTHY = 0.005  # part of the images from which a warning is worth a line
 
 
@@ -49,8 +55,8 @@ def render(audit: Audit, material: Material, evaluation: Mapping[str, Any] | Non
             charts=charts.draw(audit),
             candidates=audit.candidates[:CANDIDATES],
             failed_count=sum(audit.failed.values()),
-            method=repeating.facts(audit, material),
-            commands=repeating.commands(audit, material),
+            method=_method(audit, material),
+            commands=_commands(audit, material),
             spec_json=material.spec.to_json(),
             evaluation=evaluation or {},
         )
@@ -76,6 +82,35 @@ def warnings(audit: Audit) -> list[str]:
         found.append(f"{failed:,} of {failed + audit.images:,} images have no map and are left out.")
     remarks = audit.remarks if audit.searched else ()  # else the summary says them
     return found + [f"{remark[:1].upper()}{remark[1:]}." for remark in remarks]
+
+
+def _commands(audit: Audit, material: Material) -> list[str]:
+    """The command lines that make the report again from the same images and weights."""
+    again = ["attribatch", "audit", "latest", "--by", audit.by]
+    return [shlex.join(command(material.run, material.spec)), shlex.join(again)]
+
+
+def _method(audit: Audit, material: Material) -> list[tuple[str, str | Sequence[str]]]:
+    """Name and value of everything that determines the figures; the template shows a sequence as lines of code."""
+    run = material.run
+    fields = describe(run, material.spec, digits=64)
+    return [
+        ("run", [f"{run.id}{f' ({run.name})' if run.name else ''}"]),
+        ("submitted", f"{run.submitted_at:%Y-%m-%d %H:%M} UTC" if run.submitted_at else "not recorded"),
+        ("spec key", [material.spec.key]),
+        *((name, lines if name in DIGESTS else "; ".join(lines)) for name, lines in fields.items()),
+        ("seed of the audit", str(audit.seed)),
+        ("classes by", audit.by),
+        ("versions", ", ".join(f"{name} {found}" for name, found in _versions().items())),
+    ]
+
+
+def _versions() -> Mapping[str, str]:
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _of(part: float, images: int) -> str:

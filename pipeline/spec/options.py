@@ -10,10 +10,15 @@ from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from pipeline.errors import SpecError
+from pipeline.formatting import asked_percent
 from pipeline.spec.choices import Method, Output, Precision
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+
+def _plain(value: object) -> str:
+    return str(value).replace("_", " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +30,18 @@ class Option:
         flag: name on the command line, if it is not the field's name.
         label: name in descriptions, if it is not the field's name.
         check: takes the request, returns the problem with this option, or "".
+        words: takes the value, returns it as people read it.
+        used: takes the request or the spec, returns whether the option changes what is computed.
+        in_key: whether the option determines the numbers, so that the spec's key covers it.
     """
 
     help: str
     flag: str | None = None
     label: str | None = None
     check: Callable[[Any], str] = lambda _: ""
+    words: Callable[[Any], str] = _plain
+    used: Callable[[Any], bool] = lambda _: True
+    in_key: bool = True
 
 
 def option(
@@ -39,9 +50,12 @@ def option(
     flag: str | None = None,
     label: str | None = None,
     check: Callable[[Any], str] = lambda _: "",
+    words: Callable[[Any], str] = _plain,
+    used: Callable[[Any], bool] = lambda _: True,
+    in_key: bool = True,
 ) -> dict[str, Option]:
     """The metadata of a dataclass field that declares an option; the arguments are those of `Option`."""
-    return {"option": Option(help, flag, label, check)}
+    return {"option": Option(help, flag, label, check, words, used, in_key)}
 
 
 def parse_target(text: str) -> tuple[str, str]:
@@ -58,6 +72,18 @@ def parse_target(text: str) -> tuple[str, str]:
     if kind == "class" and argument:
         return kind, argument
     raise SpecError(f"target {text!r} is none of: predicted, label, rank:K (2 = runner-up), class:NAME_OR_INDEX")
+
+
+def _integrates(run: "RunOptions") -> bool:
+    return run.attribution == "integrated_gradients"
+
+
+def _adapts(run: "RunOptions") -> bool:
+    return _integrates(run) and run.tolerance is not None
+
+
+def _is_fixed(run: "RunOptions") -> bool:
+    return _integrates(run) and run.tolerance is None
 
 
 def _n_steps(run: "RunOptions") -> str:
@@ -78,17 +104,29 @@ def _max_steps(run: "RunOptions") -> str:
 class RunOptions:
     """The options that a request and its spec share."""
 
-    target: str = field(default="predicted", metadata=option("predicted, label, rank:K or class:NAME."))
+    target: str = field(default="predicted", metadata=option("predicted, label, rank:K or class:NAME.", words=str))
     output: Output = field(default="logit", metadata=option("Model output to attribute"))
     tolerance: float | None = field(
         default=None,
-        metadata=option("Stop per image at this relative error of its map, for example 0.03.", check=_tolerance),
+        metadata=option(
+            "Stop per image at this relative error of its map, for example 0.03.",
+            check=_tolerance,
+            words=asked_percent,
+            used=_adapts,
+        ),
     )
-    max_steps: int = field(default=513, metadata=option("With `tolerance`: maximum steps per path.", check=_max_steps))
-    n_steps: int = field(default=50, metadata=option("Without `tolerance`: steps per path.", check=_n_steps))
-    method: Method = field(default="riemann_middle", metadata=option("Without `tolerance`: quadrature rule"))
+    max_steps: int = field(
+        default=513, metadata=option("With `tolerance`: maximum steps per path.", check=_max_steps, used=_adapts)
+    )
+    n_steps: int = field(
+        default=50,
+        metadata=option("Without `tolerance`: steps per path.", label="steps", check=_n_steps, used=_is_fixed),
+    )
+    method: Method = field(
+        default="riemann_middle", metadata=option("Without `tolerance`: quadrature rule", used=_is_fixed)
+    )
     nodes: Literal["fitted", "uniform"] = field(
-        default="fitted", metadata=option("Denser nodes where gradients change, or even spacing")
+        default="fitted", metadata=option("Denser nodes where gradients change, or even spacing", used=_integrates)
     )
     attribution: Literal["integrated_gradients", "input_x_gradient", "saliency"] = field(
         default="integrated_gradients", metadata=option("Attribution method")
@@ -99,7 +137,7 @@ class RunOptions:
         metadata=option("Store every channel of a map, or their sum", flag="--store-channels", label="stored channels"),
     )
     seed: int = field(default=0, metadata=option("Seed of random baselines."))
-    reuse: bool = field(default=True, metadata=option("Reuse maps that other runs have computed."))
+    reuse: bool = field(default=True, metadata=option("Reuse maps that other runs have computed.", in_key=False))
 
 
 def options_of(kind: "type[DataclassInstance]") -> "dict[str, tuple[Field[Any], Option]]":

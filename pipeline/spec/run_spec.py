@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pipeline.errors import SpecError
 from pipeline.record_format import build, read_record
 from pipeline.spec.choices import Baseline
-from pipeline.spec.options import RunOptions, parse_target
+from pipeline.spec.options import RunOptions, options_of, parse_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,10 @@ class RunSpec(RunOptions):
         shares its attributions with the one it was.
         """
         data = asdict(self)
-        del data["calibration"], data["reuse"]
+        del data["calibration"]
+        for name, (_, one) in options_of(RunOptions).items():
+            if not one.in_key:
+                del data[name]
         for model in data["models"]:
             location, _, factory = model.pop("source").rpartition(":")
             model["factory"] = factory if location.endswith(".py") else f"{location}:{factory}"

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from db.records import ImageRow, ImageState, Run
-from pipeline.formatting import asked_percent, known, number, percent, plural, visible
+from pipeline.formatting import known, number, percent, plural, visible
+from pipeline.spec.describe import describe, model_name
 from pipeline.spec.run_spec import RunSpec
 from pipeline.web.redaction import base_name, public
 
@@ -34,37 +35,10 @@ def public_spec(spec: RunSpec) -> dict[str, Any]:
     return data
 
 
-def model_name(source: str) -> str:
-    """`folder/file.py:factory` without the folder; other names as they are."""
-    location, _, factory = source.rpartition(":")
-    return f"{base_name(location)}:{factory}" if location.endswith(".py") else source
-
-
 def facts(run: Run, spec: RunSpec) -> list[tuple[str, Sequence[str]]]:
-    """What a run computes, name and lines."""
-    size = spec.preprocess
-    steps = f"{spec.method.replace('_', ' ')}, {spec.n_steps} steps, {spec.nodes} nodes"
-    if spec.tolerance is not None:
-        steps = f"nested levels of up to {spec.max_steps} steps, to an error of {asked_percent(spec.tolerance)}"
-    source = public_source(run)
-    return [
-        ("Data set", [f"{source['name']} ({source['kind']}), {run.image_count:,} images"]),
-        ("Models", [_model(model.source, model.weights, model.weights_sha256) for model in spec.models]),
-        ("Baselines", [str(baseline) for baseline in spec.baselines]),
-        ("Attribution", [f"{spec.attribution.replace('_', ' ')} of the {spec.output.replace('_', ' ')}"]),
-        ("Explained", [f"target: {spec.target}"]),
-        ("Quadrature", [steps]),
-        ("Input", [f"{size.width} × {size.height} pixels, {plural(size.channels, 'channel')}, fit: {size.fit}"]),
-        ("Precision", [spec.precision]),
-        ("Seed", [str(spec.seed)]),
-        ("Spec key", [run.spec_key]),
-        ("Manifest", [f"sha256 {run.manifest_digest}"]),
-    ]
-
-
-def _model(source: str, weights: str | None, digest: str) -> str:
-    named = f", {base_name(weights)}" if weights else ""
-    return f"{model_name(source)}{named}, weights sha256 {digest[:16]}"
+    """What a run computes, name and lines, without the folders of this machine."""
+    found = describe(run, spec, place=base_name)
+    return [*((name.capitalize(), lines) for name, lines in found.items()), ("Spec key", [run.spec_key])]
 
 
 def paths_per_image(spec: RunSpec) -> int:

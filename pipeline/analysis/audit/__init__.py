@@ -5,7 +5,7 @@
     result = audit(material)          # findings, candidates, classes, failed; result.to_json()
 
 Read in this order: material, auditing, sampling, reductions, candidates, fitting, clusters, likeness, interventions,
-colours, shortcuts, deciding, results, gates, illustrations, charts, repeating, report.
+colours, shortcuts, deciding, results, gates, illustrations, charts, report.
 `sketches` serves reductions; drift and comparison are of two runs.
 """
 

@@ -1,5 +1,6 @@
 """Two runs side by side: how their specs differ, which images changed most, and pairs of pictures."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -7,10 +8,10 @@ from fastapi import APIRouter, Query
 from db.records import ImageRow, Run
 from pipeline.api import PAIRS
 from pipeline.errors import Permanent, UsageError
-from pipeline.spec.run_spec import RunSpec
-from pipeline.web import sentences
+from pipeline.spec.describe import differences
 from pipeline.web.pages import thumbnails
 from pipeline.web.pages.gallery import is_small
+from pipeline.web.redaction import base_name
 from pipeline.web.responses import Asked, Here, View, twins, with_query
 
 AT_ONCE = 2000  # images of runs that are compared while somebody waits
@@ -43,7 +44,7 @@ def compare(
     data = {
         "a": one.id,
         "b": other.id,
-        "spec": spec_differences(one, other),
+        "spec": [asdict(each) for each in differences(one, other, place=base_name)],
         "comparison": comparison,
         "reason": reason,
         "images": listed,
@@ -71,18 +72,8 @@ def measured(here: Asked, one: Run, other: Run, *, compute: bool) -> tuple[dict[
         except (Permanent, UsageError) as error:
             return None, here.public(str(error), one, other)
     if found is not None:
-        found.pop("spec", None)  # it names places on the machine: see `spec_differences`
+        found.pop("spec", None)  # it names folders of this machine; `compare` describes the differences without them
     return found, None
-
-
-def spec_differences(one: Run, other: Run) -> list[dict[str, str]]:
-    """What two runs compute differently, field by field, without the machine's paths."""
-    left, right = (dict(sentences.facts(run, RunSpec.from_json(run.spec))) for run in (one, other))
-    return [
-        {"field": name, "a": "; ".join(left[name]), "b": "; ".join(right[name])}
-        for name in left
-        if name != "Spec key" and left[name] != right[name]
-    ]
 
 
 def paired(

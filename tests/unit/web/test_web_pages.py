@@ -292,10 +292,10 @@ def test_audit_and_class_pages_show_what_was_stored(browser: TestClient, install
     assert browser.get(f"/runs/{installation.run.id}/class?name=nobody").status_code == 404
 
 
-def test_two_runs_side_by_side(browser: TestClient, installation: Installation) -> None:
+def test_two_runs_side_by_side(browser: TestClient, opened: Pipeline, installation: Installation) -> None:
     found = browser.get("/compare.json", params={"a": "first", "b": installation.other.id}).json()
-    assert [each["field"] for each in found["spec"]] == ["Baselines"]
-    assert (found["spec"][0]["a"], found["spec"][0]["b"]) == ("black", "white")
+    assert found["spec"] == [{"field": "baselines", "a": "black", "b": "white"}]
+    assert found["spec"] == opened.compare("first", installation.other.id).to_dict()["spec"], "as the command says"
     assert len(found["images"]) == 13
 
 
