@@ -10,6 +10,7 @@ from pipeline.spec.run_spec import ModelSpec, Preprocess, RunSpec
 from tests.support.records import make_run
 
 MODEL = ModelSpec("/code/a.py:make", "/w.pt", "ab" * 32, "cd" * 32, Preprocess(8, 8, 1), ("cat", "dog"))
+OTHER_VALUES = {"target": "label", "tolerance": 0.03, "max_steps": 65, "n_steps": 9, "seed": 9, "reuse": False}
 SPEC = RunSpec((MODEL,), (Baseline.parse("black"), Baseline.parse("blurred:sigma=8")))
 
 
@@ -20,7 +21,7 @@ def run_of(spec: RunSpec, folder: str = "/data/images") -> Run:
 def test_every_option_that_determines_the_numbers_can_make_a_difference() -> None:
     for name, (_, one) in options_of(RunOptions).items():
         base = replace(SPEC, tolerance=0.1) if name == "max_steps" else SPEC
-        value = {"tolerance": 0.03, "max_steps": 65, "n_steps": 9, "seed": 9, "reuse": False}.get(name, "other word")
+        value = OTHER_VALUES.get(name, "another word")
         found = differences(run_of(base), run_of(replace(base, **{name: value})))
         assert bool(found) == one.in_key, name
 
