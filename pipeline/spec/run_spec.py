@@ -7,7 +7,7 @@ a chunk, and the run's name leave it unchanged.
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pipeline.errors import SpecError
 from pipeline.record_format import build, read_record
