@@ -18,19 +18,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from db.records import Drift, ImageRow
 from pipeline.analysis.drift import CellSums, compare
 from pipeline.record_format import numbered
+from pipeline.analysis.statistics import Floats as Doubles
+from pipeline.analysis.statistics import Histogram, cosines, rank_correlations
 from pipeline.runs.view import BATCH_BYTES, By, Floats, class_of
 from pipeline.spec.describe import Difference
 
 MOST = 256  # pairs of maps that are read at a time
-BINS = 2**16
-
-Figures = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +116,9 @@ FIGURES = ("cosine", "rank_correlation", "distance", "flip_share", "drift", "cla
 class Alike:
     """Figures of n pairs of maps, each (n,) float64."""
 
-    cosine: Figures
-    rank_correlation: Figures
-    distance: Figures
+    cosine: Doubles
+    rank_correlation: Doubles
+    distance: Doubles
 
 
 def alike(one: Floats, other: Floats) -> Alike:
@@ -138,7 +135,7 @@ def alike(one: Floats, other: Floats) -> Alike:
     sizes = np.abs(signed[0]).sum(axis=1) + np.abs(signed[1]).sum(axis=1)
     apart = np.abs(signed[0] - signed[1]).sum(axis=1)
     distance = np.divide(2 * apart, sizes, out=np.zeros(len(one)), where=sizes > 0)
-    return Alike(_cosines(*signed), _cosines(*(_centred_ranks(each) for each in pixels)), distance)
+    return Alike(cosines(*signed), rank_correlations(*pixels), distance)
 
 
 @dataclass
@@ -159,8 +156,8 @@ class Sums:
 
     def __post_init__(self) -> None:
         self._cells = CellSums(), CellSums()
-        self._histograms = {"cosine": _Histogram(-1, 1), "rank_correlation": _Histogram(-1, 1)}
-        self._histograms["distance"] = _Histogram(0, 2)
+        self._histograms = {"cosine": Histogram(-1, 1), "rank_correlation": Histogram(-1, 1)}
+        self._histograms["distance"] = Histogram(0, 2)
         self._cosines: dict[str, float] = {}
 
     def add(self, pairs: Sequence[tuple[ImageRow, ImageRow]], one: Floats, other: Floats) -> None:
@@ -202,38 +199,6 @@ class Sums:
 def batch_size(map_values: int) -> int:
     """Pairs of maps of so many values that are read at a time: both maps and their ranks stand in memory."""
     return max(1, min(MOST, BATCH_BYTES // (8 * map_values)))
-
-
-class _Histogram:
-    """Counts of values between two bounds; a quantile is the middle of its bin."""
-
-    def __init__(self, low: float, high: float) -> None:
-        self._edges = np.linspace(low, high, BINS + 1)
-        self._counts = np.zeros(BINS, np.int64)
-        self._seen = (high, low)  # smallest, largest
-
-    def add(self, values: Figures) -> None:
-        values = np.clip(values, self._edges[0], self._edges[-1])  # rounding may exceed the bounds
-        self._counts += np.histogram(values, self._edges)[0]
-        self._seen = (min(self._seen[0], float(values.min())), max(self._seen[1], float(values.max())))
-
-    def quantile(self, share: float) -> float:
-        so_far = np.cumsum(self._counts)
-        wanted = int(np.ceil(share * so_far[-1]))
-        at = int(np.searchsorted(so_far, wanted))  # the bin of the value that this share does not exceed
-        return float(np.clip((self._edges[at] + self._edges[at + 1]) / 2, *self._seen))
-
-
-def _cosines(one: Figures, other: Figures) -> Figures:
-    """Of the rows of two matrices (n, k); 1 where both are zero, 0 where one is."""
-    norms = np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1)
-    product, both = np.einsum("nk,nk->n", one, other), norms[0] * norms[1]
-    undefined = ((norms[0] == 0) & (norms[1] == 0)).astype(np.float64)
-    return np.asarray(np.clip(np.divide(product, both, out=undefined, where=both > 0), -1, 1))
-
-
-def _centred_ranks(pixels: Figures) -> Figures:
-    return np.asarray(rankdata(pixels, axis=1) - (pixels.shape[1] + 1) / 2, np.float64)
 
 
 def _changed(one: ImageRow, other: ImageRow) -> bool:

@@ -16,24 +16,23 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 
 from db.records import ClassDrift, Drift, ImageRow
+from pipeline.analysis.statistics import Floats as Doubles
+from pipeline.analysis.statistics import cosine_distance
 from pipeline.runs.view import BATCH_BYTES, Floats
 
 CELLS = 8  # on each side
 LEAST = 5  # images of a class in both runs: fewer say little, and do not count for `class_drift`
 MOST = 256  # maps that are read at a time
 
-Vector = NDArray[np.float64]
-
 
 class CellSums:
     """Running sums of absolute attribution in cells, per class and over all."""
 
     def __init__(self) -> None:
-        self.total: Vector = np.zeros(CELLS * CELLS)
-        self.by_class: dict[str, Vector] = {}
+        self.total: Doubles = np.zeros(CELLS * CELLS)
+        self.by_class: dict[str, Doubles] = {}
         self.counts: dict[str, int] = {}
 
     def add(self, names: Sequence[str | None], maps: Floats) -> None:
@@ -77,28 +76,17 @@ def compare(run_id: str, after: CellSums, previous_run_id: str, before: CellSums
     )
 
 
-def cosine_distance(one: Vector, other: Vector) -> float:
-    """1 - cosine of two vectors without negative numbers, 0..1. Nothing against nothing is 0, against something 1."""
-    if not one.any() or not other.any():
-        return float(one.any() or other.any())
-    one, other = one / np.linalg.norm(one), other / np.linalg.norm(other)
-    return float(((one - other) ** 2).sum() / 2)  # = 1 - cosine, without its loss of digits near 0
-
-
-def ndcg(relevance: Vector, scores: Vector) -> float:
+def ndcg(relevance: Doubles, scores: Doubles) -> float:
     """Normalised discounted cumulative gain of a ranking, 0..1: linear gain, log2 discount, ties averaged.
 
     Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, 2002; ties as McSherry and Najork, 2008.
     Where nothing is relevant it is 1 if nothing is ranked either, else 0.
     """
+    from sklearn.metrics import ndcg_score
+
     if not relevance.any():
         return float(not scores.any())
-    discount = 1 / np.log2(np.arange(2, len(relevance) + 2))
-    _, group, counts = np.unique(-scores, return_inverse=True, return_counts=True)
-    so_far = np.concatenate([[0], np.cumsum(discount)])
-    ends = np.cumsum(counts)
-    gains = np.bincount(group, weights=relevance) / counts * (so_far[ends] - so_far[ends - counts])
-    return min(1.0, float(gains.sum() / (np.sort(relevance)[::-1] @ discount)))  # rounding may exceed 1
+    return min(1.0, float(ndcg_score(relevance[None], scores[None])))  # rounding may exceed 1
 
 
 def _class_drift(name: str, before: CellSums, after: CellSums) -> ClassDrift:
@@ -109,7 +97,7 @@ def _class_drift(name: str, before: CellSums, after: CellSums) -> ClassDrift:
     return ClassDrift(name, *counts, cosine_distance(old, new), ndcg(old, new))
 
 
-def _overlaps(pixels: int) -> Vector:
+def _overlaps(pixels: int) -> Doubles:
     """Which part of each pixel lies in each cell, (CELLS, pixels): every column sums to 1."""
     edges = np.linspace(0, pixels, CELLS + 1)[:, None]
     starts = np.arange(pixels)

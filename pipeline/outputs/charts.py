@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from pipeline.analysis.audit.results import Audit, ClassFigures
-from pipeline.analysis.statistics import LEAST
+from pipeline.analysis.statistics import SMALLEST
 from pipeline.formatting import plural
 from pipeline.outputs import pictures
 
@@ -97,8 +97,8 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def at_most(quantile: float) -> str:
     """A bound with three digits that a quantile of a sketch (half a percent off at most) is not above."""
-    if quantile < LEAST:
-        return f"{LEAST:g}"
+    if quantile < SMALLEST:
+        return f"{SMALLEST:g}"
     digit = 10.0 ** (math.floor(math.log10(quantile)) - 2)
     return f"{digit * math.ceil(1.005 * quantile / digit - 0.01):.3g}"
 

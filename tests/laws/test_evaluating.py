@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from db.records import Entry
 from pipeline.analysis.evaluation import MEASURES
-from pipeline.analysis.evaluation.figures import cosine, estimate, rank_correlation
-from pipeline.analysis.evaluation.imputing import impute
 from pipeline.analysis.evaluation.measures import Measured
 from pipeline.analysis.evaluation.randomisation import layers, randomised, stages
-from pipeline.analysis.evaluation.removal import area, curve, places
+from pipeline.analysis.evaluation.removal import area, curve, impute, places
 from pipeline.analysis.evaluation.stability import infidelity, max_sensitivity, squares
 from pipeline.analysis.evaluation.subject import Ask, Engine, Subject
+from pipeline.analysis.statistics import bootstrap_mean, cosines, rank_correlations
 from pipeline.attribution import baseline_stack, integrated_gradients
 from pipeline.attribution.ensemble import distance
 from pipeline.datasets.decoder import Picture
@@ -207,7 +206,7 @@ def test_noise_for_a_map_scores_worse_than_integrated_gradients(subject: Subject
         weights = found.weights["infidelity_relative"]
         means.append({name: values.mean() for name, values in found.values.items()})
         means[-1]["infidelity_relative"] /= weights.mean()
-        interval = estimate(found.values["deletion_gain"], seed=0)
+        interval = bootstrap_mean(found.values["deletion_gain"], seed=0)
         assert (interval.low > 0) == (one is subject)
     true, false = means
     assert true["reproduction"] < 1e-6
@@ -292,25 +291,26 @@ def test_agreement_is_the_share_of_the_weight_where_members_have_one_sign(subjec
 def test_figures_of_pairs() -> None:
     random = np.random.default_rng(0)
     one, other = random.integers(0, 6, (5, 40)), random.integers(0, 6, (5, 40))  # with many ties
-    found = rank_correlation(torch.from_numpy(one), torch.from_numpy(other))
+    found = rank_correlations(one, other)
     expected = [stats.spearmanr(a, b).statistic for a, b in zip(one, other, strict=True)]
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    constant, rising = torch.ones(1, 9), torch.arange(9.0)[None]
-    assert rank_correlation(constant, rising).isnan().all()
-    assert rank_correlation(rising, constant).item() == 0
-    assert cosine(rising, -rising).item() == pytest.approx(-1)
-    assert distance(rising, rising).item() == 0
-    assert distance(rising, -rising).item() == 2
+    constant, rising = np.ones((1, 9)), np.arange(9.0)[None]
+    assert (rank_correlations(constant, constant), rank_correlations(constant, rising)) == (1, 0)
+    assert np.isnan(rank_correlations(constant, rising, reference=True))
+    assert rank_correlations(rising, constant, reference=True) == 0
+    assert cosines(rising, -rising) == pytest.approx(-1)
+    tensor = torch.from_numpy(rising)
+    assert (distance(tensor, tensor).item(), distance(tensor, -tensor).item()) == (0, 2)
 
 
 def test_an_interval_holds_the_mean_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
     held = 0
     for trial in range(100):
-        found = estimate(random.normal(1, 2, 64), seed=trial)
+        found = bootstrap_mean(random.normal(1, 2, 64), seed=trial)
         held += found.low <= 1 <= found.high
     assert 88 <= held <= 100  # 95 expected, a standard deviation of 2.2
-    exact = estimate(np.full(5, 3.0), seed=0)
+    exact = bootstrap_mean(np.full(5, 3.0), seed=0)
     assert (exact.value, exact.low, exact.high, exact.images) == (3, 3, 3, 5)
-    assert estimate(np.array([1, np.nan, 3]), seed=0).images == 2
-    assert estimate(np.array([1.0, 3]), np.array([2.0, 6]), seed=0).value == 0.5
+    assert bootstrap_mean(np.array([1, np.nan, 3]), seed=0).images == 2
+    assert bootstrap_mean(np.array([1.0, 3]), np.array([2.0, 6]), seed=0).value == 0.5

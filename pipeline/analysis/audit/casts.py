@@ -16,18 +16,9 @@ import numpy as np
 
 from db.records import ImageRow
 from pipeline.analysis.audit.appearance import d_prime
-from pipeline.analysis.audit.measure import (
-    DONORS,
-    LEANING,
-    RECEIVERS,
-    Pool,
-    Rate,
-    Trial,
-    conclude,
-    read_available,
-    wilson,
-)
+from pipeline.analysis.audit.measure import DONORS, LEANING, RECEIVERS, Pool, Trial, conclude, read_available
 from pipeline.analysis.audit.propose import LEAST, Candidate, permuted
+from pipeline.analysis.statistics import Estimate, wilson
 from pipeline.runs.view import Floats, Material
 
 IN_ALL, PER_CLASS, LEAST_EACH = 960, 48, 8
@@ -128,7 +119,7 @@ def run_colour_trial(
     receivers = pool.pixels[rng.choice(others, RECEIVERS, replace=len(others) < RECEIVERS)]
     givers = own[rng.integers(0, len(own), RECEIVERS)]
 
-    def measured(control: bool) -> tuple[Rate, Rate]:
+    def measured(control: bool) -> tuple[Estimate, Estimate]:
         lost = (material.ask(shift(images, donors, int(control))) != index).mean()
         turned = (material.ask(shift(receivers, givers, int(control))) == index).mean()
         return wilson(float(lost), len(own)), wilson(float(turned), min(RECEIVERS, len(others)))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from db.records import ImageRow
 from pipeline.analysis.audit.results import ClassFigures, ClassMaps
-from pipeline.analysis.statistics import Sketch
+from pipeline.analysis.statistics import Floats as Doubles
+from pipeline.analysis.statistics import Moments, Sketch
 from pipeline.runs.view import By, Floats, class_of
 
 MEDIAN_OF = 32
@@ -24,7 +25,6 @@ _PIXEL_BYTES = 4 * 8 + 4 * MEDIAN_OF
 SKETCHED = ("completeness_gap", "error_estimate", "member_disagreement", "baseline_sensitivity")
 CORNERS = ("top_left_share", "top_right_share", "bottom_left_share", "bottom_right_share")
 AVERAGED = ("border_share", "center_share", *CORNERS, "center_x", "center_y", "entropy", "gini", "sign_agreement")
-Doubles = NDArray[np.float64]
 
 
 def block_step(classes: int, height: int, width: int) -> int:
@@ -43,32 +43,6 @@ def blocks(maps: NDArray[Any], step: int) -> Doubles:
     sums = np.add.reduceat(np.add.reduceat(maps, rows, axis=1, dtype=np.float64), columns, axis=2)
     sizes = np.outer(np.diff([*rows, maps.shape[1]]), np.diff([*columns, maps.shape[2]]))
     return np.asarray(sums / sizes, np.float64)
-
-
-class Moments:
-    """Running mean and variance of arrays."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean: Doubles = np.zeros(0)
-        self._squares: Doubles = np.zeros(0)
-
-    def add(self, values: Doubles) -> None:
-        """Add values (n, ...)."""
-        n, mean = len(values), values.mean(axis=0)
-        squares = ((values - mean) ** 2).sum(axis=0)
-        if not self.count:
-            self.count, self.mean, self._squares = n, mean, squares
-            return
-        total, delta = self.count + n, mean - self.mean
-        self.mean = self.mean + delta * (n / total)
-        self._squares = self._squares + squares + delta**2 * (self.count * n / total)
-        self.count = total
-
-    @property
-    def std(self) -> Doubles:
-        """Standard deviation, population."""
-        return np.sqrt(self._squares / max(1, self.count))
 
 
 class ClassSums:

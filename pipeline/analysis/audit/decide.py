@@ -39,9 +39,10 @@ on photographs two came to 34 and 37 % by chance, neither with a p-value below 0
 from collections.abc import Sequence
 
 from pipeline.analysis.audit.appearance import ALIKE
-from pipeline.analysis.audit.measure import USE, Trial, exceeds
+from pipeline.analysis.audit.measure import USE, Trial
 from pipeline.analysis.audit.propose import area_of, overlap, shared_area
 from pipeline.analysis.audit.results import LIKE_OBJECT
+from pipeline.analysis.statistics import exceeds
 
 OVER_OTHERS = 3.0  # times what other classes reach
 SURELY = 6.0  # lower end of d' that needs no comparison

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from db.records import ImageRow
 from pipeline.analysis.audit.appearance import ALIKE, contrast, d_prime, extent, lower_end, most_alike, parted
 from pipeline.analysis.audit.propose import LEAST, Box, Candidate, area_of, overlap
+from pipeline.analysis.statistics import Estimate, wilson
 from pipeline.runs.view import Floats, Material
 
 LEANING = 24  # images that lean on the window most: at 16 a loss of 20 points would not exceed a control of 0
@@ -34,24 +35,14 @@ EXAMPLES = 6
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A part of independent images, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    images: int
-
-
-@dataclass(frozen=True)
 class Trial:
     """What was measured at one candidate."""
 
     candidate: Candidate
-    necessity: Rate
-    sufficiency: Rate
-    control_necessity: Rate
-    control_sufficiency: Rate
+    necessity: Estimate
+    sufficiency: Estimate
+    control_necessity: Estimate
+    control_sufficiency: Estimate
     likeness: float  # d' of local contrast, see `likeness`: of the tested images, or of all that bear a mark; or casts'
     examples: tuple[str, ...]  # keys of the images that lean on it most, those first whose content is alike
     compared: int | None = None  # images that the likeness is of, if these are not those that were swapped
@@ -59,7 +50,7 @@ class Trial:
     alike_likeness: float = 0.0  # the d' of these
     bare: tuple[str, ...] = ()  # keys of the other images that lean on it, those that are least alike first
     mixed: bool = False  # whether some of the tested images are among these
-    without: Rate | None = (
+    without: Estimate | None = (
         None  # images that turn where the place is pasted from images of the class that are not alike
     )
     area: float = 1.0  # of the image that the candidate covers, 0..1; of a cast all
@@ -83,22 +74,6 @@ class Pool:
     pixels: Floats  # (n, C, H, W)
     predicted: NDArray[np.int64]  # (n,)
     contrast: Floats  # (n, H, W), see `likeness.contrast`
-
-
-def wilson(value: float, images: int) -> Rate:
-    """A rate with Wilson's score interval (1927) at 95 %.
-
-    `images` counts independent images: several donors per image sharpen the value, not the interval.
-    """
-    z = 1.96
-    centre = (value + z**2 / (2 * images)) / (1 + z**2 / images)
-    half = z / (1 + z**2 / images) * math.sqrt(value * (1 - value) / images + z**2 / (4 * images**2))
-    return Rate(value, max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half)), images)
-
-
-def exceeds(one: Rate, other: Rate) -> bool:
-    """Whether a rate is above another at 95 %: Newcombe's interval of the difference (1998, method 10) is above 0."""
-    return one.value - other.value > math.hypot(one.value - one.low, other.high - other.value)
 
 
 def read_available(material: Material, rows: Sequence[ImageRow], most: int) -> tuple[list[ImageRow], Floats]:
@@ -152,12 +127,12 @@ def run_trial(
     images, donors = np.repeat(own, DONORS, axis=0), pool.pixels[rng.choice(others, len(own) * DONORS)]
     receivers = pool.pixels[rng.choice(others, RECEIVERS, replace=len(others) < RECEIVERS)]
 
-    def turned(sources: Floats, control: bool) -> Rate:
+    def turned(sources: Floats, control: bool) -> Estimate:
         givers = sources[rng.integers(0, len(sources), RECEIVERS)]
         answers = material.ask(paste(receivers, givers, _places(places, RECEIVERS, control=control)))
         return wilson(float((answers == index).mean()), min(RECEIVERS, len(others)))
 
-    def measured(control: bool) -> tuple[Rate, Rate]:
+    def measured(control: bool) -> tuple[Estimate, Estimate]:
         answers = material.ask(paste(images, donors, _places(places, len(images), control=control)))
         return wilson(float((answers != index).mean()), len(own)), turned(own, control)
 
@@ -206,7 +181,7 @@ def _with_content(
 
 def conclude(
     candidate: Candidate,
-    measured: Callable[[bool], tuple[Rate, Rate]],
+    measured: Callable[[bool], tuple[Estimate, Estimate]],
     *,
     examples: Sequence[str],
     likeness: float = 0.0,
@@ -216,7 +191,7 @@ def conclude(
     The control is measured only where one of them reaches `USE`: else the model hardly uses the candidate, whatever the
     control does, and its rates are NaN.
     """
-    unknown = Rate(math.nan, math.nan, math.nan, 0)
+    unknown = Estimate(math.nan, math.nan, math.nan, 0)
     trial = Trial(candidate, *measured(False), unknown, unknown, likeness, tuple(examples[:EXAMPLES]))
     if not trial.worth:
         return trial

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from pipeline.analysis.evaluation.figures import cosine, rank_correlation
-from pipeline.analysis.evaluation.subject import Subject, summed
+from pipeline.analysis.evaluation.subject import Subject, as_array, summed
+from pipeline.analysis.statistics import Floats, cosines, rank_correlations
 from pipeline.attribution.ensemble import distance
 from pipeline.spec.choices import Baseline
 from pipeline.spec.run_spec import RunSpec
@@ -57,7 +57,7 @@ def comparison_of(spec: RunSpec, samples: int) -> Comparison:
     return Comparison(variants, tuple(dict.fromkeys(pairs)))
 
 
-def measure_baselines(subject: Subject) -> dict[Pair, Tensor]:
+def measure_baselines(subject: Subject) -> dict[Pair, Floats]:
     """Cosine, rank correlation and distance of each pair, (N, 3)."""
     engine = subject.engine
     comparison = comparison_of(engine.spec, 0 if engine.samples is None else len(engine.samples))
@@ -71,9 +71,11 @@ def measure_baselines(subject: Subject) -> dict[Pair, Tensor]:
     }
 
 
-def _apart(one: Tensor, other: Tensor) -> Tensor:
-    flat = one.flatten(1), other.flatten(1)
-    return torch.stack([cosine(*flat), rank_correlation(summed(one), summed(other)), distance(*flat)], 1)
+def _apart(one: Tensor, other: Tensor) -> Floats:
+    signed, scores = (as_array(one.flatten(1)), as_array(other.flatten(1))), (summed(one), summed(other))
+    ranks = rank_correlations(*map(as_array, scores), reference=True)
+    apart = as_array(distance(one.flatten(1), other.flatten(1)))
+    return np.stack([cosines(*signed, reference=True), ranks, apart], 1)
 
 
 def _averages(side: int, samples: int) -> Sequence[tuple[str, tuple[Baseline, ...], Baseline]]:

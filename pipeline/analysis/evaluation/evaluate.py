@@ -13,10 +13,10 @@ import torch
 
 from db.records import Entry, ImageRow, ImageState
 from pipeline.analysis.evaluation.baseline_dependence import AVERAGED
-from pipeline.analysis.evaluation.figures import estimate
-from pipeline.analysis.evaluation.measures import MEASURES, Floats, Measured, skip_reason
+from pipeline.analysis.evaluation.measures import MEASURES, Measured, skip_reason
 from pipeline.analysis.evaluation.results import MEANINGS, BaselinePair, ClassAgreement, Curve, Evaluation, Metric
 from pipeline.analysis.evaluation.subject import Engine, Subject
+from pipeline.analysis.statistics import Floats, bootstrap_mean
 from pipeline.attribution import Profile
 from pipeline.datasets.decoder import Picture
 from pipeline.datasets.sampling import Sample, draw_readable, hash_key
@@ -142,7 +142,7 @@ def _metrics(found: Measured, seed: int) -> tuple[Metric, ...]:
     metrics = []
     for name, (better, meaning) in MEANINGS.items():
         if name in found.values:
-            known = estimate(found.values[name], found.weights.get(name), seed=seed)
+            known = bootstrap_mean(found.values[name], found.weights.get(name), seed=seed)
             if np.isnan(known.value):
                 continue
             metrics.append(Metric(name, known.value, known.low, known.high, better, known.images, meaning))
@@ -177,7 +177,7 @@ def _agreement(found: Measured, rows: Sequence[ImageRow], seed: int) -> tuple[Cl
 
     def known(name: str, members: list[int]) -> tuple[float, float, float]:
         values: Floats = found.values[name][members]
-        one = estimate(values, seed=seed)
+        one = bootstrap_mean(values, seed=seed)
         return one.value, one.low, one.high
 
     return tuple(

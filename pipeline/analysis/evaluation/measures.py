@@ -4,15 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.analysis.evaluation import agreement, baseline_dependence, randomisation, removal, stability
-from pipeline.analysis.evaluation.subject import Subject
-from pipeline.attribution.ensemble import distance
+from pipeline.analysis.evaluation import baseline_dependence, randomisation, removal, stability
+from pipeline.analysis.evaluation.subject import Subject, as_array
+from pipeline.analysis.statistics import Floats
+from pipeline.attribution.ensemble import distance, share_agreed
 from pipeline.spec.run_spec import RunSpec
-
-Floats = NDArray[np.float64]
 
 
 @dataclass
@@ -50,7 +48,7 @@ def skip_reason(name: str, spec: RunSpec) -> str | None:
 def _reproduction(subject: Subject) -> Measured:
     stored, again = subject.maps, subject.found.mean
     again = again.sum(1, keepdim=True) if stored.shape[1] == 1 else again
-    return Measured({"reproduction": _array(distance(stored.flatten(1), again.flatten(1)))})
+    return Measured({"reproduction": as_array(distance(stored.flatten(1), again.flatten(1)))})
 
 
 def _deletion(subject: Subject) -> Measured:
@@ -63,25 +61,24 @@ def _insertion(subject: Subject) -> Measured:
 
 def _areas(subject: Subject, curves: Mapping[str, Tensor], name: str, sign: int) -> Measured:
     counts = removal.counts_of(subject)
-    own, random = (_array(removal.area(curves[key], counts)) for key in (name, f"{name}_random"))
+    own, random = (as_array(removal.area(curves[key], counts)) for key in (name, f"{name}_random"))
     shares = tuple((counts / counts[-1]).tolist())
     return Measured(
         {f"{name}_auc": own, f"{name}_auc_random": random, f"{name}_gain": sign * (own - random)},
-        curves={key: _array(values) for key, values in curves.items()},
+        curves={key: as_array(values) for key, values in curves.items()},
         axes=dict.fromkeys(curves, ("share of pixels replaced", shares)),
     )
 
 
 def _road(subject: Subject) -> Measured:
-    curves = {name: _array(values) for name, values in removal.road(subject).items()}
+    curves = {name: as_array(values) for name, values in removal.road(subject).items()}
     values = {name: curve.mean(1) for name, curve in curves.items()}
     values["road_gap"] = values["road_least_relevant_first"] - values["road_most_relevant_first"]
     return Measured(values, curves=curves, axes=dict.fromkeys(curves, ("share of pixels removed", removal.ROAD_SHARES)))
 
 
 def _randomisation(subject: Subject) -> Measured:
-    shares, found = tuple(randomisation.shares_of(subject)), randomisation.correlations(subject)
-    curves = {name: _array(values) for name, values in found.items()}
+    shares, curves = tuple(randomisation.shares_of(subject)), randomisation.correlations(subject)
     signed, absolute = curves["randomisation"], curves["randomisation_absolute"]
     values = {
         "randomisation_top": signed[:, 0],
@@ -93,26 +90,25 @@ def _randomisation(subject: Subject) -> Measured:
 
 
 def _sensitivity(subject: Subject) -> Measured:
-    return Measured({"max_sensitivity": _array(stability.measure_sensitivity(subject))})
+    return Measured({"max_sensitivity": as_array(stability.measure_sensitivity(subject))})
 
 
 def _infidelity(subject: Subject) -> Measured:
-    errors, changes = (_array(values) for values in stability.measure_infidelity(subject))
+    errors, changes = (as_array(values) for values in stability.measure_infidelity(subject))
     return Measured({"infidelity": errors, "infidelity_relative": errors}, weights={"infidelity_relative": changes})
 
 
 def _baselines(subject: Subject) -> Measured:
-    return Measured(
-        pairs={pair: _array(found) for pair, found in baseline_dependence.measure_baselines(subject).items()}
-    )
+    return Measured(pairs=baseline_dependence.measure_baselines(subject))
 
 
 def _agreement(subject: Subject) -> Measured:
-    return Measured({name: _array(found) for name, found in agreement.measure_agreement(subject).items()})
-
-
-def _array(values: Tensor) -> Floats:
-    return np.asarray(values.double().cpu().numpy(), np.float64)
+    """Share of the map's absolute weight where all, and where more than half of the members agree in sign."""
+    found = subject.found
+    agreed = {"all": found.sign_agreement >= 1, "most": found.sign_agreement > 0.5}
+    return Measured(
+        {f"sign_agreement_{who}": as_array(share_agreed(found.mean, where)) for who, where in agreed.items()}
+    )
 
 
 MEASURES: dict[str, Callable[[Subject], Measured]] = {

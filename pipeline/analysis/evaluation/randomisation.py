@@ -7,11 +7,12 @@ the first. Layers are the modules with parameters of their own, in the order in 
 import copy
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.analysis.evaluation.figures import rank_correlation
-from pipeline.analysis.evaluation.subject import Subject, summed
+from pipeline.analysis.evaluation.subject import Subject, as_array, summed
+from pipeline.analysis.statistics import Floats, rank_correlations
 
 STAGES = 5
 
@@ -63,7 +64,7 @@ def randomised(member: nn.Module, names: list[str], seed: int) -> nn.Module:
     return made.to(device).eval().requires_grad_(requires_grad=False)
 
 
-def correlations(subject: Subject) -> dict[str, Tensor]:
+def correlations(subject: Subject) -> dict[str, Floats]:
     """Rank correlation of the map with the randomised model's: (N, stages) of values, and of absolute values.
 
     All members of an ensemble are randomised, each with a seed of its own.
@@ -71,17 +72,17 @@ def correlations(subject: Subject) -> dict[str, Tensor]:
     members = subject.engine.members
     device = next(members[0].parameters()).device
     names = [layers(member, subject.pixels[:1].to(device)) for member in members]
-    own = summed(subject.found.mean)
+    own = as_array(summed(subject.found.mean))
     signed, absolute = [], []
     for share in [count / len(names[0]) for count in stages(len(names[0]))]:
         others = [
             randomised(member, which[::-1][: math.ceil(share * len(which) - 1e-9)], 1000 * subject.seed + index)
             for index, (member, which) in enumerate(zip(members, names, strict=True))
         ]
-        other = summed(subject.explain(members=others).mean)
-        signed.append(rank_correlation(own, other))
-        absolute.append(rank_correlation(own.abs(), other.abs()))
-    return {"randomisation": torch.stack(signed, 1), "randomisation_absolute": torch.stack(absolute, 1)}
+        other = as_array(summed(subject.explain(members=others).mean))
+        signed.append(rank_correlations(own, other, reference=True))
+        absolute.append(rank_correlations(np.abs(own), np.abs(other), reference=True))
+    return {"randomisation": np.stack(signed, 1), "randomisation_absolute": np.stack(absolute, 1)}
 
 
 def shares_of(subject: Subject) -> list[float]:

@@ -75,16 +75,6 @@ MEANINGS: dict[str, tuple[Better, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over images with its bootstrap 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    images: int
-
-
-@dataclass(frozen=True, slots=True)
 class Metric:
     """One figure of the sample."""
 

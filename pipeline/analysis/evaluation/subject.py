@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.analysis.statistics import Floats as Doubles
 from pipeline.attribution import Attribution, Profile
 from pipeline.attribution.batch import default_batch_size
 from pipeline.datasets.decoder import Picture
@@ -118,6 +120,11 @@ class Subject:
             state = hashlib.sha256(f"{self.seed}/{picture.sha256}/{what}".encode()).digest()
             draws.append(draw(torch.Generator().manual_seed(int.from_bytes(state[:8], "big") >> 1)))
         return torch.stack(draws).to(self.pixels.device)
+
+
+def as_array(values: Tensor) -> Doubles:
+    """A tensor in float64 on the host."""
+    return np.asarray(values.double().cpu().numpy(), np.float64)
 
 
 def summed(maps: Tensor) -> Tensor:

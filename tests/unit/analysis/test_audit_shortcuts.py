@@ -18,8 +18,9 @@ from db.records import ImageRow
 from pipeline.analysis.audit import Audit, audit
 from pipeline.analysis.audit.decide import decide
 from pipeline.analysis.audit.gate_figures import MEANINGS, exceeded, figures_of, parse_gates
-from pipeline.analysis.audit.measure import Trial, wilson
+from pipeline.analysis.audit.measure import Trial
 from pipeline.analysis.audit.propose import Box, Candidate, Kind
+from pipeline.analysis.statistics import wilson
 from pipeline.errors import SpecError
 from tests.support.planted_worlds import CORNERS, World, a_run, world
 from tests.support.synthetic_audit import a_material

@@ -7,7 +7,8 @@ import pytest
 from scipy.spatial.distance import cosine
 from scipy.stats import spearmanr
 
-from pipeline.analysis.comparison import BINS, Sums, alike, batch_size
+from pipeline.analysis.comparison import Sums, alike, batch_size
+from pipeline.analysis.statistics import LINEAR_BINS
 from tests.support.records import make_row
 
 NAMES = ("cat", "dog", "eel")
@@ -74,7 +75,7 @@ def test_what_is_kept_of_batches_equals_numpy_over_all() -> None:
     for name in ("cosine", "rank_correlation", "distance"):
         values, kept = getattr(found, name), sums.quantiles(name)
         exact = np.quantile(values, [0.1, 0.5, 0.9], method="inverted_cdf")
-        assert [kept.p10, kept.median, kept.p90] == pytest.approx(exact.tolist(), abs=3 / BINS)
+        assert [kept.p10, kept.median, kept.p90] == pytest.approx(exact.tolist(), abs=3 / LINEAR_BINS)
     assert (sums.images, sums.flips, sums.changed_files) == (90, 6, 1)  # 3 of the first 9 are eels in both runs
     lowest = np.argsort(found.cosine)[:4]
     assert [each.row_a for each in sums.changed] == lowest.tolist()
