@@ -34,7 +34,7 @@ def audit(material: Material, *, by: By = "predicted", seed: int = 0, on_progres
     """
     gone = _Gone(material.available)
     material = replace(material, available=gone)
-    seen = survey(material, by, seed)
+    seen = survey(material.rows, by, seed)
     sample, remarks = _examined(material, seen)
     pass_ = _Pass(material, seen, sample, by)
     for done in pass_.run():

@@ -7,18 +7,30 @@ the largest gap between its eigenvalues the number of clusters, k-means the clus
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from db.records import ImageRow
 from pipeline.analysis.audit.results import Cluster
+from pipeline.analysis.statistics import Floats as Doubles
 from pipeline.runs.view import Floats
 
-FEWEST = 24  # images that a class needs to be clustered
-MOST = 256  # images that are clustered
+LEAST = 8  # images that an embedding needs
+FEWEST = 24  # images that a class needs for an audit to show its clusters
+MOST = 256  # images of a class that are clustered
 CLUSTERS = 6  # at most
 EXAMPLES = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """n maps as points, k <= `CLUSTERS` + 1."""
+
+    vectors: Doubles  # (n, k) eigenvectors
+    eigenvalues: Doubles  # (k,), smallest first
+    clusters: NDArray[np.int64]  # (n,), 0 the largest cluster
 
 
 def cluster_classes(rows: Mapping[str, Sequence[ImageRow]], grids: Mapping[str, Floats], seed: int) -> list[Cluster]:
@@ -30,19 +42,19 @@ def cluster_classes(rows: Mapping[str, Sequence[ImageRow]], grids: Mapping[str, 
     return found
 
 
-def cluster_maps(grids: Floats, seed: int) -> NDArray[np.int64]:
-    """The cluster of each map, (n, h, w) -> (n,), 0 the largest."""
+def embed(grids: Floats, seed: int) -> Embedding:
+    """Embed and cluster the maps of one class, (n, h, w), n >= `LEAST`. The same result for the same maps."""
     from sklearn.cluster import KMeans
 
     values, vectors = _spectrum(features(grids))
     count = _eigengap(values)
     if count == 1:
-        return np.zeros(len(grids), np.int64)
-    embedding = vectors[:, :count]
-    embedding = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
-    labels = KMeans(count, n_init=4, random_state=seed).fit_predict(embedding)
+        return Embedding(vectors, values, np.zeros(len(grids), np.int64))
+    points = vectors[:, :count]
+    points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
+    labels = KMeans(count, n_init=4, random_state=seed).fit_predict(points)
     order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
-    return np.asarray(np.argsort(order)[labels], np.int64)
+    return Embedding(vectors, values, np.asarray(np.argsort(order)[labels], np.int64))
 
 
 def features(grids: Floats) -> Floats:
@@ -61,7 +73,7 @@ def _halved(grids: Floats) -> Floats:
     return found
 
 
-def _spectrum(points: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _spectrum(points: Floats) -> tuple[Doubles, Doubles]:
     """The smallest eigenvalues and eigenvectors of the normalised Laplacian of the k-nearest-neighbour graph."""
     from scipy.linalg import eigh
     from sklearn.neighbors import kneighbors_graph
@@ -75,13 +87,13 @@ def _spectrum(points: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     return values, vectors
 
 
-def _eigengap(values: NDArray[np.float64]) -> int:
+def _eigengap(values: Doubles) -> int:
     """Number of clusters: where the eigenvalues make their largest step."""
     return int(np.argmax(np.diff(values))) + 1
 
 
 def _clusters(name: str, rows: Sequence[ImageRow], grids: Floats, seed: int) -> list[Cluster]:
-    labels, points = cluster_maps(grids, seed), features(grids)
+    labels, points = embed(grids, seed).clusters, features(grids)
     found = []
     for label in range(int(labels.max()) + 1):
         members = np.flatnonzero(labels == label)

@@ -7,13 +7,13 @@ and a smaller sample is part of a larger one. At most 256 rows a class and 10,00
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from db.records import ImageRow, ImageState
 from pipeline.analysis.audit.propose import LEAST
-from pipeline.runs.view import By, Material, class_of, natural
+from pipeline.runs.view import By, class_of, natural
 
 PER_CLASS = 256
 IN_ALL = 10_000
@@ -60,10 +60,10 @@ class _Sample:
         return max(LEAST, min(PER_CLASS, IN_ALL // max(1, len(self._heaps))))
 
 
-def survey(material: Material, by: By, seed: int) -> Survey:
-    """Walk through all rows once."""
+def survey(rows: Iterable[ImageRow], by: By, seed: int) -> Survey:
+    """Read all rows of a run once."""
     found, every, explained = Survey(), _Sample(), _Sample()
-    for row in material.rows:
+    for row in rows:
         if row.state is ImageState.FAILED:
             found.failed[row.error or "unknown reason"] += 1
             if len(found.failures) < FAILED:

@@ -6,7 +6,7 @@ Layout of its files: "Project File Format" and "Database Specification" of its d
 """
 
 import json
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +15,49 @@ import numpy as np
 import yaml
 
 from db.records import ImageRow
-from pipeline.analysis.audit.spectral import LEAST, analyse, features
+from pipeline.analysis.audit.clusters import LEAST, MOST, embed
+from pipeline.analysis.audit.fitting import grid_shares, grid_step
+from pipeline.analysis.audit.survey import survey
 from pipeline.runs.stored import Floats, Selection
 
 UNLABELLED = "(no label)"
+SEED = 0  # of a stored audit
 
 
 def write(selection: Selection, place: Path, _target: Path) -> int:
     """Write the project. Images written.
 
     Pictures and maps have three channels, which ViRelAy draws; a map of one is spread evenly over them.
-    `prediction` holds the probability of the predicted class and 0 for the others: the index stores no more. Each
-    predicted class of `spectral.LEAST` images or more has an analysis: spectral embedding, its eigenvalues, clusters.
+    `prediction` holds the probability of the predicted class and 0 for the others: the index stores no more. The
+    analysis of a class with `clusters.LEAST` images or more has the spectral embedding, its eigenvalues, and the
+    clusters that an audit by predicted class finds: it covers the same random sample of at most `clusters.MOST` images.
     """
     names = _class_names(selection)
     number = {name: index for index, name in enumerate(names)}
-    by_class: dict[str, list[int]] = defaultdict(list)
-    seen: list[Floats] = []
+    sample = survey(selection.done(), "predicted", SEED).explained
+    wanted = {row.row for part in sample.values() for row in part[:MOST]}
+    maps: dict[int, tuple[int, Floats]] = {}  # by row: the image's position in the project, and its shares (h, w)
+    written = 0
     with h5py.File(place / "dataset.h5", "w") as dataset, h5py.File(place / "attribution.h5", "w") as attribution:
-        for position, (row, one, pixels) in enumerate(selection.with_images()):
+        for row, one, pixels in selection.with_images():
             label = number[row.label or UNLABELLED]
             _append(dataset, "data", np.broadcast_to(pixels, (3, *pixels.shape[1:])))
             _append(dataset, "label", np.uint16(label))
             _append(attribution, "attribution", np.repeat(one / 3, 3, axis=0) if len(one) == 1 else one)
             _append(attribution, "label", np.uint16(label))
             _append(attribution, "prediction", _prediction(row, len(selection.spec.class_names)))
-            by_class[row.predicted or ""].append(position)
-            seen.append(features(one))
+            if row.row in wanted:
+                maps[row.row] = written, grid_shares(one.sum(axis=0)[None], grid_step(*one.shape[1:]))[0]
+            written += 1
     labels = [{"index": index, "word_net_id": f"{index:05}", "name": name} for name, index in number.items()]
     (place / "label-map.json").write_text(json.dumps(labels, indent=2), encoding="utf-8")
-    large = {f"{number[name]:05}": places for name, places in by_class.items() if len(places) >= LEAST}
+    known = {number[name]: [maps[row.row] for row in part[:MOST] if row.row in maps] for name, part in sample.items()}
+    large = {f"{index:05}": part for index, part in sorted(known.items()) if len(part) >= LEAST}
     if large:
-        _write_analysis(place / "analysis.h5", np.array(seen), large)
+        _write_analysis(place / "analysis.h5", large)
     project = {"project": _project(selection, analysed=bool(large))}
     (place / "project.yaml").write_text(yaml.safe_dump(project, sort_keys=False), encoding="utf-8")
-    return len(seen)
+    return written
 
 
 def _class_names(selection: Selection) -> list[str]:
@@ -76,16 +84,17 @@ def _prediction(row: ImageRow, classes: int) -> Floats:
     return found
 
 
-def _write_analysis(path: Path, seen: Floats, large: dict[str, list[int]]) -> None:
+def _write_analysis(path: Path, large: Mapping[str, Sequence[tuple[int, Floats]]]) -> None:
     with h5py.File(path, "w") as file:
-        for category, places in sorted(large.items()):
-            found = analyse(seen[places])
+        for category, part in large.items():
+            found = embed(np.stack([shares for _, shares in part]), SEED)
+            positions = np.array([position for position, _ in part], np.uint32)
+            order = np.argsort(positions)  # HDF5 reads by rising index
             group = file.create_group(category)
-            group["index"] = np.array(places, np.uint32)
-            group["embedding/spectral"] = found.embedding
-            group["embedding/spectral"].attrs["eigenvalue"] = found.eigenvalues
-            for count, clusters in found.clusters.items():
-                group[f"cluster/kmeans-{count:02}"] = clusters
+            group["index"] = positions[order]
+            group["embedding/spectral"] = found.vectors[order].astype(np.float32)
+            group["embedding/spectral"].attrs["eigenvalue"] = found.eigenvalues.astype(np.float32)
+            group["cluster/spectral"] = found.clusters[order].astype(np.uint32)
 
 
 def _project(selection: Selection, *, analysed: bool) -> dict[str, Any]:

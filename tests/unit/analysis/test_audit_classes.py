@@ -143,13 +143,13 @@ def test_a_sample_does_not_depend_on_the_order_and_is_bounded() -> None:
     material = a_material(count=60)
     many = [replace(row, row=i, predicted=str(i % 100), target=str(i % 100)) for i, row in
             enumerate(rows_of(material) * 100)]  # fmt: skip
-    found = survey(replace(material, rows=many), "predicted", 0)
-    again = survey(replace(material, rows=many[::-1]), "predicted", 0)
+    found = survey(many, "predicted", 0)
+    again = survey(many[::-1], "predicted", 0)
     assert found.sample == again.sample == found.explained
     assert IN_ALL // 100 > 60
     assert Counter(len(part) for part in found.sample.values()) == {60: 100}
-    assert survey(replace(material, rows=many), "predicted", 1).sample != found.sample
-    crowded = survey(replace(material, rows=[replace(row, predicted="a") for row in many]), "predicted", 0)
+    assert survey(many, "predicted", 1).sample != found.sample
+    crowded = survey([replace(row, predicted="a") for row in many], "predicted", 0)
     assert len(crowded.sample["a"]) == PER_CLASS
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.analysis.audit import Material, audit
 from pipeline.analysis.audit.casts import cast_of, shift
-from pipeline.analysis.audit.clusters import FEWEST, cluster_maps
+from pipeline.analysis.audit.clusters import FEWEST, embed
 from pipeline.analysis.audit.fitting import fit_all, grid_shares, grid_step
 from pipeline.analysis.audit.propose import Candidate
 from tests.support.synthetic_audit import CLASSES, a_material, rows_of
@@ -25,13 +25,13 @@ def three_strategies(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def test_maps_of_three_strategies_are_three_clusters_the_largest_first() -> None:
     maps, truth = three_strategies(np.random.default_rng(0))
     order = np.random.default_rng(1).permutation(60)
-    assert cluster_maps(grid_shares(maps[order], 1), seed=0).tolist() == truth[order].tolist()
+    assert embed(grid_shares(maps[order], 1), seed=0).clusters.tolist() == truth[order].tolist()
 
 
 def test_maps_of_one_strategy_are_one_cluster_or_few_and_empty_maps_do_no_harm() -> None:
     maps, truth = three_strategies(np.random.default_rng(0))
-    assert cluster_maps(grid_shares(np.zeros((30, 32, 32), np.float32), 1), seed=0).max() < 6
-    assert set(cluster_maps(grid_shares(maps[truth == 0], 1), seed=0)) <= {0, 1, 2, 3, 4, 5}
+    assert embed(grid_shares(np.zeros((30, 32, 32), np.float32), 1), seed=0).clusters.max() < 6
+    assert set(embed(grid_shares(maps[truth == 0], 1), seed=0).clusters) <= {0, 1, 2, 3, 4, 5}
 
 
 def test_an_audit_tells_the_clusters_of_each_class_with_their_rows() -> None:

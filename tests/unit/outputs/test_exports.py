@@ -4,7 +4,8 @@ import csv
 import json
 import re
 import sys
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import duckdb
@@ -16,9 +17,13 @@ import yaml
 from PIL import Image
 
 from db.records import ImageRow
-from pipeline.analysis.audit import spectral
+from pipeline.analysis.audit import audit, clusters
+from pipeline.analysis.audit.fitting import grid_shares
 from pipeline.api import Pipeline
 from pipeline.errors import ObjectMissing, UsageError
+from pipeline.outputs.export import virelay
+from pipeline.runs.view import RunView
+from tests.support.synthetic_audit import CLASSES, a_material
 from tests.unit.outputs.conftest import HOSTILE
 
 
@@ -81,20 +86,52 @@ def test_virelay_project_has_the_layout_of_its_documentation(opened: Pipeline, t
         for category, group in analysis.items():
             index = group["index"][:]
             assert {rows[place].predicted for place in index} == {labels[int(category)]["name"]}
-            assert len(group["embedding/spectral"]) == len(group["cluster/kmeans-02"]) == len(index) >= spectral.LEAST
+            assert len(group["embedding/spectral"]) == len(group["cluster/spectral"]) == len(index) >= clusters.LEAST
             assert group["embedding/spectral"].attrs["eigenvalue"][0] == pytest.approx(0, abs=1e-5)
 
 
 def test_two_ways_of_deciding_are_two_clusters() -> None:
-    maps = np.zeros((24, 1, 32, 32), np.float32)
-    maps[:12, :, :8, :8] = 1
-    maps[12:, :, 24:, 24:] = 1
+    maps = np.zeros((24, 32, 32), np.float32)
+    maps[:12, :8, :8] = 1
+    maps[12:, 24:, 24:] = 1
     maps += np.random.default_rng(0).normal(0, 0.05, maps.shape).astype(np.float32)
-    found = spectral.analyse(np.array([spectral.features(one) for one in maps]))
+    found = clusters.embed(grid_shares(maps, 1), seed=0)
     assert (found.eigenvalues[:2] < 0.2).all()
     assert found.eigenvalues[2] > 0.5
-    assert len(set(found.clusters[2][:12])) == len(set(found.clusters[2][12:])) == 1
-    assert found.clusters[2][0] != found.clusters[2][-1]
+    assert found.clusters.tolist() in ([0] * 12 + [1] * 12, [1] * 12 + [0] * 12)
+
+
+@dataclass
+class Exportable:
+    """Every image of a synthetic run, as an export reads them."""
+
+    view: RunView
+
+    def __post_init__(self) -> None:
+        self.run = replace(self.view.run, source='{"location": "images"}')
+        self.spec, self.done = self.view.spec, self.view.done
+
+    def with_images(self) -> Iterator[tuple[ImageRow, np.ndarray, np.ndarray]]:
+        for row in self.done():
+            yield row, self.view.maps([row])[0], self.view.images([row])[0]
+
+
+def test_virelay_shows_the_clusters_of_the_audit(tmp_path: Path) -> None:
+    view = a_material(rate=0.5)
+    found = audit(view).clusters
+    assert {one.class_name for one in found} == set(CLASSES)
+    virelay.write(Exportable(view), tmp_path, tmp_path)
+    rows = list(view.done())
+    with h5py.File(tmp_path / "analysis.h5") as analysis:
+        exported = {
+            (view.spec.class_names[int(category)], label): {
+                rows[position].row for position in group["index"][:][group["cluster/spectral"][:] == label]
+            }
+            for category, group in analysis.items()
+            for label in set(group["cluster/spectral"][:].tolist())
+        }
+    assert exported == {(one.class_name, one.cluster): set(one.rows) for one in found}
+    assert len(exported) > len(CLASSES)
 
 
 def test_fiftyone_folder_has_samples_with_heat_maps(opened: Pipeline, tmp_path: Path) -> None:
