@@ -451,7 +451,7 @@ class Pipeline:
 
     def drift(self, ref: str, previous: str) -> Drift:
         """Distance of a run's evidence from an earlier run's; see `pipeline.analysis.drift`. Raises ObjectMissing."""
-        from pipeline.analysis.comparing import drift_between
+        from pipeline.analysis.drift import drift_between
 
         return drift_between(self.database, self.objects, self.get_run(ref), self.get_run(previous))
 
@@ -473,7 +473,7 @@ class Pipeline:
             UsageError: the runs share no image, or their maps differ in height or width.
             ObjectMissing: a map that the index names is gone.
         """
-        from pipeline.analysis.comparing import compare
+        from pipeline.analysis.comparison import compare
 
         classes, one, other = _by(by), self.open_run(a), self.open_run(b)
         before = one.progress(), other.progress()

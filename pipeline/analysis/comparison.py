@@ -15,17 +15,25 @@ and the images that are listed, whatever the number of images. Knows nothing of 
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from db.records import Drift, ImageRow
-from pipeline.analysis.drift import CellSums, compare
-from pipeline.record_format import numbered
+from db.objects import Objects
+from db.pair_queries import count_unmatched, iter_pairs
+from db.records import Drift, ImageRow, Run
+from db.session import Engine
+from pipeline.analysis.drift import CellSums, drift_of
 from pipeline.analysis.statistics import Floats as Doubles
 from pipeline.analysis.statistics import Histogram, cosines, rank_correlations
+from pipeline.errors import UsageError
+from pipeline.record_format import numbered
 from pipeline.runs.view import BATCH_BYTES, By, Floats, class_of
-from pipeline.spec.describe import Difference
+from pipeline.spec.describe import Difference, differences
+from pipeline.spec.run_spec import RunSpec
+from pipeline.storage.arrays import layout_of
+from pipeline.storage.reader import read_maps
 
 MOST = 256  # pairs of maps that are read at a time
 
@@ -112,6 +120,61 @@ class Comparison:
 FIGURES = ("cosine", "rank_correlation", "distance", "flip_share", "drift", "class_drift", "ndcg")
 
 
+def compare(database: Engine, objects: Objects, a: Run, b: Run, *, by: By = "predicted", limit: int = 20) -> Comparison:
+    """What differs between two runs, image by image. Memory does not grow with the number of images.
+
+    Args:
+        database: the index.
+        objects: where the maps are.
+        a: the run that is compared with.
+        b: the other one.
+        by: classes are the ones that A has predicted, or those of its labels.
+        limit: images to list.
+
+    Raises:
+        UsageError: no image has a map in both, or the maps have another height and width.
+        ObjectMissing: a map that the index names is gone.
+    """
+    spec_a, spec_b = RunSpec.from_json(a.spec), RunSpec.from_json(b.spec)
+    values = _values_of_a_map(a, spec_a, b, spec_b)
+    sums, pairs = Sums(by, limit), iter_pairs(database, a.id, b.id)
+    while batch := list(islice(pairs, batch_size(values))):
+        sums.add(batch, read_maps(objects, [row for row, _ in batch]), read_maps(objects, [row for _, row in batch]))
+    if not sums.images:
+        raise UsageError(f"runs {a.id} and {b.id} have no image in common that both have a map of; keys are compared")
+    moved = sums.drift(a.id, b.id)
+    return Comparison(
+        run_a=a.id,
+        run_b=b.id,
+        by=by,
+        spec=differences(a, b),
+        shared_images=sums.images,
+        only_a=count_unmatched(database, a.id, b.id),
+        only_b=count_unmatched(database, b.id, a.id),
+        changed_files=sums.changed_files,
+        flips=sums.flips,
+        cosine=sums.quantiles("cosine"),
+        rank_correlation=sums.quantiles("rank_correlation"),
+        distance=sums.quantiles("distance"),
+        drift=moved.drift,
+        ndcg=moved.ndcg,
+        class_drift=moved.class_drift,
+        classes=sums.classes(moved),
+        changed=tuple(sums.changed),
+    )
+
+
+def _values_of_a_map(a: Run, spec_a: RunSpec, b: Run, spec_b: RunSpec) -> int:
+    """Numbers in the larger of two maps."""
+    one, other = layout_of(a, spec_a), layout_of(b, spec_b)
+    if (one.height, one.width) != (other.height, other.width):
+        raise UsageError(
+            f"maps of run {a.id} are {one.height} x {one.width} (height x width), those of run {b.id} "
+            f"{other.height} x {other.width}: compare runs whose models take the same input, see --input-size"
+        )
+    return max(one.channels, other.channels) * one.height * one.width
+
+
 @dataclass(frozen=True, slots=True)
 class Alike:
     """Figures of n pairs of maps, each (n,) float64."""
@@ -183,7 +246,7 @@ class Sums:
 
     def drift(self, run_a: str, run_b: str) -> Drift:
         """Of run B against run A, over the pairs."""
-        return compare(run_b, self._cells[1], run_a, self._cells[0])
+        return drift_of(run_b, self._cells[1], run_a, self._cells[0])
 
     def classes(self, drift: Drift) -> tuple[ClassComparison, ...]:
         """The classes of run A, the one that moved most first."""

@@ -14,16 +14,23 @@ Memory is 64 numbers per class and one batch of maps, whatever the number of ima
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from math import prod
 
 import numpy as np
 
-from db.records import ClassDrift, Drift, ImageRow
+from db.objects import Objects
+from db.queries import iter_images
+from db.records import ClassDrift, Drift, ImageRow, ImageState, Run
+from db.session import Engine
 from pipeline.analysis.statistics import Floats as Doubles
 from pipeline.analysis.statistics import cosine_distance
 from pipeline.runs.view import BATCH_BYTES, Floats
+from pipeline.spec.run_spec import RunSpec
+from pipeline.storage.arrays import layout_of
+from pipeline.storage.reader import read_maps
 
 CELLS = 8  # on each side
-LEAST = 5  # images of a class in both runs: fewer say little, and do not count for `class_drift`
+MIN_CLASS_IMAGES = 5  # images of a class in both runs: fewer say little, and do not count for `class_drift`
 MOST = 256  # maps that are read at a time
 
 
@@ -61,11 +68,26 @@ def sum_cells(rows: Iterable[ImageRow], read: Callable[[Sequence[ImageRow]], Flo
     return sums
 
 
-def compare(run_id: str, after: CellSums, previous_run_id: str, before: CellSums) -> Drift:
+def drift_between(database: Engine, objects: Objects, run: Run, previous: Run) -> Drift:
+    """The drift of a run against an earlier one. Memory does not grow with the number of images.
+
+    Raises:
+        ObjectMissing: a map that the index names is gone.
+    """
+
+    def cells(of: Run) -> CellSums:
+        one, _ = layout_of(of, RunSpec.from_json(of.spec)).arrays()["mean"]
+        rows = iter_images(database, of.id, ImageState.DONE)
+        return sum_cells(rows, lambda batch: read_maps(objects, batch), prod(one))
+
+    return drift_of(run.id, cells(run), previous.id, cells(previous))
+
+
+def drift_of(run_id: str, after: CellSums, previous_run_id: str, before: CellSums) -> Drift:
     """The drift of a run against an earlier one."""
     names = sorted({*after.by_class, *before.by_class})
     classes = tuple(_class_drift(name, before, after) for name in names)
-    counted = [c.drift for c in classes if c.drift is not None and min(c.images, c.images_before) >= LEAST]
+    counted = [c.drift for c in classes if c.drift is not None and min(c.images, c.images_before) >= MIN_CLASS_IMAGES]
     return Drift(
         run_id=run_id,
         previous_run_id=previous_run_id,

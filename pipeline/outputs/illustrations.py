@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from db.records import ImageRow
+from pipeline.analysis.audit.boxes import paste
 from pipeline.analysis.audit.casts import shift
-from pipeline.analysis.audit.measure import paste, read_available
+from pipeline.analysis.audit.measure import read_available
 from pipeline.analysis.audit.results import Audit, ClassFigures, ClassMaps, Cluster, Finding
 from pipeline.outputs import pictures
 from pipeline.runs.view import Floats, Material

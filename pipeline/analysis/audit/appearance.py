@@ -17,10 +17,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analysis.audit.propose import LEAST, Box
+from pipeline.analysis.audit.boxes import Box
+from pipeline.analysis.audit.thresholds import ALIKE, MIN_IMAGES
 from pipeline.runs.view import Floats
 
-ALIKE = 3.5  # lower end of d' from which the content of images is alike
 PARTS = (2, 4)  # by which images are parted in content
 CELLS = 32  # a side of the image has at most; contrast is pooled over 3 x 3 of them
 EXTENTS = (1 / 6, 1 / 3)  # of the largest difference in contrast: what belongs to a mark, the widest that fits
@@ -101,11 +101,11 @@ def _parts(own: Floats) -> Iterator[NDArray[np.int64]]:
 
     different = len(np.unique(own, axis=0))
     for parts in PARTS:
-        if len(own) < 2 * LEAST or different < parts:
+        if len(own) < 2 * MIN_IMAGES or different < parts:
             return
         label = KMeans(parts, n_init=3, random_state=0).fit_predict(own)
         for value in range(parts):
-            if (label == value).sum() >= LEAST:
+            if (label == value).sum() >= MIN_IMAGES:
                 yield np.flatnonzero(label == value)
 
 

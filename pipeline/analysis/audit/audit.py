@@ -12,13 +12,13 @@ from itertools import islice
 import numpy as np
 
 from db.records import ImageRow
+from pipeline.analysis.audit.boxes import Boxes, grid_shares, grid_step, window_shares, windows
 from pipeline.analysis.audit.classes import MEDIAN_OF, ClassSums, block_step, by_class
 from pipeline.analysis.audit.clusters import cluster_classes
-from pipeline.analysis.audit.fitting import grid_shares, grid_step
-from pipeline.analysis.audit.propose import LEAST, Boxes, window_shares, windows
 from pipeline.analysis.audit.results import Audit, Finding, Unconfirmed
 from pipeline.analysis.audit.search import Examined, find_shortcuts
 from pipeline.analysis.audit.survey import Survey, survey
+from pipeline.analysis.audit.thresholds import MIN_IMAGES
 from pipeline.runs.view import By, Floats, Material
 
 UNSEEN = 0.1  # tolerated error of a map where the run names none
@@ -102,11 +102,13 @@ class _Gone:
         lost = [
             name for name, rows in sample.items()
             if any(not self.known.get(row.row, True) for row in rows)
-            and sum(1 for _ in islice(filter(self, rows), LEAST)) < LEAST
+            and sum(1 for _ in islice(filter(self, rows), MIN_IMAGES)) < MIN_IMAGES
         ]  # fmt: skip
         few = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
         return (
-            [f"fewer than {LEAST} images are left of {len(lost)} classes, which were not tested: {few}"] if lost else []
+            [f"fewer than {MIN_IMAGES} images are left of {len(lost)} classes, which were not tested: {few}"]
+            if lost
+            else []
         )
 
 
@@ -168,18 +170,18 @@ def _unfinished(material: Material, seen: Survey) -> list[str]:
 def _examined(material: Material, seen: Survey) -> tuple[dict[str, list[ImageRow]], tuple[str, ...]]:
     """Images per class that the shortcut search looks at: their map must explain their class. And what was left out."""
     known = set(material.spec.class_names)
-    examined = {name: part for name, part in seen.explained.items() if name in known and len(part) >= LEAST}
+    examined = {name: part for name, part in seen.explained.items() if name in known and len(part) >= MIN_IMAGES}
     small = [name for name in seen.names if name not in examined]
     few = ", ".join(small[:5]) + (", ..." if len(small) > 5 else "")
     if len(examined) < 2:
         fewer = f" (fewer: {few})" if small else ""
         return examined, (
-            f"a search for shortcuts needs two classes with {LEAST} images or more whose map explains the class, and "
-            f"{len(examined) or 'none'} of {len(seen.names)} has them{fewer}",
+            f"a search for shortcuts needs two classes with {MIN_IMAGES} images or more whose map explains the class, "
+            f"and {len(examined) or 'none'} of {len(seen.names)} has them{fewer}",
         )
     if not small:
         return examined, ()
     return examined, (
-        f"{len(small)} of {len(seen.names)} classes have fewer than {LEAST} images whose map explains the class, and "
-        f"were not searched for shortcuts: {few}",
+        f"{len(small)} of {len(seen.names)} classes have fewer than {MIN_IMAGES} images whose map explains the class, "
+        f"and were not searched for shortcuts: {few}",
     )

@@ -17,7 +17,8 @@ import numpy as np
 from db.records import ImageRow
 from pipeline.analysis.audit.appearance import d_prime
 from pipeline.analysis.audit.measure import DONORS, LEANING, RECEIVERS, Pool, Trial, conclude, read_available
-from pipeline.analysis.audit.propose import LEAST, Candidate, permuted
+from pipeline.analysis.audit.propose import Candidate, permuted
+from pipeline.analysis.audit.thresholds import MIN_IMAGES
 from pipeline.analysis.statistics import Estimate, wilson
 from pipeline.runs.view import Floats, Material
 
@@ -67,7 +68,7 @@ def read_palette(material: Material, examined: Mapping[str, Sequence[ImageRow]])
     colours: dict[str, Floats] = {}
     for name in (name for name in examined if name in set(largest)):
         kept, pixels = read_available(material, examined[name], most)
-        if len(kept) >= LEAST:
+        if len(kept) >= MIN_IMAGES:
             rows[name], colours[name] = kept, opponent(cast_of(pixels))
     return Palette(rows, colours)
 
@@ -107,12 +108,12 @@ def run_colour_trial(
 ) -> Trial | None:
     """Measure one colour; see `interventions.run_trial`."""
     rng = np.random.default_rng([seed, index, 3])
-    leaning = candidate.order[: min(LEANING, max(LEAST, candidate.leaning))]
+    leaning = candidate.order[: min(LEANING, max(MIN_IMAGES, candidate.leaning))]
     wanted = [palette.rows[candidate.class_name][place] for place in leaning]
     pixels = material.read_images(wanted)
     kept = material.ask(pixels) == index
     others = np.flatnonzero(pool.predicted != index)
-    if kept.sum() < LEAST or len(others) < LEAST:
+    if kept.sum() < MIN_IMAGES or len(others) < MIN_IMAGES:
         return None
     own = pixels[kept]
     images, donors = np.repeat(own, DONORS, axis=0), pool.pixels[rng.choice(others, len(own) * DONORS)]

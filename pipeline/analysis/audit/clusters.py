@@ -17,8 +17,8 @@ from pipeline.analysis.audit.results import Cluster
 from pipeline.analysis.statistics import Floats as Doubles
 from pipeline.runs.view import Floats
 
-LEAST = 8  # images that an embedding needs
-FEWEST = 24  # images that a class needs for an audit to show its clusters
+MIN_EMBEDDED = 8  # images that an embedding needs
+MIN_CLUSTERED = 24  # images that a class needs for an audit to show its clusters
 MOST = 256  # images of a class that are clustered
 CLUSTERS = 6  # at most
 EXAMPLES = 6
@@ -37,13 +37,13 @@ def cluster_classes(rows: Mapping[str, Sequence[ImageRow]], grids: Mapping[str, 
     """Clusters of every class with 24 images or more. `grids` (n, h, w) from `fitting.grid_shares`, of the rows."""
     found: list[Cluster] = []
     for name, part in rows.items():
-        if len(part) >= FEWEST:
+        if len(part) >= MIN_CLUSTERED:
             found += _clusters(name, part[:MOST], grids[name][:MOST], seed)
     return found
 
 
 def embed(grids: Floats, seed: int) -> Embedding:
-    """Embed and cluster the maps of one class, (n, h, w), n >= `LEAST`. The same result for the same maps."""
+    """Embed and cluster the maps of one class, (n, h, w), n >= `MIN_EMBEDDED`. The same result for the same maps."""
     from sklearn.cluster import KMeans
 
     values, vectors = _spectrum(features(grids))

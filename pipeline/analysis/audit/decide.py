@@ -38,20 +38,22 @@ on photographs two came to 34 and 37 % by chance, neither with a p-value below 0
 
 from collections.abc import Sequence
 
-from pipeline.analysis.audit.appearance import ALIKE
-from pipeline.analysis.audit.measure import USE, Trial
-from pipeline.analysis.audit.propose import area_of, overlap, shared_area
+from pipeline.analysis.audit.boxes import area_of, overlap, shared_area
+from pipeline.analysis.audit.measure import Trial
 from pipeline.analysis.audit.results import LIKE_OBJECT
+from pipeline.analysis.audit.thresholds import (
+    ALIKE,
+    APART,
+    CAST_TURNED,
+    FOR_ITS_SIZE,
+    MOST,
+    OTHERS,
+    OVER_OTHERS,
+    SURELY,
+    TURNED,
+    USE,
+)
 from pipeline.analysis.statistics import exceeds
-
-OVER_OTHERS = 3.0  # times what other classes reach
-SURELY = 6.0  # lower end of d' that needs no comparison
-APART = 1.75  # lower end of d' of any mark
-OTHERS = 5  # classes with used places that a place is compared with at least, to be a mark below `ALIKE`
-FOR_ITS_SIZE = 30.0  # images turned, lower bound, over the part of the image that the place covers
-TURNED = 0.1  # other images that a mark turns, lower bound
-MOST = 0.5  # other images that a mark turns, lower bound, whatever the object beneath it does
-CAST_TURNED = 0.3  # other images that a cast turns which is not alike, lower bound
 
 
 def decide(trials: Sequence[Trial]) -> tuple[list[Trial], list[tuple[Trial, str]]]:

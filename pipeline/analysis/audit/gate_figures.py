@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.analysis.audit.results import Audit, ClassFigures
 from pipeline.spec.gate import Gate
 
-LEAST = 5  # images that a class needs to count for `class_accuracy` and the other figures of single classes
+MIN_CLASS_IMAGES = 5  # images that a class needs to count for `class_accuracy` and the other figures of single classes
 MEANINGS: Mapping[str, str] = {
     "findings": "shortcuts that were found; if none, not known where the audit is not complete",
     "doubtful": "places that the model uses and that may be parts of the object; likewise",
@@ -50,7 +50,7 @@ def exceeded(audit: Audit, gates: Sequence[Gate]) -> list[str]:
 
 def figures_of(audit: Audit) -> dict[str, float | None]:
     """Every figure of `MEANINGS`; None where it is not known."""
-    classes = [one for one in audit.classes if one.images >= LEAST]
+    classes = [one for one in audit.classes if one.images >= MIN_CLASS_IMAGES]
     every = audit.overall
     return {
         "findings": len(audit.findings) or (0 if audit.complete else None),

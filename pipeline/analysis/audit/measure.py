@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.records import ImageRow
-from pipeline.analysis.audit.appearance import ALIKE, contrast, d_prime, extent, lower_end, most_alike, parted
-from pipeline.analysis.audit.propose import LEAST, Box, Candidate, area_of, overlap
+from pipeline.analysis.audit.appearance import contrast, d_prime, extent, lower_end, most_alike, parted
+from pipeline.analysis.audit.boxes import Box, area_of, cut, overlap, paste
+from pipeline.analysis.audit.propose import Candidate
+from pipeline.analysis.audit.thresholds import ALIKE, MIN_IMAGES, USE
 from pipeline.analysis.statistics import Estimate, wilson
 from pipeline.runs.view import Floats, Material
 
@@ -30,7 +32,6 @@ DONORS = 4  # per leaning image
 RECEIVERS = 96  # images of other classes
 POOL = 192  # donors and receivers are drawn from these
 COMPARED = 96  # images that lean on a used window: their content is compared
-USE = 0.2  # predictions lost, or images turned: what counts as use, see `shortcuts`
 EXAMPLES = 6
 
 
@@ -119,9 +120,9 @@ def run_trial(
     """
     rng = np.random.default_rng([seed, index, *candidate.region])
     ordered = [rows[position] for position in candidate.order]
-    wanted, own = _predicted_as(index, material, ordered, min(LEANING, max(LEAST, candidate.leaning)))
+    wanted, own = _predicted_as(index, material, ordered, min(LEANING, max(MIN_IMAGES, candidate.leaning)))
     others = np.flatnonzero(pool.predicted != index)
-    if len(own) < LEAST or len(others) < LEAST:
+    if len(own) < MIN_IMAGES or len(others) < MIN_IMAGES:
         return None
     places = np.array([candidate.region, *_elsewhere(candidate.region, material.size, rng)])  # (5, 4): then controls
     images, donors = np.repeat(own, DONORS, axis=0), pool.pixels[rng.choice(others, len(own) * DONORS)]
@@ -142,9 +143,9 @@ def run_trial(
         wanted, own = _predicted_as(index, material, ordered, min(COMPARED, candidate.leaning))
         compared = trial.necessity.images if bare is None else len(own)
         trial = _with_content(trial, wanted, own, pool, others, compared=compared)
-    if trial.worth and bare is not None and len(bare) >= LEAST:
+    if trial.worth and bare is not None and len(bare) >= MIN_IMAGES:
         _, without = _predicted_as(index, material, bare, LEANING)
-        trial = replace(trial, without=turned(without, control=False) if len(without) >= LEAST else None)
+        trial = replace(trial, without=turned(without, control=False) if len(without) >= MIN_IMAGES else None)
     return trial
 
 
@@ -202,20 +203,6 @@ def conclude(
 def _places(places: NDArray[np.int64], count: int, *, control: bool) -> NDArray[np.int64]:
     """Boxes per image (count, 4): always the window, or the random places in turn."""
     return places[np.arange(count) % (len(places) - 1) + 1] if control else np.repeat(places[:1], count, axis=0)
-
-
-def paste(images: Floats, sources: Floats, boxes: NDArray[np.int64]) -> Floats:
-    """Images (n, C, H, W) with the box (n, 4) of each replaced by what its source shows there."""
-    out = images.copy()
-    for image, source, (x0, y0, x1, y1) in zip(out, sources, boxes, strict=True):
-        image[:, y0:y1, x0:x1] = source[:, y0:y1, x0:x1]
-    return out
-
-
-def cut(images: Floats, box: Box) -> Floats:
-    """The box's content of (n, ..., H, W), (n, values)."""
-    x0, y0, x1, y1 = box
-    return images[..., y0:y1, x0:x1].reshape(len(images), -1)
 
 
 def _elsewhere(box: Box, size: tuple[int, int], rng: np.random.Generator) -> list[Box]:

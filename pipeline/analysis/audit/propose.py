@@ -3,13 +3,15 @@
 Proposes only. Classes differ in where their evidence lies, so nearly every class has such windows, with small
 p-values, on clean data too; `interventions` decides. Knows nothing of pixels or models.
 
-A window's share of an image is the part of the positive attribution (summed over channels first) that lies in it.
-
 Order: by how much the share exceeds that of the other classes, per pixel of the window's side (divided by its area,
 specks would win; undivided, the largest windows would), once for the mean and once for the 90th percentile (a mark on a
 part of the images). Standard deviations are no order: on digits a black margin with 1 % of the attribution, but the
 same 1 % in every image, came before a mark that held 29 %. Measured on networks whose digits bear a mark: where its
 removal costs 20 points, its window was the first or the second of its class by the mean.
+
+Each candidate is followed by its shape, because marks are wider than windows, or between two of them. The mean share
+of the images that lean on the window, minus that of the other classes, is smoothed over 3 x 3 cells; the connected
+cells around the window that have a third of the peak or more give the box. Its p-value is the window's.
 
 p-value: per class and window two linear statistics, the mean share and the mean squared share (which answers to an
 upper tail), each standardised by its exact mean and variance under a random assignment of images to classes; the larger
@@ -24,16 +26,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.analysis.audit.boxes import Box, Boxes, overlap, sides, union_share
+from pipeline.analysis.audit.thresholds import MIN_IMAGES, SAME
 from pipeline.runs.view import Floats
 
-FRACTIONS = (1 / 8, 3 / 16, 1 / 4, 3 / 8)  # of the shorter side; the stride is half of it
-LENGTHS = (3 / 8, 1 / 2, 5 / 8, 1.0)  # of a strip along a border, of that border; its thickness is one of THICKNESSES
-THICKNESSES = (1 / 8, 3 / 16, 1 / 4)
-LEAST = 6  # images that a class needs, and that a test needs: on fewer nothing is tested
 # where a candidate comes from: places of the class, of a cluster of its maps, or the colours of its images
 Kind = Literal["window", "cluster", "colour"]
-Boxes = NDArray[np.int64]  # (k, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive
-Box = tuple[int, int, int, int]
+PART = 1 / 3  # of the peak: excess of the cells that belong to a shape
+FILL = 0.4  # of a shape's box that its cells fill at least
+LARGEST, AT_BORDER = 0.15, 0.3  # of the image that a shape's box covers at most, and one that reaches the border
+LEAN = (6, 24)  # images whose mean gives the shape, at least and at most
 
 
 @dataclass(frozen=True)
@@ -51,40 +53,6 @@ class Candidate:
     kind: Kind = "window"
 
 
-def windows(height: int, width: int) -> Boxes:
-    """Squares at several sizes that overlap by about half, and strips along every border, (k, 4)."""
-    boxes: list[Box] = []
-    for fraction in FRACTIONS:
-        side = max(2, round(fraction * min(height, width)))
-        boxes += [(x, y, x + side, y + side) for y in _starts(height, side) for x in _starts(width, side)]
-    for part in LENGTHS:
-        for fraction in THICKNESSES:
-            thick = max(2, round(fraction * min(height, width)))
-            across, down = max(2, round(part * width)), max(2, round(part * height))
-            boxes += [(x, y, x + across, y + thick) for y in (0, height - thick) for x in _starts(width, across)]
-            boxes += [(x, y, x + thick, y + down) for x in (0, width - thick) for y in _starts(height, down)]
-    return np.array(sorted(set(boxes)), dtype=np.int64)
-
-
-def _starts(length: int, side: int) -> list[int]:
-    steps = max(1, round(2 * (length - side) / side))
-    return [int(start) for start in np.linspace(0, length - side, steps + 1).round()]
-
-
-def window_shares(maps: Floats, boxes: Boxes) -> Floats:
-    """Share of each image's positive attribution in each window: maps (n, H, W) -> (n, k), 0..1.
-
-    An image without positive attribution has share 0 everywhere.
-    """
-    sums = np.zeros((len(maps), maps.shape[1] + 1, maps.shape[2] + 1))  # float64: differences of running sums
-    np.cumsum(np.cumsum(np.clip(maps, 0, None), axis=1, dtype=np.float64), axis=2, out=sums[:, 1:, 1:])
-    x0, y0, x1, y1 = boxes.T
-    held = sums[:, y1, x1] - sums[:, y0, x1] - sums[:, y1, x0] + sums[:, y0, x0]
-    total = sums[:, -1:, -1:].reshape(-1, 1)
-    share: Floats = np.divide(held, total, out=np.zeros_like(held), where=total > 0).astype(np.float32)
-    return share
-
-
 class Scan:
     """The shares of all classes in all windows, and their permutation test.
 
@@ -100,7 +68,7 @@ class Scan:
 
     def __init__(self, shares: Mapping[str, Floats], boxes: Boxes, *, permutations: int, seed: int) -> None:
         self.boxes = boxes
-        self.shares = {name: part for name, part in shares.items() if len(part) >= LEAST}
+        self.shares = {name: part for name, part in shares.items() if len(part) >= MIN_IMAGES}
         self.names = list(self.shares) if len(self.shares) >= 2 else []
         if self.names:
             self._table = np.concatenate(list(self.shares.values()))  # (N, k), sorted by class
@@ -169,13 +137,6 @@ def _strangest(own: Floats, others: Floats, boxes: Boxes) -> list[tuple[int, flo
     return kept
 
 
-def sides(boxes: Boxes) -> NDArray[np.float64]:
-    """Root of each box's area, as a part of the largest square's."""
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    square = boxes[:, 2] - boxes[:, 0] == boxes[:, 3] - boxes[:, 1]
-    return np.asarray(np.sqrt(area / area[square].max(initial=1)), np.float64)
-
-
 def permuted(
     table: Floats, counts: NDArray[np.int64], draws: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -201,18 +162,68 @@ def _sums(values: Floats, counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.add.reduceat(values, starts, axis=0) / scale[:, None]
 
 
-def area_of(box: Sequence[int] | Boxes) -> int:
-    """Pixels of a box."""
-    return int((box[2] - box[0]) * (box[3] - box[1]))
+def fit_all(
+    candidates: Sequence[Candidate], grids: Mapping[str, Floats], size: tuple[int, int], step: int
+) -> list[Candidate]:
+    """The candidates, each followed by its fitted shape where that is another one. `grids` from `grid_shares`."""
+    elsewhere = means_elsewhere(grids)
+    found: list[Candidate] = []
+    for one in candidates:
+        found.append(one)
+        fitted = _fitted(one, grids, elsewhere[one.class_name], size, step)
+        own = [other.region for other in found if other.class_name == one.class_name]
+        if fitted is not None and all(union_share(fitted.region, box) < SAME for box in own):
+            found.append(fitted)
+    return found
 
 
-def shared_area(one: Sequence[int] | Boxes, other: Sequence[int] | Boxes) -> int:
-    """Pixels that two boxes have in common."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return int(max(0, width) * max(0, height))
+def means_elsewhere(grids: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Mean of all other classes' images, (h, w) per class."""
+    sums = {name: grid.sum(axis=0) for name, grid in grids.items()}
+    images = sum(len(grid) for grid in grids.values())
+    every = sum(sums.values(), start=np.zeros((), np.float32))
+    return {name: (every - sums[name]) / max(1, images - len(grids[name])) for name in grids}
 
 
-def overlap(one: Sequence[int] | Boxes, other: Sequence[int] | Boxes) -> float:
-    """Common area, as a part of the smaller box."""
-    return shared_area(one, other) / min(area_of(one), area_of(other))
+def _fitted(
+    one: Candidate, grids: Mapping[str, Floats], elsewhere: Floats, size: tuple[int, int], step: int
+) -> Candidate | None:
+    from scipy import ndimage
+
+    grid = grids[one.class_name]
+    leaning = list(one.order[: min(LEAN[1], max(LEAN[0], one.leaning))])
+    excess = ndimage.uniform_filter(grid[leaning].mean(axis=0) - elsewhere, 3, mode="constant")
+    x0, y0, x1, y1 = one.region
+    inside = np.s_[y0 // step : -(-y1 // step), x0 // step : -(-x1 // step)]
+    peak = float(excess[inside].max())
+    labels, _ = ndimage.label(excess >= PART * peak)
+    cells = labels == labels[inside].flat[int(excess[inside].argmax())]
+    rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
+    cut = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    touches = rows[0] == 0 or columns[0] == 0 or rows[-1] == cells.shape[0] - 1 or columns[-1] == cells.shape[1] - 1
+    most = (AT_BORDER if touches else LARGEST) * cells.size
+    if peak <= 0 or cells[cut].mean() < FILL or cells[cut].size > most:
+        return None
+    region = (
+        int(columns[0]) * step,
+        int(rows[0]) * step,
+        min(size[1], (int(columns[-1]) + 1) * step),
+        min(size[0], (int(rows[-1]) + 1) * step),
+    )
+    return moved(one, region, grids, elsewhere, step)
+
+
+def moved(one: Candidate, region: Box, grids: Mapping[str, Floats], elsewhere: Floats, step: int) -> Candidate:
+    """A candidate at another place, with what the images have there. `elsewhere` from `means_elsewhere`."""
+    x0, y0, x1, y1 = region
+    cut = np.s_[:, y0 // step : -(-y1 // step), x0 // step : -(-x1 // step)]
+    shares = grids[one.class_name][cut].sum(axis=(1, 2))
+    others = [part[cut].sum(axis=(1, 2)) for name, part in grids.items() if name != one.class_name]
+    return replace(
+        one,
+        region=region,
+        leaning=int((shares > np.quantile(np.concatenate(others), 0.95)).sum()),
+        share=float(shares.mean()),
+        share_elsewhere=float(elsewhere[cut[1:]].sum()),
+        order=tuple(sorted(one.order, key=lambda place: -float(shares[place]))),
+    )

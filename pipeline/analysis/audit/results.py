@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.records import ImageRow
-from pipeline.analysis.audit.propose import Box, Kind
+from pipeline.analysis.audit.boxes import Box
+from pipeline.analysis.audit.propose import Kind
+from pipeline.analysis.audit.thresholds import STRONG
 from pipeline.formatting import percent, plural
 from pipeline.record_format import FORMAT
 from pipeline.runs.view import By
 
 Map = NDArray[np.float32]
-STRONG = 0.5  # lower bound of necessity or sufficiency from which a class leans on a place, and not in part
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Finding:
         )
 
 
-LIKE_OBJECT = "used, but like a part of the object"  # how the reason of such a window begins
+LIKE_OBJECT = "used, but like a part of the object"  # how the reason of such a place begins
 
 
 @dataclass(frozen=True)
@@ -276,28 +277,8 @@ class Audit:
         return found
 
 
-def place_name(region: Box, size: tuple[int, int]) -> str:
-    """A region in words, for an image of (height, width): 'top-left corner', 'left border', 'upper left', 'centre'."""
-    (height, width), (x0, y0, x1, y1) = size, region
-    across = _third(x0, x1, width, ("left", "", "right"))
-    down = _third(y0, y1, height, ("top", "", "bottom"))
-    if not across and not down:
-        return "centre"
-    flush_x = min(x0, width - x1) <= width / 16
-    flush_y = min(y0, height - y1) <= height / 16
-    if across and down:
-        inner = {"top": "upper", "bottom": "lower"}[down]
-        return f"{down}-{across} corner" if flush_x and flush_y else f"{inner} {across}"
-    border = flush_x if across else flush_y
-    return f"{across or down} {'border' if border else 'part'}"
-
-
 def _were(count: int, noun: str) -> str:
     return f"{plural(count, noun)} {'was' if count == 1 else 'were'}"
-
-
-def _third(start: int, end: int, length: int, names: tuple[str, str, str]) -> str:
-    return names[min(2, int(3 * (start + end) / 2 / length))]
 
 
 def _plain(one: Finding | Unconfirmed | ClassFigures | Cluster) -> dict[str, Any]:

@@ -10,19 +10,14 @@ from itertools import chain
 import numpy as np
 
 from db.records import ImageRow
+from pipeline.analysis.audit.boxes import Boxes, overlap, place_name, union_share
 from pipeline.analysis.audit.casts import propose_colours, read_palette, run_colour_trial
 from pipeline.analysis.audit.decide import decide
-from pipeline.analysis.audit.fitting import SAME, fit_all, means_elsewhere, moved, union_share
 from pipeline.analysis.audit.measure import Trial, draw_pool, run_trial
-from pipeline.analysis.audit.propose import Boxes, Candidate, Scan, overlap
-from pipeline.analysis.audit.results import Cluster, Finding, Unconfirmed, place_name
+from pipeline.analysis.audit.propose import Candidate, Scan, fit_all, means_elsewhere, moved
+from pipeline.analysis.audit.results import Cluster, Finding, Unconfirmed
+from pipeline.analysis.audit.thresholds import ALPHA, FAMILIES, PART, PERMUTATIONS, SAME, TESTED
 from pipeline.runs.view import Floats, Material
-
-ALPHA = 0.05
-FAMILIES = 2  # of permutation tests, windows and colours: p-values are multiplied by it (Bonferroni)
-TESTED = 90  # places, and as many colour casts, that are tested at most, the strangest first
-PERMUTATIONS = 199
-PART = 3.0  # d' of the contrast of a place that may be a part of a mark; all of a mark has more
 
 
 @dataclass(frozen=True)

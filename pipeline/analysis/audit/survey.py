@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from db.records import ImageRow, ImageState
-from pipeline.analysis.audit.propose import LEAST
+from pipeline.analysis.audit.thresholds import MIN_IMAGES
 from pipeline.runs.view import By, class_of, natural
 
 PER_CLASS = 256
@@ -57,7 +57,7 @@ class _Sample:
         return {name: [row for _, _, row in sorted(self._heaps[name], reverse=True)[:most]] for name in names}
 
     def _most(self) -> int:
-        return max(LEAST, min(PER_CLASS, IN_ALL // max(1, len(self._heaps))))
+        return max(MIN_IMAGES, min(PER_CLASS, IN_ALL // max(1, len(self._heaps))))
 
 
 def survey(rows: Iterable[ImageRow], by: By, seed: int) -> Survey:

@@ -15,8 +15,8 @@ import numpy as np
 import yaml
 
 from db.records import ImageRow
-from pipeline.analysis.audit.clusters import LEAST, MOST, embed
-from pipeline.analysis.audit.fitting import grid_shares, grid_step
+from pipeline.analysis.audit.boxes import grid_shares, grid_step
+from pipeline.analysis.audit.clusters import MIN_EMBEDDED, MOST, embed
 from pipeline.analysis.audit.survey import survey
 from pipeline.runs.stored import Floats, Selection
 
@@ -29,7 +29,7 @@ def write(selection: Selection, place: Path, _target: Path) -> int:
 
     Pictures and maps have three channels, which ViRelAy draws; a map of one is spread evenly over them.
     `prediction` holds the probability of the predicted class and 0 for the others: the index stores no more. The
-    analysis of a class with `clusters.LEAST` images or more has the spectral embedding, its eigenvalues, and the
+    analysis of a class with `clusters.MIN_EMBEDDED` images or more has the spectral embedding, its eigenvalues, and the
     clusters that an audit by predicted class finds: it covers the same random sample of at most `clusters.MOST` images.
     """
     names = _class_names(selection)
@@ -52,7 +52,7 @@ def write(selection: Selection, place: Path, _target: Path) -> int:
     labels = [{"index": index, "word_net_id": f"{index:05}", "name": name} for name, index in number.items()]
     (place / "label-map.json").write_text(json.dumps(labels, indent=2), encoding="utf-8")
     known = {number[name]: [maps[row.row] for row in part[:MOST] if row.row in maps] for name, part in sample.items()}
-    large = {f"{index:05}": part for index, part in sorted(known.items()) if len(part) >= LEAST}
+    large = {f"{index:05}": part for index, part in sorted(known.items()) if len(part) >= MIN_EMBEDDED}
     if large:
         _write_analysis(place / "analysis.h5", large)
     project = {"project": _project(selection, analysed=bool(large))}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.analysis.audit.appearance import ALIKE, contrast, d_prime, extent, lower_end, most_alike, parted
-from pipeline.analysis.audit.measure import cut
-from pipeline.analysis.audit.propose import Box
+from pipeline.analysis.audit.appearance import contrast, d_prime, extent, lower_end, most_alike, parted
+from pipeline.analysis.audit.boxes import Box, cut
+from pipeline.analysis.audit.thresholds import ALIKE
 from pipeline.runs.view import Floats
 from tests.support.planted_worlds import digits, marked
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from pipeline.analysis.audit import Material, audit
+from pipeline.analysis.audit.boxes import grid_shares, grid_step
 from pipeline.analysis.audit.casts import cast_of, shift
-from pipeline.analysis.audit.clusters import FEWEST, embed
-from pipeline.analysis.audit.fitting import fit_all, grid_shares, grid_step
-from pipeline.analysis.audit.propose import Candidate
+from pipeline.analysis.audit.clusters import MIN_CLUSTERED, embed
+from pipeline.analysis.audit.propose import Candidate, fit_all
 from tests.support.synthetic_audit import CLASSES, a_material, rows_of
 
 
@@ -43,7 +43,7 @@ def test_an_audit_tells_the_clusters_of_each_class_with_their_rows() -> None:
         own = [one for one in result.clusters if one.class_name == name]
         rows = [row for one in own for row in one.rows]
         assert sorted(rows) == sorted(row.row for row in rows_of(material) if row.predicted == name)
-        assert sum(one.images for one in own) == own[0].examined >= FEWEST
+        assert sum(one.images for one in own) == own[0].examined >= MIN_CLUSTERED
     assert plain[0]["mean_map"][0][0] >= 0
     assert np.sum(plain[0]["mean_map"]) == pytest.approx(1, abs=0.01)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from pipeline.analysis.audit.measure import Trial, draw_pool, paste, run_trial
+from pipeline.analysis.audit.boxes import paste
+from pipeline.analysis.audit.measure import Trial, draw_pool, run_trial
 from pipeline.analysis.audit.propose import Candidate
 from pipeline.analysis.statistics import exceeds, wilson
 from tests.support.synthetic_audit import CLASSES, a_material, classes_of, rows_of

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.analysis.audit.propose import Candidate, Scan, overlap, window_shares, windows
-from pipeline.analysis.audit.results import place_name
+from pipeline.analysis.audit.boxes import overlap, place_name, window_shares, windows
+from pipeline.analysis.audit.propose import Candidate, Scan
 
 
 @pytest.mark.parametrize("size", [(32, 32), (28, 28), (224, 224), (24, 60), (5, 7)])

@@ -16,10 +16,11 @@ import pytest
 
 from db.records import ImageRow
 from pipeline.analysis.audit import Audit, audit
+from pipeline.analysis.audit.boxes import Box
 from pipeline.analysis.audit.decide import decide
 from pipeline.analysis.audit.gate_figures import MEANINGS, exceeded, figures_of, parse_gates
 from pipeline.analysis.audit.measure import Trial
-from pipeline.analysis.audit.propose import Box, Candidate, Kind
+from pipeline.analysis.audit.propose import Candidate, Kind
 from pipeline.analysis.statistics import wilson
 from pipeline.errors import SpecError
 from tests.support.planted_worlds import CORNERS, World, a_run, world

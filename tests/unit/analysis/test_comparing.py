@@ -17,7 +17,7 @@ from db.pair_queries import count_unmatched, iter_pairs
 from db.records import Run
 from db.session import writing
 from db.tables import images
-from pipeline.analysis import comparing
+from pipeline.analysis import comparison
 from pipeline.analysis.comparison import alike
 from pipeline.api import Pipeline, RunRequest
 from pipeline.cli.app import app
@@ -167,12 +167,12 @@ def test_pairs_are_streamed_in_flat_memory(
     one, other = many_rows
     missing = count_unmatched(pipeline.database, one.id, other.id)
     maps = np.random.default_rng(0).normal(size=(6_000, 1, 4, 4)).astype(np.float32)
-    monkeypatch.setattr(comparing, "read_maps", lambda _, rows: maps[[row.map_row for row in rows]])
-    monkeypatch.setattr(comparing, "_values_of_a_map", lambda *_: 16)
-    monkeypatch.setattr(comparing, "differences", lambda *_: ())
-    monkeypatch.setattr(comparing.RunSpec, "from_json", lambda _: None)
+    monkeypatch.setattr(comparison, "read_maps", lambda _, rows: maps[[row.map_row for row in rows]])
+    monkeypatch.setattr(comparison, "_values_of_a_map", lambda *_: 16)
+    monkeypatch.setattr(comparison, "differences", lambda *_: ())
+    monkeypatch.setattr(comparison.RunSpec, "from_json", lambda _: None)
     tracemalloc.start()
-    found = comparing.compare(pipeline.database, pipeline.objects, one, other, limit=5)
+    found = comparison.compare(pipeline.database, pipeline.objects, one, other, limit=5)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.shared_images + missing == 5_400
@@ -204,7 +204,9 @@ def test_the_command_prints_and_its_gate_ends_with_code_4(
     code, text = call("--json", "--fail-on", "flip_share>0.5")
     assert (code, json.loads(text)["exceeded"]) == (0, False)
     assert json.loads(text)["spec"] == [{"field": "baselines", "a": "black", "b": "white"}]
-    monkeypatch.setattr("pipeline.analysis.drift.LEAST", 100)  # images of a class: in none is the drift known then
+    monkeypatch.setattr(
+        "pipeline.analysis.drift.MIN_CLASS_IMAGES", 100
+    )  # images of a class: in none is the drift known then
     code, text = call("--json", "--fail-on", "class_drift>0.9")
     assert (code, json.loads(text)["exceeded"], json.loads(text)["class_drift"]) == (4, True, None)
     with pytest.raises(UsageError, match="has no figure 'cosinus'; did you mean 'cosine'"):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from pipeline.analysis.drift import BATCH_BYTES, CELLS, LEAST, CellSums, compare, ndcg, sum_cells
+from pipeline.analysis.drift import BATCH_BYTES, CELLS, MIN_CLASS_IMAGES, CellSums, drift_of, ndcg, sum_cells
 from pipeline.analysis.statistics import cosine_distance
 from tests.support.records import make_row
 
@@ -37,7 +37,7 @@ def summed(maps: np.ndarray, rows: list) -> CellSums:
 
 def test_drift_equals_numpy_and_scikit_learn_on_the_whole_arrays() -> None:
     before, after, rows = maps_of(0), maps_of(1), rows_of()
-    found = compare("b", summed(after, rows), "a", summed(before, rows))
+    found = drift_of("b", summed(after, rows), "a", summed(before, rows))
     one, other = cells_of(before), cells_of(after)
     assert found.drift == pytest.approx(1 - one @ other / np.linalg.norm(one) / np.linalg.norm(other), rel=1e-6)
     assert found.ndcg == pytest.approx(ndcg_score(one[None], other[None]), rel=1e-6)
@@ -68,7 +68,7 @@ def test_ndcg_is_that_of_its_definition_with_ties_everywhere(both: tuple[list[in
 
 def test_the_same_maps_have_not_drifted_whatever_their_size_and_sign() -> None:
     maps, rows = maps_of(0), rows_of()
-    found = compare("b", summed(-7 * maps, rows), "a", summed(maps, rows))
+    found = drift_of("b", summed(-7 * maps, rows), "a", summed(maps, rows))
     assert found.drift == pytest.approx(0, abs=1e-12)
     assert found.class_drift == pytest.approx(0, abs=1e-12)
     assert found.ndcg == pytest.approx(1)
@@ -77,7 +77,7 @@ def test_the_same_maps_have_not_drifted_whatever_their_size_and_sign() -> None:
 def test_evidence_that_moved_to_another_corner_is_a_drift_of_one() -> None:
     before, after, rows = np.zeros((9, 1, 16, 16), np.float32), np.zeros((9, 1, 16, 16), np.float32), rows_of(9)
     before[:, :, :2, :2], after[:, :, 14:, 14:] = 1, -1
-    found = compare("b", summed(after, rows), "a", summed(before, rows))
+    found = drift_of("b", summed(after, rows), "a", summed(before, rows))
     assert found.drift == 1
     assert 0 < found.ndcg < 0.4
 
@@ -86,7 +86,7 @@ def test_a_class_moves_by_itself_and_a_class_of_few_images_does_not_count() -> N
     before, rows = maps_of(0), rows_of()
     after = before.copy()
     after[1::3] = after[1::3, :, ::-1]
-    found = compare("b", summed(after, rows), "a", summed(before, rows))
+    found = drift_of("b", summed(after, rows), "a", summed(before, rows))
     moved = {each.class_name: each.drift for each in found.classes}
     assert moved["cat"] == pytest.approx(0, abs=1e-12)
     assert moved["dog"] is not None
@@ -94,18 +94,18 @@ def test_a_class_moves_by_itself_and_a_class_of_few_images_does_not_count() -> N
     assert moved["dog"] > found.drift > 0
     turned = before.copy()
     turned[2::3] = turned[2::3, :, ::-1]
-    few = rows[: 3 * LEAST - 1]  # of the class that moved one image less than counts
-    found = compare("b", summed(turned, few), "a", summed(before, few))
+    few = rows[: 3 * MIN_CLASS_IMAGES - 1]  # of the class that moved one image less than counts
+    found = drift_of("b", summed(turned, few), "a", summed(before, few))
     assert found.class_drift == pytest.approx(0, abs=1e-12)
     assert found.drift > 0.001
     two = rows[:2]
-    assert compare("b", summed(after, two), "a", summed(before, two)).class_drift is None
+    assert drift_of("b", summed(after, two), "a", summed(before, two)).class_drift is None
 
 
 def test_a_class_of_one_run_alone_is_listed_without_a_drift() -> None:
     maps, rows = maps_of(0), rows_of()
     others = [replace(row, predicted="ant" if row.predicted == "cat" else row.predicted) for row in rows]
-    found = {each.class_name: each for each in compare("b", summed(maps, others), "a", summed(maps, rows)).classes}
+    found = {each.class_name: each for each in drift_of("b", summed(maps, others), "a", summed(maps, rows)).classes}
     assert (found["ant"].images, found["ant"].images_before, found["ant"].drift, found["ant"].ndcg) == (
         20,
         0,

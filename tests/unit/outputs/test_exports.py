@@ -18,7 +18,7 @@ from PIL import Image
 
 from db.records import ImageRow
 from pipeline.analysis.audit import audit, clusters
-from pipeline.analysis.audit.fitting import grid_shares
+from pipeline.analysis.audit.boxes import grid_shares
 from pipeline.api import Pipeline
 from pipeline.errors import ObjectMissing, UsageError
 from pipeline.outputs.export import virelay
@@ -86,7 +86,12 @@ def test_virelay_project_has_the_layout_of_its_documentation(opened: Pipeline, t
         for category, group in analysis.items():
             index = group["index"][:]
             assert {rows[place].predicted for place in index} == {labels[int(category)]["name"]}
-            assert len(group["embedding/spectral"]) == len(group["cluster/spectral"]) == len(index) >= clusters.LEAST
+            assert (
+                len(group["embedding/spectral"])
+                == len(group["cluster/spectral"])
+                == len(index)
+                >= clusters.MIN_EMBEDDED
+            )
             assert group["embedding/spectral"].attrs["eigenvalue"][0] == pytest.approx(0, abs=1e-5)
 
 
