@@ -20,7 +20,7 @@ from db.records import ImageRow
 from db.session import writing
 from db.tables import images, runs
 from pipeline.api import Pipeline
-from tests.browser.conftest import WANTED, start, stop
+from tests.support.browser import WANTED, start, stop
 from tests.support.installation import install
 
 IMAGES = 1_000_000

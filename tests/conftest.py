@@ -7,24 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
-from torch import nn
 
 from pipeline.api import Pipeline, RunRequest
 from pipeline.spec.request import ModelRequest
+from tests.support.tiny_model import FACTORY, make_members
 
 # The tests' networks are small: a second thread costs them more than it brings.
 torch.set_num_threads(1)
-
-FACTORY = """
-from torch import nn
-
-def make():
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 8 * 8, 3)
-    )
-    return model, {"input_size": 8, "channels": 1, "mean": 0.5, "std": 0.25, "classes": ["cat", "dog", "eel"]}
-"""
 
 
 @pytest.fixture
@@ -51,20 +40,6 @@ def factory(tmp_path: Path) -> Path:
 def members(tmp_path: Path, factory: Path) -> tuple[ModelRequest, ...]:
     """An ensemble of two of these networks."""
     return make_members(tmp_path, factory)
-
-
-def make_members(folder: Path, factory: Path) -> tuple[ModelRequest, ...]:
-    """Two networks of a factory as `FACTORY`, with random weights, which are written into a folder."""
-    requests = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        model = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 8 * 8, 3)
-        )
-        path = folder / f"member-{seed}.safetensors"
-        save_file(model.state_dict(), path)
-        requests.append(ModelRequest(f"{factory}:make", weights=str(path)))
-    return tuple(requests)
 
 
 @pytest.fixture

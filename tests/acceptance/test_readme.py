@@ -6,35 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import save_file
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+from tests.support.readme import BLOCKS, README, ROOT, reader
+
+__all__ = ["reader"]  # a fixture
+
 # `make test` runs this test, test_demo.py the demo, tests/browser look at what `serve` shows; `source` is the shell's.
 ELSEWHERE = ("make ", "source ", ".venv/bin/attribatch demo", "attribatch serve")
-
-
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the reader's: ./images with a tree of classes, my_model.py as README shows it, and its weights."""
-    folder = tmp_path_factory.mktemp("reader")
-    random = np.random.default_rng(0)
-    for name in ("cat", "dog", "eel"):
-        (folder / "images" / name).mkdir(parents=True)
-        for index in range(4):
-            pixels = random.integers(0, 256, (80, 100, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "images" / name / f"{index:04}.png")
-    (source,) = [text for kind, text in BLOCKS if kind == "python" and text.startswith("# my_model.py")]
-    (folder / "my_model.py").write_text(source)
-    scope: dict[str, object] = {}
-    exec(compile(source, "my_model.py", "exec"), scope)
-    model, _ = scope["make"]()  # type: ignore[operator]
-    save_file(model.state_dict(), folder / "my_weights.safetensors")
-    return folder
 
 
 @pytest.mark.timeout(600)

@@ -15,7 +15,7 @@ from PIL import Image
 from db.records import UnitState
 from pipeline.api import Pipeline
 from pipeline.spec.request import ModelRequest
-from tests.acceptance.test_command_line import ATTRIBATCH, answer, attribatch, environment
+from tests.support.commands import ATTRIBATCH, answer, attribatch, environment
 from tests.support.ledger_states import pass_hours
 
 

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.api import Pipeline
-from tests.unit.outputs.conftest import opened  # noqa: F401
+from tests.support.two_runs import two_runs
 
 VERSION = "0.6.1"
 LOOK = """
@@ -45,7 +46,13 @@ def virelay(pytestconfig: pytest.Config) -> Path:
     return python
 
 
-def test_virelay_opens_an_exported_project(virelay: Path, opened: Pipeline, tmp_path: Path) -> None:  # noqa: F811
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Pipeline]:
+    with two_runs(tmp_path) as pipeline:
+        yield pipeline
+
+
+def test_virelay_opens_an_exported_project(virelay: Path, opened: Pipeline, tmp_path: Path) -> None:
     opened.export("first", format="virelay", out=tmp_path / "project")
     command = [str(virelay), "-c", LOOK, str(tmp_path / "project" / "project.yaml")]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -15,7 +15,7 @@ from playwright.sync_api import Locator, Page, sync_playwright
 
 from pipeline.api import Pipeline
 from pipeline.spec.request import repeat
-from tests.browser.conftest import WANTED, start, stop
+from tests.support.browser import WANTED, start, stop
 
 DOCS = Path(__file__).parents[2] / "docs"
 WIDTH, HEIGHT = 1280, 860

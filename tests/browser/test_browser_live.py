@@ -6,7 +6,7 @@ from playwright.sync_api import Page, expect
 
 from db.records import UnitState
 from pipeline.api import Pipeline
-from tests.browser.conftest import Server, wait_for
+from tests.support.browser import Server, wait_for
 from tests.support.installation import Installation
 
 

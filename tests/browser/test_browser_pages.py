@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import Server, start, stop
+from tests.support.browser import Server, start, stop
 from tests.support.installation import HOSTILE, Installation
 
 

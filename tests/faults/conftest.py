@@ -25,7 +25,7 @@ def here(installation: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place
     opening = partial(open_workshop, on_step=workers.note_starts(installation.notes))
     monkeypatch.setattr(cluster, "open_workshop", opening)
     monkeypatch.setattr(unit, "RETRY_SECONDS", workers.RETRY_SECONDS)
-    installation.small.feel("calm", 0)
+    installation.small.behave("calm", 0)
     yield installation
     installation.dismiss()
     installation.flush()

@@ -84,7 +84,7 @@ class Soak:
         self.wire.fate = lambda method, path: ""
         for pid in list(self.asleep):
             self.wake(pid)
-        self.here.small.feel("calm", 0)
+        self.here.small.behave("calm", 0)
         over = time.monotonic() + FINISH_SECONDS
         while not all(self.here.pipeline.status(run.id).over for run in self.runs):
             assert time.monotonic() < over, f"runs did not end within {FINISH_SECONDS:g} s. {self.here.said()}"
@@ -177,7 +177,7 @@ def patient(here: Place) -> Iterator[None]:
 def soak(here: Place, *, seed: int, seconds: float, say: Callable[[str], None]) -> str:
     """Disturb, settle, check. Returns the verdict; raises AssertionError where a law is broken."""
     with before_s3(here.site.environment["ATTRIBATCH_S3_ENDPOINT_URL"]) as wire, patient(here):
-        here.small.feel("calm", 0.02)
+        here.small.behave("calm", 0.02)
         one = Soak(here, wire, random.Random(seed), say)
         begun = time.monotonic()
 

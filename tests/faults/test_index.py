@@ -39,14 +39,14 @@ def test_a_commit_that_is_lost_or_whose_answer_is_lost_is_said_again(what: str, 
 
 
 def test_stopped_for_thirty_seconds_nothing_is_lost_or_doubled(here: Place) -> None:
-    here.small.feel("calm", 0.05)
+    here.small.behave("calm", 0.05)
     run = here.submit()
     crew = [here.hire(run), here.hire(run)]
     here.until_done(run, 1)
     here.site.postgres.stop(signal.SIGINT)
     time.sleep(OUTAGE_SECONDS)
     here.site.postgres.start()
-    here.small.feel("calm", 0)
+    here.small.behave("calm", 0)
     here.until_over(run)
     whole(here.pipeline, run, here.undisturbed, in_vain=4, notes=here.notes)
     for hand in crew:
@@ -59,7 +59,7 @@ def test_an_index_that_hangs_for_longer_than_a_lease(here: Place) -> None:
     import psutil
 
     run = here.submit()
-    here.small.feel("calm", 0.05)
+    here.small.behave("calm", 0.05)
     hand = here.hire(run)
     here.until_done(run, 1)
     server = psutil.Process(here.site.postgres.pid)
@@ -71,7 +71,7 @@ def test_an_index_that_hangs_for_longer_than_a_lease(here: Place) -> None:
     finally:
         for process in frozen:
             process.resume()
-    here.small.feel("calm", 0)
+    here.small.behave("calm", 0)
     here.until_over(run)
     whole(here.pipeline, run, here.undisturbed, in_vain=2, notes=here.notes)
     hand.join(30)
@@ -79,7 +79,7 @@ def test_an_index_that_hangs_for_longer_than_a_lease(here: Place) -> None:
 
 
 def test_many_sweeps_take_nothing_from_the_living(here: Place) -> None:
-    here.small.feel("calm", 0.05)
+    here.small.behave("calm", 0.05)
     run, over, taken = here.submit(), threading.Event(), []
 
     def sweep() -> None:

@@ -24,7 +24,7 @@ IN_VAIN = {"claimed": 1, "decoded": 1, "computed": 2, "shards put": 2, "sidecar 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_a_step_another_goes_on(step: str, here: Place) -> None:
-    here.small.feel("calm", 0.01)
+    here.small.behave("calm", 0.01)
     run, once = here.submit(), here.once()
     victim = here.hire(run, Suffering(step, once))
     victim.join(60)
@@ -95,7 +95,7 @@ def test_a_process_that_only_takes_a_break_keeps_its_unit(here: Place) -> None:
 
 
 def test_killed_again_and_again(here: Place) -> None:
-    here.small.feel("calm", 0.02)
+    here.small.behave("calm", 0.02)
     luck, run, kills = random.Random(3), here.submit(), 0
     max_kills = here.pipeline.settings.max_attempts - 1  # one more could all meet one unit, which would rightly fail
     crew = [here.hire(run), here.hire(run)]
@@ -124,7 +124,7 @@ def test_an_image_that_kills_is_found_and_failed_and_its_neighbours_are_done(her
 
 
 def test_clocks_five_minutes_apart_matter_to_nobody(here: Place) -> None:
-    here.small.feel("calm", 0.01)
+    here.small.behave("calm", 0.01)
     run, once = here.submit(), here.once()
     ahead = here.hire(run, Suffering("computed", once, skew_seconds=300))
     behind = here.hire(run, Suffering(skew_seconds=-300))
@@ -139,7 +139,7 @@ def test_clocks_five_minutes_apart_matter_to_nobody(here: Place) -> None:
 
 
 def test_asked_to_stop_midway_units_go_back_uncounted_and_are_done_later(here: Place) -> None:
-    here.small.feel("calm", 0.3)
+    here.small.behave("calm", 0.3)
     run = here.submit()
     hand = here.hire(run)
     eventually(lambda: here.pipeline.status(run.id).units[UnitState.LEASED], 30, here.said)
@@ -149,6 +149,6 @@ def test_asked_to_stop_midway_units_go_back_uncounted_and_are_done_later(here: P
     found = here.pipeline.status(run.id)
     assert found.units[UnitState.LEASED] == 0
     assert found.attempts == found.units[UnitState.DONE], "a unit that was given back does not count"
-    here.small.feel("calm", 0)
+    here.small.behave("calm", 0)
     finish(here.pipeline, run)
     whole(here.pipeline, run, here.undisturbed, in_vain=2, notes=here.notes)

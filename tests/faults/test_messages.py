@@ -38,7 +38,7 @@ def crew(here: Place) -> Iterator[Place]:
 
 def midway(here: Place) -> Run:
     """A run that is being computed, its messages sent."""
-    here.small.feel("calm", 0.05)
+    here.small.behave("calm", 0.05)
     run = here.submit()
     here.pipeline.wake()
     here.until_done(run, 1, 60)
@@ -46,7 +46,7 @@ def midway(here: Place) -> Run:
 
 
 def ended_well(here: Place, run: Run, in_vain: int = 0) -> None:
-    here.small.feel("calm", 0)
+    here.small.behave("calm", 0)
     here.until_over(run)
     whole(here.pipeline, run, here.undisturbed, in_vain=in_vain, notes=here.notes)
 
@@ -95,7 +95,7 @@ def test_every_message_comes_twice(crew: Place, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_unit_longer_than_the_visibility_timeout(here: Place) -> None:
     """Redis gives the message to the other worker while the first computes: no row is there to be claimed."""
-    here.small.feel("calm", 0.15)
+    here.small.behave("calm", 0.15)
     run = here.submit()
     for _ in range(2):
         here.hire(None, Suffering(visibility_seconds=1))
@@ -113,7 +113,7 @@ def test_a_unit_longer_than_the_visibility_timeout(here: Place) -> None:
 
 
 def test_two_beats_and_many_sweeps(crew: Place) -> None:
-    crew.small.feel("calm", 0.05)
+    crew.small.behave("calm", 0.05)
     over, ticks = threading.Event(), []
 
     def one_tick() -> None:

@@ -24,14 +24,14 @@ def test_a_broken_model_fails_units_after_bounded_attempts_and_retry_does_them(
     mood: str, reason: str, here: Place
 ) -> None:
     run = here.submit()
-    here.small.feel(mood, 0)
+    here.small.behave(mood, 0)
     finish(here.pipeline, run)
     attempts = here.pipeline.settings.max_attempts
     whole(here.pipeline, run, here.undisturbed, failed_units=UNITS, in_vain=(attempts - 1) * UNITS, notes=here.notes)
     for unit in iter_units(here.pipeline.database, run.id, UnitState.FAILED):
         assert reason in str(unit.error)
         assert unit.attempt == attempts
-    here.small.feel("calm", 0)
+    here.small.behave("calm", 0)
     assert here.pipeline.retry(run.id) == UNITS
     finish(here.pipeline, run)
     whole(here.pipeline, run, here.undisturbed)
@@ -39,11 +39,11 @@ def test_a_broken_model_fails_units_after_bounded_attempts_and_retry_does_them(
 
 def test_a_model_that_gives_no_numbers_fails_every_image_and_retry_does_them(here: Place) -> None:
     run = here.submit()
-    here.small.feel("nan", 0)
+    here.small.behave("nan", 0)
     finish(here.pipeline, run)
     rows = whole(here.pipeline, run, here.undisturbed, failed=set(here.undisturbed.rows), notes=here.notes)
     assert all("not finite" in str(row.error) for row in rows)
-    here.small.feel("calm", 0)
+    here.small.behave("calm", 0)
     assert here.pipeline.retry(run.id) == UNITS
     finish(here.pipeline, run)
     whole(here.pipeline, run, here.undisturbed)
@@ -51,7 +51,7 @@ def test_a_model_that_gives_no_numbers_fails_every_image_and_retry_does_them(her
 
 def test_out_of_memory_halves_the_chunk_and_gives_the_same_maps(here: Place) -> None:
     run = here.submit()
-    here.small.feel("hungry", 3)
+    here.small.behave("hungry", 3)
     finish(here.pipeline, run)
     whole(here.pipeline, run, here.undisturbed, notes=here.notes)
     assert here.pipeline.status(run.id).attempts == UNITS

@@ -12,8 +12,8 @@ from pipeline.engine.explainer import Explainer
 from pipeline.engine.rows import describe
 from pipeline.spec.choices import Baseline
 from pipeline.spec.run_spec import RunSpec
-from tests.unit.attribution.test_fast_members import lively
-from tests.unit.spec.test_run_spec import MODEL
+from tests.support.networks import lively
+from tests.support.specs import MODEL
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch sees none")
 

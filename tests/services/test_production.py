@@ -27,22 +27,19 @@ from pipeline.engine import broker as dispatch
 from pipeline.engine.worker import open_workshop, work
 from pipeline.settings import Settings
 from pipeline.spec.request import ModelRequest
-from tests.acceptance.test_readme import README, reader  # noqa: F401
-from tests.support.production import ATTRIBATCH, Fleet, Site, eventually, site, stated_command
+from tests.support.commands import ATTRIBATCH
+from tests.support.production import Fleet, Site, eventually, site, stated_command
+from tests.support.readme import README
 from tests.support.servers import free_port
+from tests.support.tiny_model import factory_text
 
 SLOW = """
 import time
-from torch import nn
 
 class Slow(nn.Sequential):
     def forward(self, pixels):
         time.sleep({seconds})
         return super().forward(pixels)
-
-def make():
-    model = Slow(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
-    return model, {{"input_size": 8, "channels": 1, "mean": 0.5, "std": 0.25, "classes": ["cat", "dog", "eel"]}}
 """
 
 
@@ -73,7 +70,7 @@ def production(place: Site) -> Iterator[Pipeline]:
 def request_(request_: RunRequest, members: tuple[ModelRequest, ...], tmp_path: Path) -> RunRequest:
     """In 3 units, each of which takes a good part of a second."""
     path = tmp_path / "slow.py"
-    path.write_text(SLOW.format(seconds=0.05))
+    path.write_text(factory_text("Slow", before=SLOW.format(seconds=0.05)))
     slow = tuple(replace(member, source=f"{path}:make") for member in members)
     return replace(request_, models=slow, unit_size=6)
 
@@ -81,7 +78,7 @@ def request_(request_: RunRequest, members: tuple[ModelRequest, ...], tmp_path: 
 def endless(request: RunRequest, tmp_path: Path) -> RunRequest:
     """A unit of this never ends while anybody watches."""
     path = tmp_path / "endless.py"
-    path.write_text(SLOW.format(seconds=0.3))
+    path.write_text(factory_text("Slow", before=SLOW.format(seconds=0.3)))
     endless_models = tuple(replace(member, source=f"{path}:make") for member in request.models)
     return replace(request, models=endless_models, n_steps=100_000)
 
@@ -234,7 +231,7 @@ def test_every_production_command_of_the_readme_runs(
     production: Pipeline,
     place: Site,
     fleet: Fleet,
-    reader: Path,  # noqa: F811
+    reader: Path,
 ) -> None:
     for run in production.runs():
         production.cancel(run.id)

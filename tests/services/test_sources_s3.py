@@ -1,6 +1,5 @@
 """Images and shards on a real SeaweedFS: listed by pages, pinned by ETag, away without loss."""
 
-import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from db.buckets import Bucket
 from db.objects import S3
@@ -22,7 +20,7 @@ from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import DatasetError, SourceUnavailable, UnreadableImage
 from pipeline.spec.run_spec import Preprocess
 from tests.support.servers import S3Server, free_port, seaweedfs
-from tests.unit.datasets.test_shards import assert_same_maps, shard
+from tests.support.shards import assert_same_maps, png, shard
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +60,6 @@ def connections(monkeypatch: pytest.MonkeyPatch, server: S3Server) -> Iterator[N
 def close(one: S3 | Bucket) -> None:
     for client in one._clients.values():
         client.close()
-
-
-def png(value: int, side: int = 8) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.full((side, side), value, np.uint8)).save(out, "PNG")
-    return out.getvalue()
 
 
 def named(server: S3Server, prefix: str) -> Source:
@@ -148,7 +140,7 @@ def test_a_bucket_that_is_gone_is_no_fault_of_its_images(server: S3Server, bucke
     there = named(server, "stays")
     entries = [*list_entries(there), Entry(1, "gone.png", "an-etag")]
     [(pictures, failed)] = Decoder(there, Preprocess(8, 8), 100).ahead(entries, parts=1)
-    assert ([one.entry.key for one in pictures], [row.key for row in failed]) == (["1.png"], ["gone.png"])
+    assert ([one.entry.key for one in pictures], [one.entry.key for one in failed]) == (["1.png"], ["gone.png"])
     gone = Source("s3", "s3://gone/stays", server.endpoint_url)
     with pytest.raises(SourceUnavailable, match=r"bucket 'gone' .* does not exist"):
         list(Decoder(gone, Preprocess(8, 8), 100).ahead(entries))

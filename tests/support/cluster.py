@@ -9,19 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import redis as redis_client
-import torch
 from PIL import Image
-from safetensors.torch import save_file
-from torch import nn
 
 from db.records import Run
 from pipeline.api import Pipeline, RunRequest
 from pipeline.engine.worker import open_workshop, work
 from pipeline.settings import Settings
-from pipeline.spec.request import ModelRequest
 from tests.support import workers
 from tests.support.invariants import Undisturbed
 from tests.support.production import Site, eventually, site
+from tests.support.tiny_model import factory_text, make_members
 from tests.support.workers import CALM, Suffering
 
 IMAGES, UNIT_SIZE = 24, 3
@@ -31,34 +28,28 @@ OUTAGE_SECONDS = 30.0
 # Faults last as many leases as they would with the product's 60 s and 10 s.
 QUICK = {"ATTRIBATCH_LEASE_SECONDS": str(LEASE_SECONDS), "ATTRIBATCH_SWEEP_SECONDS": "0.5", "ATTRIBATCH_DEVICE": "cpu"}
 
-FACTORY = '''
-import os, time
+CONTROLLED = '''
+import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
-MOOD = Path(__file__).with_name("mood")
+BEHAVIOUR = Path(__file__).with_name("behaviour")
 
 
-class Moody(nn.Sequential):
-    """Before each pass it looks into a file: how long to take, or how to misbehave."""
+class Controlled(nn.Sequential):
+    """Reads from a file before each pass how long to take, or how to fail."""
 
     def forward(self, pixels):
-        mood, figure = MOOD.read_text().split()
-        if mood == "calm":
+        behaviour, figure = BEHAVIOUR.read_text().split()
+        if behaviour == "calm":
             time.sleep(float(figure))
-        elif mood == "raising":
+        elif behaviour == "raising":
             raise IndexError("no such layer")
-        elif mood == "hungry" and len(pixels) > int(figure):
+        elif behaviour == "hungry" and len(pixels) > int(figure):
             raise torch.OutOfMemoryError("injected")
         found = super().forward(pixels)
-        return found * float("nan") if mood == "nan" else found[:, :-1] if mood == "short" else found
-
-
-def make():
-    model = Moody(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
-    return model, {"input_size": 8, "channels": 1, "mean": 0.5, "std": 0.25, "classes": ["cat", "dog", "eel"]}
+        return found * float("nan") if behaviour == "nan" else found[:, :-1] if behaviour == "short" else found
 '''
 
 
@@ -75,29 +66,24 @@ class Small:
             path = self.images / ("cat", "dog", "eel")[index % 3] / f"{index:02}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
-        (self.folder / "moody.py").write_text(FACTORY)
-        self.feel("calm", 0)
-        requests = []
-        for seed in (0, 1):
-            torch.manual_seed(seed)
-            model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
-            weights = self.folder / f"{seed}.safetensors"
-            save_file(model.state_dict(), weights)
-            requests.append(ModelRequest(f"{self.folder / 'moody.py'}:make", weights=str(weights)))
+        factory = self.folder / "controlled.py"
+        factory.write_text(factory_text("Controlled", before=CONTROLLED))
+        self.behave("calm", 0)
+        members = make_members(self.folder, factory)
         # No noise and even nodes: the seed makes another run of it, whose maps must be the same.
         self.request = RunRequest(
-            str(self.images), tuple(requests), n_steps=8, nodes="uniform", unit_size=UNIT_SIZE, reuse=True
+            str(self.images), members, n_steps=8, nodes="uniform", unit_size=UNIT_SIZE, reuse=True
         )
 
     @property
     def images(self) -> Path:
         return self.folder / "images"
 
-    def feel(self, mood: str, figure: float) -> None:
+    def behave(self, behaviour: str, figure: float) -> None:
         """What the networks do from now on, in all processes."""
-        new = self.folder / "mood.new"
-        new.write_text(f"{mood} {figure}")
-        new.replace(self.folder / "mood")
+        new = self.folder / "behaviour.new"
+        new.write_text(f"{behaviour} {figure}")
+        new.replace(self.folder / "behaviour")
 
     def undisturbed(self) -> Undisturbed:
         """Computed here and now, in a home of its own."""

@@ -12,19 +12,10 @@ from pipeline.analysis.audit.results import Finding
 from pipeline.api import Pipeline, RunRequest
 from pipeline.engine.worker import open_workshop, work
 from pipeline.storage.keys import report_key
-from tests.conftest import make_members
+from tests.support.tiny_model import factory_text, make_members
 
 HOSTILE = "<svg onload=alert(1)>"  # a label, a class and a part of names
 NAMES = (f"{HOSTILE} & 'quoted'.png", 'two "marks".png', "\u202egnp.txe.png", "javascript:alert(1).png", "ünï cödé.png")
-FACTORY = f"""
-from torch import nn
-
-def make():
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 8 * 8, 3)
-    )
-    return model, {{"input_size": 8, "channels": 1, "mean": 0.5, "std": 0.25, "classes": ["cat", "dog", {HOSTILE!r}]}}
-"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ def install(root: Path) -> Installation:
         for name in NAMES if label == HOSTILE else [f"{index}.png" for index in range(4)]:
             Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(images / label / name)
     (images / "cat" / "broken.png").write_bytes(b"no image at all")
-    (root / "tiny.py").write_text(FACTORY)
+    (root / "tiny.py").write_text(factory_text(classes=("cat", "dog", HOSTILE)))
     request = RunRequest(str(images), make_members(root, root / "tiny.py"), n_steps=8, unit_size=4, name="first")
     with Pipeline.open(home) as pipeline:
         shop = open_workshop(replace(pipeline.settings, device="cpu"))

@@ -25,6 +25,18 @@ def smooth_mlp(seed: int, features: int = 12, classes: int = 5) -> nn.Sequential
     return nn.Sequential(nn.Linear(features, 24), nn.Tanh(), nn.Linear(24, classes)).double()
 
 
+def lively(member: nn.Module) -> nn.Module:
+    """Batch norms with statistics of their own, as after training: folding them must show."""
+    generator = torch.Generator().manual_seed(1)
+    for module in member.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return member.eval()
+
+
 @pytest.fixture(scope="session")
 def digits() -> tuple[Tensor, Tensor]:
     """Real scans (1797, 1, 16, 16) float32 in [0, 1] and their labels."""

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,11 +15,11 @@ from typing import Any
 import psutil
 import yaml
 
+from tests.support.commands import ATTRIBATCH
 from tests.support.servers import Server, free_port, postgres_server, redis, seaweedfs
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
-ATTRIBATCH = Path(sys.executable).parent / "attribatch"
 SECRETS = {"POSTGRES_PASSWORD": "postgres-hush", "REDIS_PASSWORD": "redis-hush"}
 # What the file says to a container, and what differs on this machine.
 QUICK = {"ATTRIBATCH_SWEEP_SECONDS": "1", "ATTRIBATCH_LEASE_SECONDS": "6"}

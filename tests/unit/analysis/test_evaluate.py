@@ -20,7 +20,7 @@ from pipeline.errors import UnreadableImage, UsageError
 from pipeline.spec.choices import Baseline
 from pipeline.storage.arrays import Floats
 from pipeline.storage.keys import report_key
-from tests.unit.spec.test_run_spec import MODEL, spec
+from tests.support.specs import MODEL, spec
 
 
 @pytest.fixture

@@ -9,21 +9,9 @@ from torch import Tensor, nn
 
 from pipeline.attribution import fast_members, integrated_gradients, measured_batch_size, prepare
 from pipeline.attribution.batch import default_batch_size
-from tests.support.networks import relu_cnn
+from tests.support.networks import lively, relu_cnn
 
 TOLERANCE = 0.03
-
-
-def lively(member: nn.Module) -> nn.Module:
-    """Batch norms with statistics of their own, as after training: folding them must show."""
-    generator = torch.Generator().manual_seed(1)
-    for module in member.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-    return member.eval()
 
 
 class Untraceable(nn.Module):

@@ -67,7 +67,7 @@ def test_a_folder_that_is_away_is_no_fault_of_its_images(tmp_path):
     decoder = Decoder(source, Preprocess(6, 8), 1000)
     entries = [*list_entries(source), Entry(1, "gone.png", "1-1")]
     [(pictures, failed)] = decoder.ahead(entries, parts=1)
-    assert ([one.entry.key for one in pictures], [row.entry.key for row in failed]) == (["1.png"], ["gone.png"])
+    assert ([one.entry.key for one in pictures], [one.entry.key for one in failed]) == (["1.png"], ["gone.png"])
     (tmp_path / "mounted").rename(tmp_path / "away")
     with pytest.raises(SourceUnavailable, match="is its disk mounted"):
         list(decoder.ahead(entries, parts=1))

@@ -1,41 +1,19 @@
 """Tar shards list every image or say why not; one image is one ranged read."""
 
 import gzip
-import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from db.queries import iter_images
-from db.records import Entry, ImageRow
+from db.records import Entry
 from pipeline.api import Pipeline, RunRequest
 from pipeline.datasets import Source, is_unchanged, list_entries, open_source, read_image
 from pipeline.datasets.folder import Folder
-from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import DatasetError, UnreadableImage
-
-
-def png(value: int = 0, side: int = 8) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.full((side, side), value, np.uint8)).save(out, "PNG")
-    return out.getvalue()
-
-
-def shard(path: Path, files: Iterable[tuple[str | tarfile.TarInfo, bytes]], **options) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as tar:
-        for name, data in files:
-            info = tarfile.TarInfo(name) if isinstance(name, str) else name
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
+from tests.support.shards import assert_same_maps, png, shard, special
 
 
 def listed(location: Path) -> list[Entry]:
@@ -46,12 +24,6 @@ def refusal(location: Path) -> str:
     with pytest.raises(DatasetError) as caught:
         listed(location)
     return str(caught.value)
-
-
-def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
 
 
 def test_samples_of_all_shards_are_listed_with_their_labels_and_read_with_one_read(tmp_path, monkeypatch):
@@ -263,19 +235,3 @@ def test_a_run_over_shards_equals_the_run_over_the_folder(
     shard(tmp_path / "shards/0.tar", files[:20])
     shard(tmp_path / "shards/1.tar", files[20:])
     assert_same_maps(pipeline, request_, str(tmp_path / "shards"))
-
-
-def assert_same_maps(pipeline: Pipeline, request_: RunRequest, location: str) -> None:
-    """A run over another place of the same images, in the same order, equals that over the folder."""
-    shop = open_workshop(replace(pipeline.settings, device="cpu"))
-    found: list[list[ImageRow]] = []
-    for source in (request_.source, location):
-        run = pipeline.submit(replace(request_, source=source, reuse=False, target="label"))
-        work(shop, run.id)
-        found.append(list(iter_images(pipeline.database, run.id)))
-    shop.database.dispose()
-    folder, other = found
-    assert [row.state for row in other] == ["done"] * 18
-    for name in ("row", "sha256", "label", "target", "output", "error_estimate"):
-        assert [getattr(row, name) for row in other] == [getattr(row, name) for row in folder], name
-    np.testing.assert_array_equal(pipeline.read_maps(other), pipeline.read_maps(folder))

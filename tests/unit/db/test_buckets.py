@@ -7,7 +7,7 @@ import pytest
 from db.buckets import ATTEMPTS, Bucket
 from db.errors import ObjectUnreadable, StoreRefused, StoreUnavailable
 from db.objects import S3
-from tests.unit.db.test_s3 import Scripted, running, server
+from tests.support.scripted_s3 import Scripted, running, server
 
 __all__ = ["running", "server"]  # fixtures
 

@@ -16,7 +16,7 @@ from pipeline.engine.worker import work
 from pipeline.spec.calibration import calibration_images
 from pipeline.spec.run_spec import RunSpec
 from pipeline.storage.keys import tuning_prefix
-from tests.unit.spec.test_run_spec import spec
+from tests.support.specs import spec
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pipeline.errors import ModelBroken
 from pipeline.spec.choices import Baseline
 from pipeline.spec.run_spec import RunSpec
 from pipeline.storage.sidecar import ImageResult
-from tests.unit.spec.test_run_spec import MODEL
+from tests.support.specs import MODEL
 
 BASELINES = (Baseline.parse("black"), Baseline.parse("uniform:n=2"))
 

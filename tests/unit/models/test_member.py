@@ -10,7 +10,7 @@ from pipeline.errors import ModelError
 from pipeline.models import registry
 from pipeline.models.registry import load, resolve
 from pipeline.spec.request import ModelRequest
-from tests.unit.spec.test_run_spec import spec
+from tests.support.specs import spec
 
 HEAD = "import functools, torch\nfrom torch import nn\nWHAT = {'input_size': 4, 'channels': 1, 'classes': ['a', 'b']}\n"
 BODIES = {

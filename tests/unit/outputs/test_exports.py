@@ -24,7 +24,7 @@ from pipeline.errors import ObjectMissing, UsageError
 from pipeline.outputs.export import virelay
 from pipeline.runs.view import RunView
 from tests.support.synthetic_audit import CLASSES, a_material
-from tests.unit.outputs.conftest import HOSTILE
+from tests.support.two_runs import HOSTILE
 
 
 def test_parquet_is_the_index_to_pyarrow_and_duckdb(opened: Pipeline, tmp_path: Path) -> None:

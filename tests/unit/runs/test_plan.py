@@ -15,7 +15,7 @@ from pipeline.datasets.sampling import draw, hash_key
 from pipeline.errors import SpecError
 from pipeline.runs.plan import Manifest, default_unit_size, drafts, plan_run, read_manifest, run_id, spool
 from pipeline.spec.run_spec import Preprocess, RunSpec
-from tests.unit.spec.test_run_spec import MODEL, spec
+from tests.support.specs import MODEL, spec
 
 ONE, TWO = Entry(0, "a/\u00e9.png", "1-1", "cat"), Entry(1, "b.png", "1-1", None)
 

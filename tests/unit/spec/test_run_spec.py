@@ -11,14 +11,9 @@ from pipeline.errors import SpecError
 from pipeline.spec.choices import Baseline
 from pipeline.spec.options import parse_target
 from pipeline.spec.request import ModelRequest, RunRequest, repeat
-from pipeline.spec.run_spec import ModelSpec, Preprocess, RunSpec
+from pipeline.spec.run_spec import Preprocess, RunSpec
 from tests.support.records import make_run
-
-MODEL = ModelSpec("a.py:make", "w.pt", "ab" * 32, "cd" * 32, Preprocess(8, 8, 1), ("cat", "dog"))
-
-
-def spec(**changes: Any) -> RunSpec:
-    return RunSpec((MODEL,), (Baseline.parse("black"), Baseline.parse("color:0.1,0.2,0.3")), **changes)
+from tests.support.specs import MODEL, spec
 
 
 def test_json_round_trip_keeps_everything() -> None:
