@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipeline.api import Pipeline, RunRequest
 from pipeline.spec.request import ModelRequest
+from tests.support.servers import S3Server, postgres, seaweedfs
 from tests.support.tiny_model import FACTORY, make_members
 
 # The tests' networks are small: a second thread costs them more than it brings.
@@ -55,3 +56,25 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeli
         monkeypatch.delenv(f"ATTRIBATCH_{name}", raising=False)
     with Pipeline.open(tmp_path / "home") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL of this process, started when the first test asks for it."""
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[S3Server]:
+    """A SeaweedFS of this process with one bucket, started when the first test asks for it."""
+    with seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_server(seaweed: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The SeaweedFS, its keys in the environment."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", seaweed.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", seaweed.secret_key)
+    return seaweed

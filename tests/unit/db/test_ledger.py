@@ -1,4 +1,4 @@
-"""The laws of submitting, claiming and completing: on SQLite here, on PostgreSQL in tests/services."""
+"""The laws of submitting, claiming and completing."""
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The laws of failing, killing, waking, cancelling and repairing: on SQLite here, on PostgreSQL in tests/services."""
+"""The laws of failing, killing, waking, cancelling and repairing."""
 
 from dataclasses import replace
 

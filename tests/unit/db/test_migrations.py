@@ -13,17 +13,11 @@ from db.encoding import image_values
 from db.ledger import Ledger
 from db.queries import iter_images, list_runs, progress
 from db.session import SCHEMA, migrate, open_engine, writing
+from tests.support.databases import differences
 from tests.support.records import make_drafts, make_row, make_run
-from tests.unit.db.test_session import differences
 
 SCRIPTS = str(Path(db.migrations.__file__).parent)
 EARLIER = [each.revision for each in ScriptDirectory(SCRIPTS).walk_revisions() if each.revision != SCHEMA]
-
-
-@pytest.fixture
-def new_url(tmp_path: Path) -> str:
-    """Of a database without tables."""
-    return f"sqlite:///{tmp_path}/index.db"
 
 
 @pytest.mark.parametrize("revision", EARLIER)

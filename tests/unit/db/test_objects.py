@@ -1,17 +1,11 @@
-"""The laws of object storage: on a folder here, on a real S3 in tests/services/test_objects_s3.py."""
+"""The laws of object storage, in a folder and on a real S3."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from db.errors import ObjectMissing, UsageError
 from db.objects import Folder, Objects, open_objects
-
-
-@pytest.fixture
-def objects(tmp_path: Path) -> Objects:
-    return Folder(tmp_path / "objects")
 
 
 def test_object_is_given_back_as_it_was_put(objects: Objects) -> None:

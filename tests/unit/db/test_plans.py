@@ -8,6 +8,7 @@ from db.paging import FEW
 from db.queries import find_images
 from db.session import reading, writing
 from db.tables import IMAGE_SORTS, images
+from tests.support.databases import on_sqlite
 from tests.support.records import empty, make_drafts, make_row, make_run
 
 RUN = make_run()
@@ -89,6 +90,7 @@ def test_every_documented_sort_walks_its_index(filled: Engine, name: str) -> Non
     assert f"ix_attribatch_images_{name} " in plan, plan
 
 
+@on_sqlite
 def test_what_fits_many_images_is_looked_for_in_the_order_of_the_page(filled: Engine) -> None:
     *_, plan = plans_of(filled, "entropy > 0.1")
     assert "ix_attribatch_images_entropy" not in plan

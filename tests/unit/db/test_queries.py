@@ -1,4 +1,4 @@
-"""The laws of reading: on SQLite here, on a real PostgreSQL in tests/services/test_ledger_postgres.py."""
+"""The laws of reading."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The laws of schedules and their turns: on SQLite here, on PostgreSQL in tests/services."""
+"""The laws of schedules and their occasions."""
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace

@@ -1,10 +1,10 @@
+"""Engines and migrations: what every database does, and what only a SQLite file shows."""
+
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, select, text
 
@@ -12,18 +12,13 @@ import db.migrations
 from db.encoding import IMAGE_FIELDS
 from db.errors import IndexOutdated, StoreUnavailable, UsageError
 from db.session import SCHEMA, migrate, open_engine, reading, within, writing
-from db.tables import VERSION_TABLE, images, metadata, now
+from db.tables import VERSION_TABLE, images, now
+from tests.support.databases import differences
 from tests.support.ledger_processes import migrate_at_once
 
 
-def differences(engine: Engine) -> list[object]:
-    with reading(engine) as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
-        return list(compare_metadata(context, metadata))
-
-
-def test_migrated_schema_equals_the_tables(own_engine: Engine) -> None:
-    assert differences(own_engine) == []
+def test_migrated_schema_equals_the_tables(engine: Engine) -> None:
+    assert differences(engine) == []
 
 
 def test_a_difference_between_schema_and_tables_would_be_seen(own_engine: Engine) -> None:
@@ -44,35 +39,29 @@ def test_every_table_carries_the_brand(own_engine: Engine) -> None:
     assert all(name.startswith("attribatch_") for name in inspect(own_engine).get_table_names())
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """Of an index that is not there yet, unless `own_engine` made it."""
-    return f"sqlite:///{tmp_path}/index.db"
-
-
-def test_up_to_date_index_is_opened_in_50_ms(url: str, own_engine: Engine) -> None:
+def test_up_to_date_index_is_opened_in_50_ms(own_url: str, own_engine: Engine) -> None:
     spent = []
     for _ in range(3):  # the fastest: others use this machine too
         start = time.perf_counter()
-        again = open_engine(url)
+        again = open_engine(own_url)
         migrate(again)
         spent.append(time.perf_counter() - start)
         again.dispose()
     assert min(spent) < 0.05
 
 
-def test_four_processes_may_migrate_a_new_index_at_once(url: str, processes: ProcessPoolExecutor) -> None:
-    assert list(processes.map(migrate_at_once, [url] * 4)) == ["migrated"] * 4
-    engine = open_engine(url)
+def test_four_processes_may_migrate_a_new_index_at_once(new_url: str, processes: ProcessPoolExecutor) -> None:
+    assert list(processes.map(migrate_at_once, [new_url] * 4)) == ["migrated"] * 4
+    engine = open_engine(new_url)
     assert differences(engine) == []
     engine.dispose()
 
 
-def test_failed_migration_leaves_nothing_behind(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_migration_leaves_nothing_behind(own_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("power cut")
 
-    engine = open_engine(url)
+    engine = open_engine(own_url)
     with monkeypatch.context() as patched:
         patched.setattr("alembic.operations.Operations.create_index", broken)
         with pytest.raises(RuntimeError, match="power cut"):
@@ -83,11 +72,14 @@ def test_failed_migration_leaves_nothing_behind(url: str, monkeypatch: pytest.Mo
     engine.dispose()
 
 
-def test_index_of_a_newer_version_is_refused_with_a_remedy(own_engine: Engine) -> None:
-    with writing(own_engine) as connection:
+def test_index_of_a_newer_version_is_refused_with_a_remedy(new_url: str) -> None:
+    engine = open_engine(new_url)
+    migrate(engine)
+    with writing(engine) as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(IndexOutdated, match=rf"'9999'.*'{SCHEMA}'.*install a newer"):
-        migrate(own_engine)
+        migrate(engine)
+    engine.dispose()
 
 
 def test_sqlite_connections_wait_and_write_ahead(own_engine: Engine) -> None:
@@ -106,8 +98,8 @@ def test_parent_folder_is_made(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b 100%" / "index.db").exists()
 
 
-def test_database_clock_tells_the_time(own_engine: Engine) -> None:
-    with reading(own_engine) as connection:
+def test_database_clock_tells_the_time(engine: Engine) -> None:
+    with reading(engine) as connection:
         told = connection.execute(select(now())).scalar_one()
     assert told == pytest.approx(time.time(), abs=2)
 
@@ -141,8 +133,8 @@ def test_index_that_cannot_be_opened_is_unavailable_and_named(tmp_path: Path) ->
     engine.dispose()
 
 
-def test_read_sees_one_moment_and_writers_do_not_wait_for_it(url: str, own_engine: Engine) -> None:
-    other = open_engine(url)
+def test_read_sees_one_moment_and_writers_do_not_wait_for_it(own_url: str, own_engine: Engine) -> None:
+    other = open_engine(own_url)
     count = text("SELECT count(*) FROM attribatch_suspects")
     with reading(own_engine) as reader:
         before = reader.execute(count).scalar()

@@ -49,8 +49,8 @@ class Counting(Objects):
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> Counting:
-    return Counting(Folder(tmp_path))
+def objects(objects: Objects) -> Counting:
+    return Counting(objects)
 
 
 DATA = np.random.default_rng(0).normal(size=(10, 3, 8, 8)).astype(np.float16)
@@ -111,8 +111,8 @@ def test_missing_shard_reads_as_nan_never_as_zero(objects: Counting) -> None:
     np.testing.assert_array_equal(found[4:8], DATA[4:8])
 
 
-def test_array_is_the_same_through_zarrs_own_store(objects: Counting, tmp_path: Path) -> None:
-    make_array(objects)[:] = DATA
+def test_array_is_the_same_through_zarrs_own_store(tmp_path: Path) -> None:
+    make_array(Folder(tmp_path))[:] = DATA
     own = zarr.open_array(store=str(tmp_path / "maps/run/attribution"), zarr_format=3, mode="r")
     np.testing.assert_array_equal(own[:], DATA)
 

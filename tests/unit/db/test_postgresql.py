@@ -1,101 +1,20 @@
-"""The laws of ledger, queries, filters and schema, on a real PostgreSQL."""
-
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+"""What only PostgreSQL can show: cut connections, row locks, its own plans."""
 
 import pytest
 from sqlalchemy import Engine, event, text
 
-from db.errors import IndexOutdated, StoreUnavailable
+from db.errors import StoreUnavailable
 from db.ledger import Ledger
 from db.queries import find_images, list_runs
 from db.session import migrate, open_engine, reading, writing
-from db.tables import VERSION_TABLE
-from tests.support.ledger_processes import migrate_at_once
-from tests.support.records import empty, make_drafts, make_row, make_run
-from tests.support.servers import free_port, postgres
-from tests.unit.db.conftest import *  # noqa: F403
-from tests.unit.db.test_filters import (  # noqa: F401
-    stored,
-    test_filter_finds,
-    test_longest_filter_is_within_the_databases_limits,
-)
-from tests.unit.db.test_ledger import *  # noqa: F403
-from tests.unit.db.test_ledger_outcomes import *  # noqa: F403
-from tests.unit.db.test_migrations import test_an_index_of_an_earlier_version_keeps_what_it_holds  # noqa: F401
-from tests.unit.db.test_plans import (  # noqa: F401
-    filled,
-    test_every_documented_filter_is_answered_by_its_index,
-    test_every_documented_sort_walks_its_index,
-)
-from tests.unit.db.test_queries import *  # noqa: F403
-from tests.unit.db.test_schedules import *  # noqa: F403
-from tests.unit.db.test_session import (  # noqa: F401
-    differences,
-    test_a_question_that_takes_too_long_is_broken_off_and_the_next_one_is_answered,
-)
-from tests.unit.db.test_session import test_database_clock_tells_the_time as clock_test
+from tests.support.databases import on_postgresql
+from tests.support.records import make_drafts, make_row, make_run
+from tests.support.servers import free_port
+
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgres() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def shared(server: str) -> Iterator[Engine]:
-    engine = open_engine(server)
-    migrate(engine)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def engine(shared: Engine) -> Engine:
-    empty(shared)
-    return shared
-
-
-@pytest.fixture
-def url(engine: Engine) -> str:
-    return engine.url.render_as_string(hide_password=False)
-
-
-@pytest.fixture
-def new_url(server: str, shared: Engine) -> Iterator[str]:
-    """Of a database without tables."""
-    with shared.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("CREATE DATABASE other"))
-        yield server.removesuffix("postgres") + "other"
-        connection.execute(text("DROP DATABASE other"))
-
-
-def test_clock(engine: Engine) -> None:
-    clock_test(engine)
-
-
-def test_migrated_schema_equals_the_tables(engine: Engine) -> None:
-    assert differences(engine) == []
-
-
-def test_four_processes_may_migrate_a_new_database_at_once(
-    new_url: str,
-    processes: ProcessPoolExecutor,
-) -> None:
-    assert list(processes.map(migrate_at_once, [new_url] * 4)) == ["migrated"] * 4
-
-
-def test_database_of_a_newer_version_is_refused(new_url: str) -> None:
-    engine = open_engine(new_url)
-    migrate(engine)
-    with writing(engine) as connection:
-        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-    with pytest.raises(IndexOutdated, match="'9999'"):
-        migrate(engine)
-    engine.dispose()
-
-
+@on_postgresql
 def test_cut_connections_are_made_anew(engine: Engine) -> None:
     with reading(engine) as connection:
         connection.execute(text("SELECT 1"))
@@ -106,6 +25,7 @@ def test_cut_connections_are_made_anew(engine: Engine) -> None:
     assert list_runs(engine) == []
 
 
+@on_postgresql
 def test_connection_cut_within_a_transaction_is_unavailable_and_nothing_written(engine: Engine) -> None:
     run = make_run()
     Ledger(engine).submit(run, [])
@@ -128,6 +48,7 @@ def test_no_server_is_unavailable_and_the_password_not_told() -> None:
     engine.dispose()
 
 
+@on_postgresql
 def test_claims_pass_over_units_that_others_are_claiming(engine: Engine) -> None:
     run = make_run()
     ledger = Ledger(engine)
@@ -140,6 +61,7 @@ def test_claims_pass_over_units_that_others_are_claiming(engine: Engine) -> None
         assert len(ledger.unsent(10)) == 1  # the third
 
 
+@on_postgresql
 def test_hostile_texts_are_texts(engine: Engine) -> None:
     run = make_run()
     ledger = Ledger(engine)
@@ -149,6 +71,7 @@ def test_hostile_texts_are_texts(engine: Engine) -> None:
     assert list(find_images(engine, run.id, where="label = '%(label)s :x \\'").rows) == rows[1:]
 
 
+@on_postgresql
 def test_claims_walk_the_index_of_what_waits_from_the_first_on(engine: Engine) -> None:
     run = make_run(image_count=2000, unit_size=1)
     ledger = Ledger(engine)
