@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from db.records import Entry
-from pipeline.api import Pipeline, RunRequest
 from pipeline.datasets import Source, is_unchanged, list_entries, open_source, read_image
 from pipeline.datasets.folder import Folder
 from pipeline.errors import DatasetError, UnreadableImage
-from tests.support.shards import assert_same_maps, png, shard, special
+from tests.support.shards import png, shard, special
 
 
 def listed(location: Path) -> list[Entry]:
@@ -221,17 +220,3 @@ def test_an_image_larger_than_any_allowed_one_is_not_read_into_memory(tmp_path):
     (entry,) = list_entries(source)
     with pytest.raises(UnreadableImage, match="4,294,967,296 bytes"):
         read_image(source, entry, max_pixels=100)
-
-
-def test_a_run_over_shards_equals_the_run_over_the_folder(
-    tmp_path: Path, dataset: Path, pipeline: Pipeline, request_: RunRequest
-) -> None:
-    files = [
-        (f"{label}-{n}.{suffix}", (dataset / label / f"{n}.png").read_bytes() if suffix == "png" else label.encode())
-        for label in ("cat", "dog", "eel")
-        for n in range(6)
-        for suffix in ("cls", "png")
-    ]
-    shard(tmp_path / "shards/0.tar", files[:20])
-    shard(tmp_path / "shards/1.tar", files[20:])
-    assert_same_maps(pipeline, request_, str(tmp_path / "shards"))

@@ -11,11 +11,10 @@ from sqlalchemy import Engine, text
 from db.ledger import Ledger
 from db.objects import S3, Folder, Objects
 from db.session import migrate, open_engine
-from tests.support.databases import POSTGRESQL, SEAWEEDFS, connected, remove_all
+from tests.support.databases import POSTGRESQL, SEAWEEDFS, remove_all
 from tests.support.ledger_processes import pool
 from tests.support.ledger_states import RUN
 from tests.support.records import empty, make_drafts
-from tests.support.servers import S3Server
 
 
 @pytest.fixture(scope="session")
@@ -98,17 +97,6 @@ def submitted(ledger: Ledger) -> Ledger:
     """A run of three units of four images."""
     ledger.submit(RUN, make_drafts(RUN))
     return ledger
-
-
-@pytest.fixture(scope="session")
-def s3_store(seaweed: S3Server) -> Iterator[S3]:
-    """One client for all tests: it takes 0.5 s to make."""
-    with connected(seaweed, prefix="tests") as objects:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setenv("AWS_ACCESS_KEY_ID", seaweed.access_key)
-            patched.setenv("AWS_SECRET_ACCESS_KEY", seaweed.secret_key)
-            assert not objects.exists("any")
-        yield objects
 
 
 @pytest.fixture(params=["folder", SEAWEEDFS])
