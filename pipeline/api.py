@@ -515,7 +515,7 @@ class Pipeline:
             threads=threads,
             s3_endpoint_url=self.settings.s3_endpoint_url,
             allowed_modules=self.settings.allowed_modules,
-            say=say,
+            on_message=say,
         )
 
     @property

@@ -49,7 +49,7 @@ def train_ensemble(
     cache_bytes: int = CACHE_BYTES,
     s3_endpoint_url: str | None = None,
     allowed_modules: Sequence[str] = (),
-    say: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> Ensemble:
     """Train an ensemble, or resume an interrupted training of the same request.
 
@@ -61,7 +61,7 @@ def train_ensemble(
         cache_bytes: largest size of the pixels kept in memory; 8 bits a value.
         s3_endpoint_url: URL of an S3-compatible server; None: Amazon S3.
         allowed_modules: if not empty, prefixes of importable architectures.
-        say: called with a line of progress, at least once an epoch.
+        on_message: called with a line of progress, at least once an epoch.
 
     Raises:
         UsageError: the folder holds other files, the source has fewer than two classes or an image without a label,
@@ -74,16 +74,16 @@ def train_ensemble(
     fit = Fit(request.epochs, request.batch_size, request.learning_rate, request.flip, request.seed, device)
     entries = list(list_entries(source))
     probe = _built(request, len(class_names(entries)), fit, 0, allowed_modules)
-    say(f"reading {plural(len(entries), 'image')}")
+    on_message(f"reading {plural(len(entries), 'image')}")
     decoder = Decoder(source, probe.preprocess, max_pixels, threads)
     images = read_images(entries, decoder, cache_bytes=cache_bytes)
     for one in images.skipped[:10]:
-        say(f"left out: {one.reason}")
+        on_message(f"left out: {one.reason}")
     recipe = _recipe(request, source, probe, images)
     _claim(folder, recipe)
     train, held = split(images, request.holdout, request.seed)
-    say(f"{len(images.class_names)} classes; {plural(len(train), 'image')} to train on, {len(held):,} held out")
-    members, accuracy = _members(request, fit, folder, images, (train, held), allowed_modules, say)
+    on_message(f"{len(images.class_names)} classes; {plural(len(train), 'image')} to train on, {len(held):,} held out")
+    members, accuracy = _members(request, fit, folder, images, (train, held), allowed_modules, on_message)
     ensemble = Ensemble(
         source=request.source,
         input_size=request.input_size,
@@ -109,7 +109,7 @@ def _members(
     images: Images,
     rows: tuple[list[int], list[int]],
     allowed_modules: Sequence[str],
-    say: Callable[[str], None],
+    on_message: Callable[[str], None],
 ) -> tuple[tuple[TrainedMember, ...], float | None]:
     """All members, trained now or earlier, and the accuracy of their mean probability."""
     train, held = rows
@@ -124,7 +124,7 @@ def _members(
         else:
 
             def on_epoch(epoch: int, loss: float, member: int = member) -> None:
-                say(f"member {member + 1} of {request.members}, epoch {epoch} of {fit.epochs}: loss {loss:.4f}")
+                on_message(f"member {member + 1} of {request.members}, epoch {epoch} of {fit.epochs}: loss {loss:.4f}")
 
             train_member(
                 built.module, built.preprocess, images, train, fit, member, checkpoint=checkpoint, on_epoch=on_epoch
@@ -136,7 +136,7 @@ def _members(
             given = probabilities(built.module, built.preprocess, images, held, fit)
             mean += given / request.members
             accuracy = _right(given.argmax(1) == labels)
-            say(f"member {member + 1} of {request.members}: {percent(accuracy, 1)} of the held-out images right")
+            on_message(f"member {member + 1} of {request.members}: {percent(accuracy, 1)} of the held-out images right")
         found.append(TrainedMember(path.name, str(file_digest(path)), accuracy))
     return tuple(found), _right(mean.argmax(1) == labels) if held else None
 

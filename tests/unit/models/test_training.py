@@ -144,7 +144,7 @@ def test_interrupted_at_every_epoch_it_ends_bit_for_bit_as_undisturbed(
 
     while not (tmp_path / "again" / "ensemble.json").exists():
         try:
-            train_ensemble(request, say=stop_at_the_next_epoch, cache_bytes=0)  # decoded again in each epoch
+            train_ensemble(request, on_message=stop_at_the_next_epoch, cache_bytes=0)  # decoded again in each epoch
         except StoppedError:
             stops += 1
     assert stops == 8
@@ -158,7 +158,7 @@ def test_killed_it_goes_on_and_ends_bit_for_bit_as_undisturbed(
     code = (
         "import sys, torch; from pipeline.models.training.bagging import train_ensemble; "
         "from pipeline.models.training.ensemble_manifest import TrainingRequest; torch.set_num_threads(1); "
-        f"train_ensemble({request!r}, say=lambda text: print(text, flush=True))"
+        f"train_ensemble({request!r}, on_message=lambda text: print(text, flush=True))"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
@@ -171,7 +171,7 @@ def test_killed_it_goes_on_and_ends_bit_for_bit_as_undisturbed(
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
     said: list[str] = []
-    train_ensemble(request, say=said.append)
+    train_ensemble(request, on_message=said.append)
     epochs = [text for text in said if "epoch" in text]
     assert all("member 2 of 2" in text for text in epochs)
     assert len(epochs) < 4
@@ -184,7 +184,7 @@ def test_more_members_extend_an_ensemble_and_other_settings_are_refused(
     small = replace(asked, out=str(tmp_path / "small"), members=1, epochs=1)
     first = train_ensemble(small).members[0]
     said: list[str] = []
-    grown = train_ensemble(replace(small, members=2), say=said.append)
+    grown = train_ensemble(replace(small, members=2), on_message=said.append)
     assert grown.members[0] == first
     assert next(text for text in said if "epoch" in text).startswith("member 2 of 2, epoch 1 of 1")
     with pytest.raises(UsageError, match=r"holds another training: epochs was 1, is 2; name another folder"):
