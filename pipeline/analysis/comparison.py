@@ -170,7 +170,7 @@ def _values_of_a_map(a: Run, spec_a: RunSpec, b: Run, spec_b: RunSpec) -> int:
     if (one.height, one.width) != (other.height, other.width):
         raise UsageError(
             f"maps of run {a.id} are {one.height} x {one.width} (height x width), those of run {b.id} "
-            f"{other.height} x {other.width}: compare runs whose models take the same input, see --input-size"
+            f"{other.height} x {other.width}: compare runs whose models take the same input"
         )
     return max(one.channels, other.channels) * one.height * one.width
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import console
+from pipeline.cli.options import with_flags
 from pipeline.cli.session import Json, open_pipeline, resumable
 from pipeline.formatting import percent, plural, visible
 
@@ -92,6 +93,6 @@ def _print(found: "Ensemble", folder: Path) -> None:
     counts = f"{plural(found.train_images, 'image')} for training, {found.holdout_images:,} held out"
     console.out.print(f"{len(found.class_names)} classes; {counts}, {found.skipped_images:,} left out", markup=False)
     for one in found.skipped[:LISTED_FILES]:
-        console.out.print(f"  {visible(one.reason)}", markup=False)
+        console.out.print(f"  {visible(with_flags(one.reason))}", markup=False)
     next_command = f"{console.program()} run {found.recipe['data']} --ensemble {folder}"
     console.out.print(f"\nnext: {next_command}", markup=False)

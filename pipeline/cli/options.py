@@ -18,8 +18,15 @@ from pipeline.errors import UsageError
 from pipeline.spec.options import Option, choices_of, flag_of, options_of
 from pipeline.spec.request import ModelRequest, RunRequest
 
-MODEL_FLAGS = {"source": "--model", "class_names": "--classes"}  # of `ModelRequest`, if not the field's name
-OTHER_FLAGS = {"models": "--model", "learning_rate": "--lr"}
+# Flags that are not the field's name, of the requests that messages name with their class.
+FLAGS = {
+    "ModelRequest.source": "--model",
+    "ModelRequest.class_names": "--classes",
+    "TrainingRequest.learning_rate": "--lr",
+    "Place.names": "--allowed-host",
+    "models": "--model",
+    "overwrite": "--overwrite",
+}
 
 Source = Annotated[
     str,
@@ -104,11 +111,18 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def with_flags(message: str) -> str:
-    """A message of the API for the command line: `n_steps` in backquotes becomes --n-steps."""
-    flags = {name: flag_of(RunRequest, name) for name in options_of(RunRequest)} | OTHER_FLAGS
-    for each in fields(ModelRequest):
-        flags[f"ModelRequest.{each.name}"] = MODEL_FLAGS.get(each.name, f"--{each.name.replace('_', '-')}")
-    return re.sub(r"`([A-Za-z_.]+)`", lambda found: flags.get(found[1], found[0]), message)
+    """A message of the API for the command line: `n_steps` in backquotes becomes --n-steps.
+
+    Fields of a run's request are named alone, others with their class, as in `ModelRequest.weights`.
+    """
+    flags = {name: flag_of(RunRequest, name) for name in options_of(RunRequest)} | FLAGS
+
+    def flag(found: re.Match[str]) -> str:
+        dotted = re.fullmatch(r"(?:ModelRequest|TrainingRequest|Place)\.(\w+)", found[1])
+        other = f"--{dotted[1].replace('_', '-')}" if dotted else found[0]
+        return flags.get(found[1], other)
+
+    return re.sub(r"`([A-Za-z_.]+)`", flag, message)
 
 
 def _expanded(

@@ -11,7 +11,7 @@ from rich.markup import escape
 from db.records import ImageRow, Progress, Run
 from pipeline.cli import console
 from pipeline.cli.console import out
-from pipeline.cli.options import takes_request
+from pipeline.cli.options import takes_request, with_flags
 from pipeline.cli.session import Json, exit_with, open_pipeline, resumable
 from pipeline.formatting import duration, plural, visible
 from pipeline.storage.files import write_file
@@ -123,7 +123,7 @@ def _print_end(run: Run, progress: Progress, failures: Sequence[ImageRow], reuse
     if progress.images_failed:
         out.print(f"{plural(progress.images_failed, 'image')} failed, for example:")
         for row in failures:
-            out.print(f"  {visible(row.error or '')}", markup=False)
+            out.print(f"  {visible(with_flags(row.error or ''))}", markup=False)
     for text in progress.errors:
         out.print(f"  {text}", markup=False)
     if progress.images_done:

@@ -87,7 +87,7 @@ def to_pixels(image: Image.Image, preprocess: Preprocess, *, key: str = "image")
         image = image.resize(size, _RESAMPLING[preprocess.interpolation])
     elif image.size != size:
         sizes = f"{image.width} x {image.height} pixels (width x height), the model takes {size[0]} x {size[1]}"
-        raise UnreadableImage(f"{key}: {sizes}; pass --resize to resize every image")
+        raise UnreadableImage(f"{key}: {sizes}; set `ModelRequest.resize` to stretch every image")
     pixels = np.asarray(image, dtype=np.float32) / np.float32(255)  # (H, W) or (H, W, 3)
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 

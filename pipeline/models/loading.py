@@ -92,7 +92,7 @@ def _build_torchvision(source: str, weights: str | None) -> Built:
     name, at, chosen = source.removeprefix("torchvision:").partition("@")
     zoo, known = _known(name, chosen if at else "")
     if known is None and weights is None:
-        raise ModelError(f"no weights; write {source}@DEFAULT, or pass --weights")
+        raise ModelError(f"no weights; write {source}@DEFAULT, or set `ModelRequest.weights`")
     declared, names = (known.transforms(), tuple(known.meta["categories"])) if known else (None, None)
     if weights is None:
         with _downloading(known):
@@ -124,7 +124,7 @@ def _downloading(known: Any) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # no network, a broken download
         raise ModelError(
-            f"no download ({error_text(error)}); fetch {known.url} elsewhere, and pass it with --weights"
+            f"no download ({error_text(error)}); fetch {known.url} elsewhere, and set `ModelRequest.weights` to it"
         ) from error
 
 
@@ -199,7 +199,7 @@ def _load_state(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
         problems |= {"missing": result.missing_keys, "unexpected": result.unexpected_keys}
     if any(problems.values()):
         listed = "; ".join(f"{what}: {few(names)}" for what, names in problems.items() if names)
-        raise ModelError(f"weights {path} do not fit ({listed}); pair each --weights with its --model, in order")
+        raise ModelError(f"weights {path} do not fit ({listed}); give each model its own `ModelRequest.weights`")
 
 
 def _load_fitting(module: nn.Module, state: dict[str, Tensor], path: str) -> None:

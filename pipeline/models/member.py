@@ -58,13 +58,20 @@ def try_member(module: nn.Module, preprocess: Preprocess) -> Trial:
     except (Exception, SystemExit) as error:  # raised by the user's code
         name, expected = first_layer(module)
         if expected not in (0, preprocess.channels):
-            wrong = f"{expected} channels, and would be given {preprocess.channels}; pass --channels {expected}"
-            raise ModelError(f"its first layer, {name}, takes {wrong}") from error
-        raise ModelError(f"batch {shape}: {error_text(error)}; check --input-size and --channels") from error
+            wrong = f"{expected} channels, and would be given {preprocess.channels}"
+            raise ModelError(
+                f"its first layer, {name}, takes {wrong}; set `ModelRequest.channels` to {expected}"
+            ) from error
+        raise ModelError(
+            f"batch {shape}: {error_text(error)}; check `ModelRequest.input_size` and `ModelRequest.channels`"
+        ) from error
     if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 1:
         raise ModelError(f"it gives {tuple(logits.shape)} for {shape}; wrap it so that it gives (N, classes)")
     if not torch.isfinite(logits).all():
-        raise ModelError("it gives NaN or infinity for noise in [0, 1]; check --weights, --mean and --std")
+        raise ModelError(
+            "it gives NaN or infinity for noise in [0, 1]; check `ModelRequest.weights`, `ModelRequest.mean` and "
+            "`ModelRequest.std`"
+        )
     gradient = None
     if logits.requires_grad:
         with torch.enable_grad():

@@ -52,10 +52,13 @@ def resolve(
         with _naming(spec.source):
             if spec.preprocess.geometry != specs[0].preprocess.geometry:
                 both = f"it takes {spec.preprocess.geometry}, {specs[0].source!r} {specs[0].preprocess.geometry}"
-                raise ModelError(f"{both} (height, width, channels, fit); give all one --input-size, maybe --resize")
+                raise ModelError(
+                    f"{both} (height, width, channels, fit); set one `ModelRequest.input_size` for all, perhaps with "
+                    "`ModelRequest.resize`"
+                )
             if spec.class_names != specs[0].class_names:
                 both = f"classes {few(spec.class_names)}; {specs[0].source!r} has {few(specs[0].class_names)}"
-                raise ModelError(f"{both}; pass --classes if the outputs mean the same")
+                raise ModelError(f"{both}; set `ModelRequest.class_names` if the outputs mean the same")
     return specs
 
 
@@ -89,7 +92,9 @@ def load(
                 module = build(spec.source, None, code_sha256=spec.code_sha256).module
             if weights_digest(module) != spec.weights_sha256:
                 if spec.weights is None:
-                    raise ModelError("it has other weights each time it is made; save them and pass --weights")
+                    raise ModelError(
+                        "it has other weights each time it is made; save them and set `ModelRequest.weights`"
+                    )
                 raise ModelError("its weights changed since the run was submitted; submit it again")
             if not same_probe(spec.probe, try_member(module, spec.preprocess).probe):
                 raise ModelError("its outputs changed since the run was submitted: did code that it imports?")
@@ -173,10 +178,14 @@ def _resolve_one(request: ModelRequest, labels: Sequence[str], allowed: Sequence
             unique = tuple(sorted(set(labels)))
             names = unique if len(unique) == outputs else tuple(map(str, range(outputs)))
         if len(names) != outputs:
-            raise ModelError(f"{outputs} outputs, but {len(names)} class names; pass --classes, one per output")
+            raise ModelError(
+                f"{outputs} outputs, but {len(names)} class names; set `ModelRequest.class_names`, one per output"
+            )
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise ModelError(f"two of its classes are named {twice!r}; pass --classes with distinct names")
+            raise ModelError(
+                f"two of its classes are named {twice!r}; set `ModelRequest.class_names` to distinct names"
+            )
     return ModelSpec(source, weights, digest, built.code_sha256, preprocess, names, trial.probe)
 
 
@@ -229,11 +238,11 @@ def _preprocess(request: ModelRequest, fields: dict[str, Any], module: nn.Module
     if request.resize is not None:
         fields |= {"fit": "stretch" if request.resize else "exact", "resize_to": None}
     if "height" not in fields:
-        raise ModelError("its input size is not declared; pass --input-size, for example --input-size 224")
+        raise ModelError("its input size is not declared; set `ModelRequest.input_size`, for example 224")
     expected = first_layer(module)[1]
     channels = request.channels or fields.get("channels") or (expected if expected in (1, 3) else 3)
     if channels not in (1, 3):
-        raise ModelError(f"{channels} channels; images have 1 or 3: pass --channels")
+        raise ModelError(f"{channels} channels; images have 1 or 3: set `ModelRequest.channels`")
     fields["channels"] = channels
     fields["mean"] = _per_channel("mean", request.mean or fields.get("mean", 0.0), channels)
     fields["std"] = _per_channel("std", request.std or fields.get("std", 1.0), channels)
@@ -243,7 +252,9 @@ def _preprocess(request: ModelRequest, fields: dict[str, Any], module: nn.Module
 def _size(value: int | Sequence[int]) -> tuple[int, int]:
     height, width = (value, value) if isinstance(value, int) else value
     if height < 1 or width < 1:
-        raise ModelError(f"input size {height} x {width} is not positive; pass --input-size, for example 224")
+        raise ModelError(
+            f"input size {height} x {width} is not positive; set `ModelRequest.input_size`, for example 224"
+        )
     return height, width
 
 
@@ -252,5 +263,5 @@ def _per_channel(name: str, given: float | Sequence[float], channels: int) -> tu
     values *= channels if len(values) == 1 else 1
     if len(values) != channels or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
         above = " above 0" if name == "std" else ""
-        raise ModelError(f"{name} is {values}; pass --{name} with 1 or {channels} (channels) numbers{above}")
+        raise ModelError(f"{name} is {values}; give `ModelRequest.{name}` 1 or {channels} (channels) numbers{above}")
     return values

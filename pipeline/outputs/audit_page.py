@@ -71,7 +71,7 @@ def warnings(audit: Audit) -> list[str]:
         found.append(
             f"{_of(above, audit.images)} have maps whose estimated error is above {asked_percent(audit.tolerance)} "
             f"(find them with: attribatch query {audit.run_id} --where 'error_estimate > {audit.tolerance:g}'): single "
-            "pixels of theirs may still move. A larger --n-steps or --max-steps is more exact."
+            "pixels of theirs may still move. A larger number of steps is more exact."
         )
     if unreliable is not None and unreliable >= NOTEWORTHY:
         found.append(

@@ -88,17 +88,17 @@ def plan_run(
     """
     if parse_target(spec.target)[0] == "label":
         if manifest.unlabelled is not None:
-            raise SpecError(f"target 'label': image {manifest.unlabelled!r} has no label; use --target predicted")
+            raise SpecError(f"target 'label': image {manifest.unlabelled!r} has no label; use the target 'predicted'")
         if unknown := [label for label in manifest.labels if label not in spec.class_names]:
             names = ", ".join(spec.class_names[:5])
             raise SpecError(
                 f"target 'label': {len(unknown)} labels are no class of the models, first {unknown[0]!r} (classes: "
-                f"{names}, ...); name the classes with --classes FILE, or use --target predicted"
+                f"{names}, ...); set `ModelRequest.class_names`, or use the target 'predicted'"
             )
     size = min(unit_size or default_unit_size(spec, manifest.count), manifest.count)
     image_bytes = 4 * spec.preprocess.channels * spec.preprocess.height * spec.preprocess.width
     if size > (most := max(1, MAX_UNIT_BYTES // image_bytes)):
-        raise SpecError(f"units of {size} images take several GB of a worker; use --unit-size {most} or less")
+        raise SpecError(f"units of {size} images take several GB of a worker; use a `unit_size` of {most} or less")
     return Run(
         id=run_id(spec, manifest.digest, source),
         name=name,

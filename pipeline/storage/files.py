@@ -29,7 +29,7 @@ def writing(path: Path) -> Iterator[None]:
 def refused(path: Path, error: OSError) -> UsageError:
     """The error for a path that the system refuses to write."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return UsageError(f"{path} cannot be written ({reason}); give another --out")
+    return UsageError(f"{path} cannot be written ({reason}); choose another path")
 
 
 def make_folder(path: Path) -> None:
@@ -39,7 +39,7 @@ def make_folder(path: Path) -> None:
         UsageError: the path is a file, or the system refuses to write there.
     """
     if path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is not a folder; name one with --out")
+        raise UsageError(f"{path} is not a folder; choose another path")
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path):
@@ -112,28 +112,28 @@ def _check_file(path: Path, overwrite: bool, is_export: Callable[[Path], bool]) 
     if mode is None:
         return
     if stat.S_ISDIR(mode):
-        raise UsageError(f"{path} is a folder; name a file with --out")
+        raise UsageError(f"{path} is a folder; choose a file")
     if not stat.S_ISREG(mode):
-        raise UsageError(f"{path} is a link or a device, which an export never replaces; give another --out")
+        raise UsageError(f"{path} is a link or a device, which an export never replaces; choose another path")
     if not is_export(path):
-        raise UsageError(f"{path} is not an earlier export of this format, so it is not replaced; give another --out")
+        raise UsageError(f"{path} is not an earlier export of this format, so it is not replaced; choose another path")
     if not overwrite:
-        raise UsageError(f"{path} is there already; give --overwrite to replace it, or another --out")
+        raise UsageError(f"{path} is there already; set `overwrite` to replace it, or choose another path")
 
 
 def _check_folder(path: Path, overwrite: bool) -> None:
     if _mode(path) is None:
         return
     if not path.is_dir():
-        raise UsageError(f"{path} is not a folder; name a new or an empty one with --out")
+        raise UsageError(f"{path} is not a folder; choose a new or an empty one")
     if path.resolve().is_mount():
-        raise UsageError(f"{path} is a mount point, which cannot be replaced; name a folder in it with --out")
+        raise UsageError(f"{path} is a mount point, which cannot be replaced; choose a folder in it")
     if not any(path.iterdir()):
         return
     if not (path / MARK).exists():
-        raise UsageError(f"{path} is not empty and was not made by an export; give another --out")
+        raise UsageError(f"{path} is not empty and was not made by an export; choose another path")
     if not overwrite:
-        raise UsageError(f"{path} is there already; give --overwrite to replace it, or another --out")
+        raise UsageError(f"{path} is there already; set `overwrite` to replace it, or choose another path")
 
 
 def _mode(path: Path) -> int | None:

@@ -36,7 +36,7 @@ class Place:
         """Refuse an address that others reach without a token. Raises UsageError."""
         if not is_loopback(self.host) and self.token is None:
             raise UsageError(
-                f"--host {self.host} can be reached from other machines; give a --token, or set ATTRIBATCH_WEB_TOKEN"
+                f"{self.host} can be reached from other machines; set `Place.token` or ATTRIBATCH_WEB_TOKEN"
             )
 
 
@@ -95,9 +95,9 @@ def _config(app: FastAPI) -> uvicorn.Config:
 
 def _why(place: Place, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {place.port} of {place.host} is in use by another program; choose another --port"
+        return f"port {place.port} of {place.host} is in use by another program; choose another `Place.port`"
     reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-    remedy = "--port" if error.errno == errno.EACCES else "--host"
+    remedy = "`Place.port`" if error.errno == errno.EACCES else "`Place.host`"
     return f"{place.host}:{place.port} cannot be listened on ({reason}); choose another {remedy}"
 
 

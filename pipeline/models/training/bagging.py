@@ -176,9 +176,9 @@ def _recipe(request: TrainingRequest, source: Source, built: Untrained, images: 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that cannot hold this training, before images are read."""
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder} is a file; name a folder")
+        raise UsageError(f"{folder} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / TRAINING).exists():
-        raise UsageError(f"--out {folder} is not empty and holds no training; name a new folder")
+        raise UsageError(f"{folder} is not empty and holds no training; name a new folder")
 
 
 def _claim(folder: Path, recipe: dict[str, object]) -> None:
@@ -191,9 +191,9 @@ def _claim(folder: Path, recipe: dict[str, object]) -> None:
     try:
         before = read_record(file.read_bytes(), str(file))
     except ValueError as error:
-        raise ModelError(f"{file} cannot be read ({error}); name another --out") from error
+        raise ModelError(f"{file} cannot be read ({error}); name another folder") from error
     differ = [
         f"{name} was {before.get(name)}, is {value}" for name, value in recipe.items() if before.get(name) != value
     ]
     if differ:
-        raise UsageError(f"--out {folder} holds another training: {'; '.join(differ)}; name another folder")
+        raise UsageError(f"{folder} holds another training: {'; '.join(differ)}; name another folder")

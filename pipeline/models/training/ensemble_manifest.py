@@ -50,7 +50,10 @@ class TrainingRequest:
             raise SpecError(f"learning rate is {self.learning_rate}; it must be above 0, for example 0.001")
         if self.arch.startswith(TORCHVISION) and "@" in self.arch:
             name, _, chosen = self.arch.partition("@")
-            raise SpecError(f"arch {self.arch!r}: write --arch {name} --weights {chosen or DEFAULT} to start from them")
+            raise SpecError(
+                f"arch {self.arch!r}: set `TrainingRequest.arch` to {name} and `TrainingRequest.weights` to "
+                f"{chosen or DEFAULT}"
+            )
         if self.weights == DEFAULT and not self.arch.startswith(TORCHVISION):
             raise SpecError(f"arch {self.arch!r} has no DEFAULT weights; give a file of weights")
 

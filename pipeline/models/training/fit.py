@@ -98,7 +98,9 @@ def train_member(
             order = [bag[index] for index in torch.randperm(len(bag))[: steps * fit.batch_size].tolist()]
             loss = train_epoch(module, _batches(images, order, preprocess, fit), optimizer, schedule)
         if not math.isfinite(loss):
-            raise ModelError(f"member {member}: the loss of epoch {epoch + 1} is {loss}; lower --lr")
+            raise ModelError(
+                f"member {member}: the loss of epoch {epoch + 1} is {loss}; lower `TrainingRequest.learning_rate`"
+            )
         save(_snapshot(module, optimizer), checkpoint, {"epochs": str(epoch + 1)})
         on_epoch(epoch + 1, loss)
 
@@ -151,7 +153,8 @@ def train_epoch(
             loss.backward()  # type: ignore[no-untyped-call]  # torch ships this method without annotations
         except Exception as error:  # raised by the user's model
             raise ModelError(
-                f"in training the model raised {error_text(error)}; check --input-size, --batch-size"
+                f"in training the model raised {error_text(error)}; check `TrainingRequest.input_size` and "
+                "`TrainingRequest.batch_size`"
             ) from error
         optimizer.step()
         schedule.step()

@@ -48,8 +48,8 @@ def test_a_folder_that_cannot_be_written_is_told_before_an_audit(
             found = call(pipeline, *command, "--out", place)
             assert isinstance(found.exception, UsageError), found.output
             assert str(found.exception).startswith(f"{place} cannot be written (No")
-            assert str(found.exception).endswith("); give another --out")
-    with pytest.raises(UsageError, match="file is not a folder; name one with --out"):
+            assert str(found.exception).endswith("); choose another path")
+    with pytest.raises(UsageError, match="file is not a folder; choose another path"):
         make_folder(file)
     assert call(pipeline, "show", "0", "--out", str(tmp_path / "new" / "a.png")).exit_code == 0
 

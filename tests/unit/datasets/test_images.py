@@ -185,7 +185,7 @@ def test_stretch_gives_the_size_whatever_the_shape():
 
 
 def test_another_size_than_the_models_names_both_and_the_remedy():
-    with pytest.raises(UnreadableImage, match=r"k.png: 77 x 31 .* 10 x 12; pass --resize"):
+    with pytest.raises(UnreadableImage, match=r"k.png: 77 x 31 .* 10 x 12; set `ModelRequest.resize`"):
         to_pixels(noise(31, 77), Preprocess(12, 10), key="k.png")
 
 

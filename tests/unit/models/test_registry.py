@@ -184,21 +184,21 @@ def test_a_model_file_is_run_under_a_private_name_and_leaves_no_cache_files(file
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("plain", {"input_size": None}, ["input size", "--input-size"]),
-        ("plain", {"input_size": 9}, ["(2, 3, 9, 9)", "--input-size"]),
-        ("plain", {"input_size": (0, 8)}, ["0 x 8", "--input-size"]),
-        ("plain", {"channels": 1}, ["first layer", "takes 3 channels", "--channels 3"]),
-        ("grey", {"channels": 3}, ["takes 1 channels", "--channels 1"]),
+        ("plain", {"input_size": None}, ["input size", "`ModelRequest.input_size`"]),
+        ("plain", {"input_size": 9}, ["(2, 3, 9, 9)", "`ModelRequest.input_size`"]),
+        ("plain", {"input_size": (0, 8)}, ["0 x 8", "`ModelRequest.input_size`"]),
+        ("plain", {"channels": 1}, ["first layer", "takes 3 channels", "`ModelRequest.channels` to 3"]),
+        ("grey", {"channels": 3}, ["takes 1 channels", "`ModelRequest.channels` to 1"]),
         ("plain", {"channels": 4}, ["4 channels", "1 or 3"]),
-        ("plain", {"mean": (0.1, 0.2)}, ["mean", "--mean", "1 or 3"]),
-        ("plain", {"std": (0.1, 0.0, 0.1)}, ["std", "--std", "above 0"]),
-        ("plain", {"mean": (float("nan"),)}, ["mean", "--mean"]),
-        ("plain", {"class_names": ("a", "b")}, ["4 outputs", "2 class names", "--classes"]),
+        ("plain", {"mean": (0.1, 0.2)}, ["mean", "`ModelRequest.mean`", "1 or 3"]),
+        ("plain", {"std": (0.1, 0.0, 0.1)}, ["std", "`ModelRequest.std`", "above 0"]),
+        ("plain", {"mean": (float("nan"),)}, ["mean", "`ModelRequest.mean`"]),
+        ("plain", {"class_names": ("a", "b")}, ["4 outputs", "2 class names", "`ModelRequest.class_names`"]),
         ("declared", {"class_names": tuple("abc")}, ["4 outputs", "3 class names"]),
         ("typo", {}, ["'inputsize'", "input_size, resize, mean"]),
         ("detached", {}, ["gradient", "detach"]),
         ("rounded", {}, ["gradient", "argmax"]),
-        ("nan", {}, ["NaN", "--weights"]),
+        ("nan", {}, ["NaN", "`ModelRequest.weights`"]),
         ("flat", {}, ["(2,)", "(N, classes)"]),
         ("nothing", {}, ["returns str", "no logits"]),
         ("raises", {}, ["factory raised", "no licence for this GPU"]),
@@ -219,7 +219,7 @@ def test_a_model_that_cannot_work_is_refused_with_the_reason_and_the_remedy(file
         ("resnet50", ["torchvision:resnet50@DEFAULT", "file.py:factory"]),
         ("torchvision:resnet5O@DEFAULT", ["no model 'resnet5O'"]),
         ("torchvision:resnet18@NOPE", ["no weights 'NOPE'", "IMAGENET1K_V1"]),
-        ("torchvision:resnet18", ["torchvision:resnet18@DEFAULT", "--weights"]),
+        ("torchvision:resnet18", ["torchvision:resnet18@DEFAULT", "`ModelRequest.weights`"]),
         ("/no/such/file.py:factory", ["there is no file /no/such/file.py"]),
         ("missing.py:factory", [f"there is no file {Path.cwd() / 'missing.py'}"]),
         ("no.such.package:factory", ["No module named", "PYTHONPATH"]),
@@ -239,9 +239,9 @@ def test_a_file_that_does_not_run_is_refused_and_may_be_mended(file):
 
 def test_members_must_agree_on_geometry_and_classes(file):
     one = request_for(file)
-    assert "--input-size" in refusal(one, request_for(file, resize=True))
-    assert "--classes" in refusal(one, request_for(file, class_names=tuple("abcd")))
-    assert "--classes" in refusal(one, request_for(file, "two"))
+    assert "`ModelRequest.input_size`" in refusal(one, request_for(file, resize=True))
+    assert "`ModelRequest.class_names`" in refusal(one, request_for(file, class_names=tuple("abcd")))
+    assert "`ModelRequest.class_names`" in refusal(one, request_for(file, "two"))
     assert len(resolve([one, request_for(file, mean=(0.4,))])) == 2
 
 
@@ -281,7 +281,7 @@ def test_weights_that_do_not_fit_are_told_by_key_and_shape(file, tmp_path):
     assert "missing: 0.weight, 0.bias" in text
     assert "unexpected: 0.bias.x" in text
     assert "and 4 more" in text or "and 5 more" in text
-    assert "--model" in text
+    assert "each model" in text
 
 
 class Evil:
@@ -358,7 +358,7 @@ def test_without_network_the_remedy_is_a_file(monkeypatch):
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     text = refusal(ModelRequest("torchvision:resnet18@DEFAULT"))
-    assert "--weights" in text
+    assert "`ModelRequest.weights`" in text
     assert "https://" in text
 
 

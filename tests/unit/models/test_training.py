@@ -238,11 +238,11 @@ WRONG: dict[str, tuple[Callable[[TrainingRequest, Path], TrainingRequest], type[
     "a file": (lambda r, t: replace(r, out=r.arch.removesuffix(":cnn")), UsageError, "is a file; name a folder"),
     "members": (lambda r, t: replace(r, members=0), SpecError, "members is 0"),
     "holdout": (lambda r, t: replace(r, holdout=1), SpecError, "holdout is 1"),
-    "rate": (lambda r, t: replace(r, learning_rate=1e30), ModelError, "lower --lr"),
+    "rate": (lambda r, t: replace(r, learning_rate=1e30), ModelError, "lower `TrainingRequest.learning_rate`"),
     "weights in the name": (
         lambda r, t: replace(r, arch="torchvision:resnet18@DEFAULT"),
         SpecError,
-        "write --arch torchvision:resnet18 --weights DEFAULT",
+        "`TrainingRequest.arch` to torchvision:resnet18 and `TrainingRequest.weights` to DEFAULT",
     ),
 }
 
@@ -296,7 +296,7 @@ def test_the_commands_train_and_explain_an_ensemble(
     rows = pipeline.find(run["run"]).rows
     assert sum(row.predicted == row.label for row in rows) >= 3
     assert all(row.member_disagreement is not None for row in rows)
-    with pytest.raises(UsageError, match="leave --model and theirs out"):
+    with pytest.raises(UsageError, match="leave out their options"):
         call("run", str(few), "--ensemble", asked.out, "--model", asked.arch)
     with pytest.raises(UsageError, match="no model is named"):
         call("run", str(few))

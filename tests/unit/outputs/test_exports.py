@@ -157,7 +157,7 @@ def test_nothing_is_replaced_but_an_earlier_export_that_is_asked_for(opened: Pip
     path, folder = tmp_path / "index.parquet", tmp_path / "overlays"
     for format_name, out in (("parquet", path), ("npz", tmp_path / "maps.npz"), ("png", folder)):
         opened.export("first", format=format_name, out=out, limit=2)
-        with pytest.raises(UsageError, match="give --overwrite"):
+        with pytest.raises(UsageError, match="set `overwrite`"):
             opened.export("first", format=format_name, out=out, limit=1)
         assert opened.export("first", format=format_name, out=out, limit=1, overwrite=True).images == 1
     assert len(list(folder.glob("*.png"))) == 1

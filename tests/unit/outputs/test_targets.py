@@ -101,7 +101,7 @@ def test_a_target_that_cannot_be_written_is_named_with_the_reason(
             opened.export("first", format=format_name, out=path)
         reason = r"(No such file or directory|Not a directory|File name too long)"
         assert re.fullmatch(
-            rf"{re.escape(str(path))} cannot be written \({reason}\); give another --out", str(caught.value)
+            rf"{re.escape(str(path))} cannot be written \({reason}\); choose another path", str(caught.value)
         )
     assert opened.export("first", format=format_name, out=tmp_path / ("x" * 244), limit=1).images == 1
 

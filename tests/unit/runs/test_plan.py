@@ -27,7 +27,7 @@ def manifest(folder: Path, *entries: Entry) -> Manifest:
 def test_a_unit_fits_in_a_workers_memory(tmp_path: Path) -> None:
     large = replace(spec(), models=(replace(MODEL, preprocess=Preprocess(256, 256)),))
     entries = [Entry(row, f"{row}.png", "1-1", None) for row in range(800)]
-    with pytest.raises(SpecError, match=r"units of 800 images.*--unit-size 341 or less"):
+    with pytest.raises(SpecError, match=r"units of 800 images.*`unit_size` of 341 or less"):
         plan_run(large, Source("folder", str(tmp_path)), manifest(tmp_path, *entries), unit_size=800)
     fits = plan_run(large, Source("folder", str(tmp_path)), manifest(tmp_path, *entries), unit_size=341)
     assert fits.unit_size == 341

@@ -120,7 +120,7 @@ def test_a_short_token_and_an_open_address_without_one_are_refused(opened: Pipel
     with served(opened, Place(port=0)) as first:
         port = int(first.url.rstrip("/").rpartition(":")[2])
         with (
-            pytest.raises(UsageError, match=rf"^port {port} of 127.0.0.1 is in use .*; choose another --port$"),
+            pytest.raises(UsageError, match=rf"^port {port} of 127.0.0.1 is in use .*; choose another `Place.port`$"),
             served(opened, Place(port=port)),
         ):
             pass
