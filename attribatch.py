@@ -84,9 +84,7 @@ def _check_packages() -> None:
         spec = find_spec(name) if loaded is None else loaded.__spec__
         origin = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
         if origin is None:
-            raise ImportError(
-                f"attribatch is not whole: its package {name!r} is missing beside {here}; install it again"
-            )
+            raise ImportError(f"attribatch is not whole: its package {name!r} is not in {here}; install it again")
         if Path(origin).resolve() not in (here / name / "__init__.py", here / f"{name}"):
             raise ImportError(
                 f"attribatch needs its own package {name!r}, but Python finds {origin} first; rename that file or "

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "ModelRequest", "Pipeline", "Record", "RunRequest", "StoredRun"]
 
-PAIRS = 24  # images that a stored comparison lists at least: what the page shows
+PAIRS = 24  # minimum number of images in a stored comparison, as many as the page shows
 By = Literal["predicted", "label"]
 OnProgress = Callable[[Progress], None]
 
@@ -119,7 +119,7 @@ class Pipeline:
             pass
 
     def estimate(self, request: RunRequest) -> "Cost":
-        """Measure what a run would cost on a few of its images; nothing is stored. Raises UsageError as `submit`."""
+        """Measure the cost of a run on a few of its images; nothing is stored. Raises UsageError as `submit`."""
         from pipeline.runs.estimate import measure_cost
 
         with submit.planned(request, self.settings) as (run, _, manifest):
@@ -259,7 +259,7 @@ class Pipeline:
         """One page of a run's images, as records with `map()` and `image()`.
 
         Args:
-            ref: the run.
+            ref: id, prefix of an id, name, or `latest`.
             where: a filter such as "predicted != label and border_share > 0.3"; see `attribatch query --help`.
             sort: a column, with '-' in front for descending; rows without a value come last.
             limit: maximum number of rows.
@@ -350,7 +350,7 @@ class Pipeline:
         """Write results for another tool; see `pipeline.outputs.export`.
 
         Args:
-            ref: the run.
+            ref: id, prefix of an id, name, or `latest`.
             format: "parquet", "npz", "png", "virelay" or "fiftyone".
             out: file or folder to make.
             where: a filter, as for `find`.
@@ -384,12 +384,12 @@ class Pipeline:
         out: Path | None = None,
         on_progress: Callable[[str, int, int], None] = _silent,
     ) -> "tuple[Audit, Path]":
-        """Audit all maps of a run, and write an HTML report (`audit.json` and `audit.npz` beside it).
+        """Audit all maps of a run, and write an HTML report with `audit.json` and `audit.npz` in the same folder.
 
         All three are also stored as objects; see `stored_audit`. Memory does not grow with the number of images.
 
         Args:
-            ref: the run.
+            ref: id, prefix of an id, name, or `latest`.
             by: group by the "predicted" class or by the "label".
             out: folder of the report; `reports/<run id>` below the home by default.
             on_progress: receives a stage ("maps" or "places"), the number done, and the total.
@@ -425,12 +425,12 @@ class Pipeline:
         """Test on a random sample whether the maps of a run are true. The result is stored; see `evaluation`.
 
         Args:
-            ref: the run.
+            ref: id, prefix of an id, name, or `latest`.
             images: maximum size of the sample.
             seed: of the sample and of all random draws.
-            metrics: of reproduction, deletion, insertion, road, randomisation, sensitivity, infidelity, baselines and
-                agreement; all by default.
-            say: receives a line before each measurement.
+            metrics: names out of `reproduction`, `deletion`, `insertion`, `road`, `randomisation`, `sensitivity`,
+                `infidelity`, `baselines` and `agreement`; all by default.
+            say: callback that receives a line before each measurement.
 
         Returns:
             Every figure with its 95 % interval.
@@ -467,7 +467,7 @@ class Pipeline:
             limit: maximum number of images to list, those that moved most.
 
         Returns:
-            The comparison.
+            Differences of the specs, distributions of distances, and the images that moved most.
 
         Raises:
             UsageError: the runs share no image, or their maps differ in height or width.

@@ -1,18 +1,18 @@
-"""The error tree of the pipeline: `db.errors` holds its root and what storage raises, this file the rest.
+"""The error tree of the pipeline. `db.errors` has its root and the errors of storage.
 
 Retryable
-└── SourceUnavailable    the folder or the bucket of the images is away: its units wait
-    └── SourceRefused    there is no such bucket, or it refuses us; a DatasetError where somebody asks for a run
+└── SourceUnavailable    the folder or bucket of the images cannot be reached: units wait
+    └── SourceRefused    the bucket does not exist or refuses access; at submission a DatasetError
 Permanent
-├── UnreadableImage      one image cannot be decoded: its row is failed, its neighbours go on
-├── ModelBroken          the model raised, or returned the wrong shape: the unit is tried again, then failed
-├── RecordTooNew         a newer version wrote a stored record: the unit is tried again, maybe by a newer worker
-└── WorkersBroken        worker processes that cannot even start
+├── UnreadableImage      one image cannot be decoded: its row fails, the other rows continue
+├── ModelBroken          the model raised, or returned the wrong shape: the unit is retried, then fails
+├── RecordTooNew         a newer version wrote a stored record: the unit is retried, perhaps by a newer worker
+└── WorkersBroken        worker processes that fail to start
 UsageError
-├── DatasetError         a source that is not there, or a manifest that does not parse
-├── PortTaken            another process listens where the page should be served
+├── DatasetError         a source that does not exist, or a manifest that does not parse
+├── PortTaken            another process listens on the port of the page
 ├── ModelError           a model that cannot be loaded, or does not fit its ensemble or its weights
-└── SpecError            a run that asks for something impossible
+└── SpecError            a run whose options are invalid or contradict each other
 """
 
 from db.errors import (
@@ -55,11 +55,11 @@ __all__ = [
 
 
 class SourceUnavailable(Retryable):
-    """The place where the images are is away, as an unmounted disk: no fault of any image."""
+    """The folder or bucket of the images cannot be reached, for example an unmounted disk."""
 
 
 class SourceRefused(SourceUnavailable):
-    """The bucket of the images does not exist or refuses the credentials: somebody must change that."""
+    """The bucket of the images does not exist or refuses the credentials; waiting does not help."""
 
 
 class UnreadableImage(Permanent):
@@ -67,7 +67,7 @@ class UnreadableImage(Permanent):
 
 
 class ModelBroken(Permanent):
-    """A model that loaded, but raised or returned something that is no finite (N, classes) tensor."""
+    """A model that loaded, but raised, or did not return a finite (N, classes) tensor."""
 
 
 class RecordTooNew(Permanent):
@@ -75,7 +75,7 @@ class RecordTooNew(Permanent):
 
 
 class WorkersBroken(Permanent):
-    """Worker processes end by an error of their own, again and again."""
+    """Worker processes exit with an error several times in a row."""
 
 
 class DatasetError(UsageError):
@@ -83,7 +83,7 @@ class DatasetError(UsageError):
 
 
 class PortTaken(UsageError):
-    """The page cannot listen there."""
+    """Another process already listens on the port of the page."""
 
 
 class ModelError(UsageError):
@@ -91,4 +91,4 @@ class ModelError(UsageError):
 
 
 class SpecError(UsageError):
-    """A run that asks for something impossible."""
+    """A run whose options are invalid or contradict each other."""

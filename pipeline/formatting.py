@@ -1,4 +1,4 @@
-"""Names, figures and times as people read them: alike in the terminal, in reports and on the page."""
+"""Format names, figures and durations for people, alike in the terminal, in reports and on the page."""
 
 from math import isfinite
 from typing import TypeGuard
@@ -7,12 +7,12 @@ NONE = "–"
 
 
 def visible(text: object) -> str:
-    """Control characters, and those that turn the direction of writing, as escapes: names come from outside."""
+    """Escape control characters and characters that change the writing direction; names are untrusted input."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
 
 
 def percent(value: float | None, places: int | None = None) -> str:
-    """A share with two digits, or with so many places after the point; a dash where there is none."""
+    """A share in percent, with two digits or `places` decimals; a dash for None and non-finite values."""
     if not known(value):
         return NONE
     hundred = 100 * value
@@ -24,22 +24,22 @@ def percent(value: float | None, places: int | None = None) -> str:
 
 
 def asked_percent(value: float) -> str:
-    """A share that somebody chose, as he wrote it: 5 %, 0.5 %."""
+    """A share that the user chose, as typed: 5 %, 0.5 %."""
     return f"{100 * value:g} %"
 
 
 def unbroken(text: str) -> str:
-    """The same with shares that no line breaks before their sign."""
+    """Replace the space before % by a no-break space."""
     return text.replace(" %", "\u00a0%")
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure with so many places after the point; a dash where there is none."""
+    """A figure with `digits` decimals; a dash for None and non-finite values."""
     return f"{value:.{digits}f}" if known(value) else NONE
 
 
 def duration(seconds: float | None) -> str:
-    """How long."""
+    """Seconds as seconds, minutes or hours."""
     if not known(seconds):
         return NONE
     if seconds < 90:
@@ -53,5 +53,5 @@ def plural(count: int, noun: str) -> str:
 
 
 def known(value: float | None) -> TypeGuard[float]:
-    """Whether there is a value, and it is finite."""
+    """Whether the value is a finite number."""
     return value is not None and isfinite(value)

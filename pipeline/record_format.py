@@ -13,7 +13,7 @@ from pipeline.errors import RecordTooNew
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-FORMAT = 1  # of what this version writes, and the largest that it reads
+FORMAT = 1  # written by this version, and the largest number that it reads
 
 Kind = TypeVar("Kind")
 _adapters: "dict[type[Any], TypeAdapter[Any]]" = {}
@@ -61,14 +61,14 @@ def build(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
     """A dataclass from the plain values of its fields, which may be dataclasses, tuples and enums themselves.
 
     Args:
-        kind: the dataclass.
-        values: by name of the field. Unknown names are dropped, at every depth.
+        kind: the dataclass to build.
+        values: field values by name. Unknown names are dropped, at every depth.
 
     Raises:
         ValueError: a field is missing, or its value is not of the field's type.
     """
     if kind not in _adapters:
-        from pydantic import TypeAdapter  # 0.1 s: `attribatch --help` does without
+        from pydantic import TypeAdapter  # takes 0.1 s, so `attribatch --help` must not import it
 
         _adapters[kind] = TypeAdapter(kind)
     built: Kind = _adapters[kind].validate_python(values)

@@ -1,9 +1,9 @@
-"""Deletes runs that somebody removes, and objects that nobody needs.
+"""Delete runs by name, and stored objects that no run needs.
 
-What `repair` could rebuild a run from goes only when that run is removed by name. Removing takes the rows first, then
-`run.json`, then the rest: interrupted in between, the run is whole in storage and can be removed again by its id, or it
-is no run any more and `collect` takes what is left. Temporary files of a folder are not its business: the store removes
-those that are a day old.
+Objects from which `repair` could rebuild a run are deleted only when that run is removed by name. A removal deletes the
+rows first, then `run.json`, then the other objects. If it is interrupted, either the run is complete in storage and can
+be removed again by its id, or its `run.json` is gone and `collect` deletes the rest. The folder store itself removes
+temporary files that are older than a day.
 """
 
 import time
@@ -17,19 +17,19 @@ from db.session import Engine
 from pipeline.errors import NotFound, ObjectMissing
 from pipeline.storage.keys import manifest_key, run_key
 
-GRACE_SECONDS = 3600.0  # somebody may be writing what is younger
+GRACE_SECONDS = 3600.0  # younger objects may belong to a run that is being written
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What `gc` found."""
+    """Result of `gc`."""
 
-    deleted: tuple[str, ...]  # keys; with `dry_run` those that it would delete
-    rebuildable: tuple[str, ...]  # runs that only storage knows: kept, `attribatch repair` brings them back
+    deleted: tuple[str, ...]  # keys; with `dry_run` the keys that it would delete
+    rebuildable: tuple[str, ...]  # runs in storage without a row in the index: kept, `attribatch repair` restores them
 
 
 def find_run(database: Engine, objects: Objects, ref: str) -> tuple[str, bool]:
-    """The id of a run that can be removed, and whether the index knows it; else storage alone does, by its full id.
+    """The id of a run that can be removed, and whether it is in the index. A run only in storage needs its full id.
 
     Raises:
         NotFound: no such run.
@@ -43,13 +43,16 @@ def find_run(database: Engine, objects: Objects, ref: str) -> tuple[str, bool]:
 
 
 def remove(database: Engine, ledger: Ledger, objects: Objects, ref: str) -> int:
-    """Remove a run, or what storage has of one that the index does not know. Objects deleted.
+    """Remove a run from the index and from storage.
 
     Args:
-        database: the index.
-        ledger: over it.
-        objects: where the maps are.
-        ref: as everywhere; a run that only storage knows by its full id.
+        database: index that may have the run.
+        ledger: ledger over the same index; it refuses runs that are in use.
+        objects: object store of the runs.
+        ref: id, prefix of an id, name, or `latest`; the full id for a run that is only in storage.
+
+    Returns:
+        Number of objects deleted.
 
     Raises:
         NotFound: no such run.
@@ -65,18 +68,18 @@ def remove(database: Engine, ledger: Ledger, objects: Objects, ref: str) -> int:
 
 
 def collect(database: Engine, objects: Objects, *, dry_run: bool, now: float | None = None) -> Collected:
-    """Delete what belongs to no run: left by a removal that was interrupted, by a worker that was fenced, by `doctor`.
+    """Delete objects without a run: leftovers of interrupted removals, of fenced workers and of `doctor`.
 
     Args:
-        database: the index.
-        objects: where the maps are.
-        dry_run: only say what would go.
+        database: index of the runs to keep.
+        objects: object store of the runs.
+        dry_run: list the keys and delete nothing.
         now: seconds since 1970; the current time by default.
     """
     by_owner: dict[str, list[str]] = defaultdict(list)
     for key in objects.list():
         parts = key.split("/")
-        if parts[0] in ("runs", "doctor") and len(parts) > 1:  # nothing else is ours
+        if parts[0] in ("runs", "doctor") and len(parts) > 1:  # attribatch writes nothing else that `gc` may delete
             by_owner["/".join(parts[:2])].append(key)
     known = {f"runs/{run.id}" for run in list_runs(database)}  # after the listing: a run's rows precede its objects
     deleted: list[str] = []
@@ -98,5 +101,5 @@ def collect(database: Engine, objects: Objects, *, dry_run: bool, now: float | N
 def _is_older(objects: Objects, key: str, before: float) -> bool:
     try:
         return objects.modified(key) < before
-    except ObjectMissing:  # somebody else deletes as well
+    except ObjectMissing:  # another process deleted it
         return True

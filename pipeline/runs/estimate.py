@@ -1,4 +1,4 @@
-"""What a run would take: computes a few of its images and stores nothing."""
+"""Estimate the cost of a run: compute a few of its images and store nothing."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ SAMPLE_SECONDS = 20.0  # that the sample may take; one image is timed even if it
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a run would take, from a measured sample."""
+    """Cost of a run, from a measured sample."""
 
     images: int
     paths: int  # members x baselines
@@ -39,14 +39,14 @@ def measure_cost(planned: StoredRun, entries: Iterable[Entry]) -> Cost:
     run, spec, device = planned.run, planned.spec, planned.device()
     pictures = _spread(entries, run.image_count, planned.pixels)
     if not pictures:
-        raise SpecError("none of the images can be read; `attribatch run` says why for each")
+        raise SpecError("none of the images can be read; `attribatch run` records the reason for each")
     explainer = Explainer(spec, load_members(spec, device), samples=planned.samples(), device=device)
     explainer.compute(pictures[:1])  # the first pass also chooses kernels and touches memory
     evaluations, seconds, timed = 0.0, 0.0, list[Picture]()
     pictures = [
         picture for start in range(4) for picture in pictures[start::4]
     ]  # the time may end before all are timed
-    while pictures and seconds * 2 <= SAMPLE_SECONDS:  # as many again take as long again
+    while pictures and seconds * 2 <= SAMPLE_SECONDS:  # the next group doubles the time
         group, pictures = pictures[: len(timed) or 1], pictures[len(timed) or 1 :]
         started = time.monotonic()
         evaluations += float(explainer.compute(group).found.evaluations.double().sum())

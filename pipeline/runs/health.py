@@ -90,7 +90,7 @@ def _objects(settings: Settings) -> str:
     try:
         if not objects.put_once(key, b"0123456789") or objects.put_once(key, b"other"):
             raise StoreUnavailable(
-                f"{objects} does not honour a conditional put: two workers could overwrite each other"
+                f"{objects} does not honor a conditional put: two workers could overwrite each other"
             )
         if objects.get(key) != b"0123456789" or objects.get(key, 3, 4) != b"3456":
             raise StoreUnavailable(f"{objects} returns other bytes than were put, or ignores ranges")

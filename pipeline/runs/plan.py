@@ -1,7 +1,7 @@
-"""From a spec and a listing to a run and its units.
+"""Make a run and its units from a spec and a listing.
 
-Pure but for the spool, a temporary file that holds the manifest while it is counted and digested, so that a million
-entries never stand in memory.
+The only side effect is the spool, a temporary file that holds the manifest while it is counted and digested, so that a
+million entries are never in memory at once.
 """
 
 import gzip
@@ -21,8 +21,8 @@ from pipeline.spec.options import parse_target
 from pipeline.spec.run_spec import RunSpec
 
 MAX_LABELS = 100_000
-MAX_UNIT_BYTES = 256 * 2**20  # of a unit's float32 pixels: a worker holds its pixels and maps, some six times as much
-LEAST_UNITS, LEAST_UNIT = 8, 4  # units of a run, so that its progress is seen; images of a unit
+MAX_UNIT_BYTES = 256 * 2**20  # float32 pixels of a unit; a worker needs about six times as much for pixels and maps
+LEAST_UNITS, LEAST_UNIT = 8, 4  # minimum units of a run, so that its progress is visible; minimum images of a unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def plan_run(
         if unknown := [label for label in manifest.labels if label not in spec.class_names]:
             names = ", ".join(spec.class_names[:5])
             raise SpecError(
-                f"target 'label': {len(unknown)} labels are no class of the models, first {unknown[0]!r} (classes: "
+                f"target 'label': {len(unknown)} labels are not classes of the models, first {unknown[0]!r} (classes: "
                 f"{names}, ...); set `ModelRequest.class_names`, or use the target 'predicted'"
             )
     size = min(unit_size or default_unit_size(spec, manifest.count), manifest.count)
@@ -113,7 +113,7 @@ def plan_run(
 
 
 def default_unit_size(spec: RunSpec, count: int) -> int:
-    """Images per unit: what a crash may cost. 64 small images or 16 large ones, and an eighth of a small run."""
+    """Images per unit, the work that a crash may cost: 64 small images, 16 large ones, or an eighth of a small run."""
     most = 64 if spec.preprocess.height * spec.preprocess.width <= 96 * 96 else 16
     return min(most, max(-(-count // LEAST_UNITS), LEAST_UNIT))
 

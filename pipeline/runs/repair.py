@@ -1,4 +1,4 @@
-"""Rebuilds the index from object storage, where every run left its record, its manifest and the rows of its units.
+"""Rebuild the index from object storage, which has the record, the manifest and the rows of all units of each run.
 
 Every shard is read and its digest compared: a unit whose objects are missing or damaged is queued again.
 """
@@ -23,7 +23,7 @@ from pipeline.storage.sidecar import read_sidecar
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """What was found and done."""
+    """Result of a repair."""
 
     runs: int
     units_intact: int
@@ -100,18 +100,18 @@ def _without_maps(database: Engine, ledger: Ledger, objects: Objects, newer: Col
 
 
 def forget_failed(database: Engine, ledger: Ledger, objects: Objects, run: Run) -> int:
-    """Queue the done units again that hold a failed image; what they stored is removed. Units queued."""
+    """Queue done units with a failed image again and delete their sidecars. Returns the number of units."""
     failed = {row.row // run.unit_size for row in iter_images(database, run.id, ImageState.FAILED)}
     queued = 0
     for unit in list(iter_units(database, run.id, UnitState.DONE)):
         if unit.number in failed:
-            objects.delete(sidecar_key(run.id, unit.number))  # first: without it nobody adopts the rest
+            objects.delete(sidecar_key(run.id, unit.number))  # first: without it no worker adopts the rest
             queued += ledger.requeue(run.id, unit.number)
     return queued
 
 
 def _restored_run(ledger: Ledger, objects: Objects, key: str) -> Run:
-    """A run as storage knows it, put into the index unless it is there, its arrays readable."""
+    """Put a run of object storage into the index if it is missing, and make its arrays readable."""
     run = build(Run, read_record(objects.get(key), key) | {"created_at": None, "submitted_at": None})
     metadata = arrays.metadata(run.id, arrays.layout_of(run, RunSpec.from_json(run.spec)))
     ledger.restore(run, drafts(read_manifest(objects.get(manifest_key(run.id))), run.unit_size))

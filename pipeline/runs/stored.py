@@ -67,7 +67,7 @@ class Record(ImageRow):
         return self._stored.map(self)
 
     def image(self) -> Floats:
-        """The pixels that the model saw, before its normalisation, (C, H, W) in [0, 1]. Raises UnreadableImage."""
+        """The pixels that the model saw, before its normalization, (C, H, W) in [0, 1]. Raises UnreadableImage."""
         return self._stored.image(self)
 
     def __eq__(self, other: object) -> bool:
@@ -93,12 +93,12 @@ class StoredRun:
 
     @cached_property
     def spec(self) -> RunSpec:
-        """What the run computes."""
+        """The spec of the run."""
         return RunSpec.from_json(self.run.spec)
 
     @cached_property
     def source(self) -> Source:
-        """Where its images are."""
+        """The source of its images."""
         return Source.from_json(self.run.source, self.settings.s3_endpoint_url)
 
     # ---- rows
@@ -245,11 +245,7 @@ class StoredRun:
         return np.asarray(found.float().cpu().numpy(), np.float32)
 
     def tuning(self) -> dict[str, Any]:
-        """What was measured for the run: `nodes`, and by `precision/<device kind>` the way members run.
-
-        Raises:
-            RecordTooNew: a newer version measured it.
-        """
+        """Measurements of the run: `nodes`, and the chosen member variants by `precision/<device kind>`."""
         prefix, objects = tuning_prefix(self.run.id), self.stores.objects
         return {
             key.removeprefix(prefix).removesuffix(".json"): read_record(objects.get(key), key)
@@ -257,7 +253,7 @@ class StoredRun:
         }
 
     def knots(self) -> dict[str, Sequence[float]]:
-        """Where the nodes of each declared baseline stand; empty for even nodes."""
+        """Positions of the nodes for each declared baseline; empty for even nodes."""
         found: dict[str, Sequence[float]] = self.tuning().get("nodes", {}).get("knots", {})
         return found
 
@@ -287,7 +283,7 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of a run, read anew from the index for each iteration."""
+    """The rows of a run; each iteration reads the index again."""
 
     stored: StoredRun
 
@@ -297,7 +293,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Selection:
-    """Some images of one run, streamed in batches. Each iteration reads the index anew."""
+    """Some images of one run, streamed in batches. Each iteration reads the index again."""
 
     stored: StoredRun
     where: str | None = None

@@ -1,4 +1,4 @@
-"""What somebody asks for becomes a run: names resolved, the source listed, everything checked, then stored."""
+"""Submit a run: resolve the names of a request, list its source, check everything, then store it."""
 
 import json
 import tempfile
@@ -80,11 +80,11 @@ def _draw(spec: RunSpec, source: Source, manifest: Manifest, wanted: int, max_pi
 
 
 def store(ledger: Ledger, objects: Objects, run: Run, spec: RunSpec, manifest: Manifest) -> Run:
-    """Store a run: units in SQL, then its record, manifest and array metadata as objects. Returns what is stored."""
+    """Store a run: units in SQL, then its record, manifest and array metadata as objects. Returns the stored run."""
     from pipeline.storage import arrays
 
     stored = ledger.submit(run, plan.drafts(manifest.entries(), run.unit_size))
-    # After the rows: whoever is killed in between submits again, and workers need none of these objects to compute.
+    # After the rows: a submission that is killed here is repeated, and workers need none of these objects.
     for key, data in arrays.metadata(stored.id, arrays.layout_of(stored, spec)).items():
         objects.put_once(key, data)
     objects.put_once(manifest_key(stored.id), manifest.file.read_bytes())

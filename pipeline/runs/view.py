@@ -17,7 +17,7 @@ from pipeline.spec.run_spec import RunSpec
 By = Literal["predicted", "label"]
 Floats = NDArray[np.float32]
 
-BATCH_BYTES = 32 * 2**20  # of float32 values that are read at a time: bounds the memory, whatever the data set's size
+BATCH_BYTES = 32 * 2**20  # float32 values read at a time: bounds the memory for any size of data set
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class RunView:
     """One run, as analyses see it. H and W are the height and width of the model's input.
 
     `rows` is iterated more than once and never held in memory. `maps` gives mean attribution maps (n, C, H, W) float32,
-    C = 1 if channels were summed; `spreads` their standard deviation over members, the same shape; `images` the pixels
-    of the model's input (n, C, H, W) float32 in [0, 1]; `predict` takes such pixels and gives the ensemble's mean
-    probability (n, classes) float32. All return results in the order of their arguments.
+    with C = 1 if channels were summed. `spreads` gives their standard deviation over members, in the same shape.
+    `images` gives the pixels of the model's input, (n, C, H, W) float32 in [0, 1]. `predict` takes such pixels and
+    gives the ensemble's mean probability (n, classes) float32. All return results in the order of their arguments.
     """
 
     run: Run
@@ -36,7 +36,7 @@ class RunView:
     maps: Callable[[Sequence[ImageRow]], Floats]
     images: Callable[[Sequence[ImageRow]], Floats]
     predict: Callable[[Floats], Floats]
-    available: Callable[[ImageRow], bool] = lambda _: True  # whether `images` can still read it; asked just before
+    available: Callable[[ImageRow], bool] = lambda _: True  # whether `images` can still read the row
     spreads: Callable[[Sequence[ImageRow]], Floats] | None = None  # None for a single member
 
     @property
@@ -46,7 +46,7 @@ class RunView:
 
     @property
     def batch(self) -> int:
-        """Images that are read, or asked about, at a time."""
+        """Number of images that are read or predicted at a time."""
         height, width = self.size
         return max(1, min(256, BATCH_BYTES // (4 * self.spec.preprocess.channels * height * width)))
 
@@ -66,7 +66,7 @@ class RunView:
         return np.concatenate(parts) if parts else np.zeros((0, self.spec.preprocess.channels, *self.size), np.float32)
 
     def ask(self, pixels: Floats) -> NDArray[np.int64]:
-        """Index of the predicted class (n,) of pixels (n, C, H, W), asked in batches."""
+        """Index of the predicted class (n,) of pixels (n, C, H, W), computed in batches."""
         parts = [self.predict(pixels[i : i + self.batch]).argmax(axis=1) for i in range(0, len(pixels), self.batch)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 

@@ -72,7 +72,7 @@ def test_labels_as_targets_must_be_classes_of_the_models(tmp_path: Path) -> None
     assert plan_run(by_label, source, manifest(tmp_path, ONE)).image_count == 1
     with pytest.raises(SpecError, match=r"image 'b\.png' has no label"):
         plan_run(by_label, source, manifest(tmp_path, ONE, TWO))
-    with pytest.raises(SpecError, match="1 labels are no class of the models, first 'fish'"):
+    with pytest.raises(SpecError, match="1 labels are not classes of the models, first 'fish'"):
         plan_run(by_label, source, manifest(tmp_path, ONE, replace(TWO, label="fish")))
 
 
