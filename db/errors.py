@@ -67,7 +67,7 @@ class ObjectMissing(Permanent):
 
 
 class IndexOutdated(Permanent):
-    """The database holds a newer schema than this version of attribatch knows."""
+    """The database has another schema than this version of attribatch needs."""
 
 
 class IndexDamaged(Permanent):

@@ -36,6 +36,7 @@ __all__ = [
     "look_at",
     "migrate",
     "open_engine",
+    "prepare",
     "reading",
     "saying",
     "shown",
@@ -57,7 +58,7 @@ _ADVISORY_LOCK = 0x61747472  # "attr"
 def open_engine(url: str) -> Engine:
     """Return an engine for `sqlite:////path/index.db` or `postgresql://user:password@host/name`.
 
-    The parent folder of a SQLite file is created. Call `migrate` before any other function.
+    The parent folder of a SQLite file is created. Call `prepare` before any other function.
 
     Raises:
         UsageError: the URL is of another kind, or its driver is not installed.
@@ -163,6 +164,28 @@ def look_at(engine: Engine) -> Index:
         return Index(shown(engine), revision, theirs - (before + time.time()) / 2)
 
 
+def prepare(engine: Engine) -> None:
+    """Upgrade the schema of a SQLite file; check the schema of a server, which only `migrate` changes.
+
+    A server has other clients: after an upgrade, workers of an earlier version cannot start.
+
+    Raises:
+        IndexOutdated: a server has another schema or none, or a newer version wrote the database.
+        StoreUnavailable: the database does not answer.
+    """
+    if engine.dialect.name == "sqlite":
+        migrate(engine)
+        return
+    with reading(engine) as connection:
+        current = _revision(connection)
+    if current != SCHEMA:
+        _refuse_newer(engine, current)
+        found = f"schema {current!r}" if current else "no schema yet"
+        raise IndexOutdated(
+            f"the index at {shown(engine)} has {found}, this version needs {SCHEMA!r}: run `attribatch migrate`"
+        )
+
+
 def migrate(engine: Engine) -> None:
     """Upgrade the schema to this version. Several processes may call it at once.
 
@@ -180,27 +203,27 @@ def migrate(engine: Engine) -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         current = _revision(connection)
         if current != SCHEMA:
-            _upgrade(connection, current)
+            _refuse_newer(engine, current)
+            _upgrade(connection)
 
 
-def _upgrade(connection: Connection, current: str | None) -> None:
+def _upgrade(connection: Connection) -> None:
     from alembic import command  # imported here because it takes 0.1 s
     from alembic.config import Config
-    from alembic.script import ScriptDirectory
-    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    try:
-        if current is not None:
-            ScriptDirectory.from_config(config).get_revision(current)
-    except CommandError:
-        raise IndexOutdated(
-            f"the index at {shown(connection.engine)} has schema {current!r}, newer than {SCHEMA!r} of this version "
-            "of attribatch; install a newer version, or set ATTRIBATCH_DATABASE_URL to another database"
-        ) from None
     command.upgrade(config, "head")
+
+
+def _refuse_newer(engine: Engine, current: str | None) -> None:
+    """Raise IndexOutdated for a revision after `SCHEMA`: revisions are numbers of four digits."""
+    if current is not None and current > SCHEMA:
+        raise IndexOutdated(
+            f"the index at {shown(engine)} has schema {current!r}, newer than {SCHEMA!r} of this version of "
+            "attribatch; install a newer version, or set ATTRIBATCH_DATABASE_URL to another database"
+        )
 
 
 def _revision(connection: Connection) -> str | None:

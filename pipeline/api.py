@@ -24,7 +24,7 @@ from db.ledger import Ledger
 from db.objects import Objects
 from db.pace import Pace, pace
 from db.records import Drift, ImageRow, ImageState, Progress, Run
-from db.session import Engine, Index, look_at
+from db.session import Engine, Index, look_at, migrate, open_engine
 from pipeline.errors import UsageError
 from pipeline.runs import submit
 from pipeline.runs.stored import Found, Record, StoredRun
@@ -80,10 +80,25 @@ class Pipeline:
         """The pipeline that the environment names; `home` replaces ATTRIBATCH_HOME.
 
         Raises:
-            IndexOutdated: the index was written by a newer version.
+            IndexOutdated: a newer version wrote the index, or a server's schema must be migrated first.
             StoreUnavailable: the database does not answer.
         """
         return cls(Settings.from_env(None if home is None else {**os.environ, "ATTRIBATCH_HOME": str(home)}))
+
+    @staticmethod
+    def migrate() -> Index:
+        """Bring the schema of the index that the environment names up to date. Safe to repeat, also concurrently.
+
+        Raises:
+            IndexOutdated: a newer version wrote the index.
+            StoreUnavailable: the database does not answer.
+        """
+        database = open_engine(Settings.from_env().database_url)
+        try:
+            migrate(database)
+            return look_at(database)
+        finally:
+            database.dispose()
 
     def __enter__(self) -> Self:
         return self

@@ -98,9 +98,13 @@ def beat(
 
 
 def migrate(as_json: Json = False) -> None:
-    """Upgrade the index's schema, and print its revision. Safe to repeat, and while others do the same."""
-    with open_pipeline() as pipeline:
-        index = pipeline.index
+    """Upgrade the index's schema, and print its revision. Safe to repeat, and while others do the same.
+
+    No other command changes the schema of a server. A SQLite index is upgraded by the command that opens it.
+    """
+    from pipeline.api import Pipeline
+
+    index = Pipeline.migrate()
     if as_json:
         console.print_json(index)
     else:

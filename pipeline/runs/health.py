@@ -57,12 +57,15 @@ def _disk(settings: Settings) -> str:
 def _index(settings: Settings) -> str:
     started = time.monotonic()
     found = _inspect(settings)
-    if found.revision not in (None, SCHEMA):
+    if found.revision == SCHEMA:
+        schema = f"schema {SCHEMA}"
+    elif found.revision is None and found.url.startswith("sqlite"):
+        schema = "no tables yet; the first command creates them"
+    else:
         raise StoreUnavailable(
-            f"{found.url} has schema {found.revision!r}, this version expects {SCHEMA!r}; run `attribatch migrate`, or "
-            "install the version that wrote it"
+            f"{found.url} has schema {found.revision or 'none'}, this version needs {SCHEMA}; "
+            "run `attribatch migrate`, or install the version that wrote it"
         )
-    schema = f"schema {found.revision}" if found.revision else "no tables yet; the first command creates them"
     return f"{found.url}, {schema}, {1000 * (time.monotonic() - started):.0f} ms"
 
 

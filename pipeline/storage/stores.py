@@ -5,7 +5,7 @@ from typing import Self
 
 from db.ledger import Ledger
 from db.objects import Objects, open_objects
-from db.session import Engine, migrate, open_engine
+from db.session import Engine, open_engine, prepare
 from pipeline.settings import Settings
 
 
@@ -22,11 +22,11 @@ class Stores:
         """Open the stores that the settings name.
 
         Raises:
-            IndexOutdated: the index was written by a newer version.
+            IndexOutdated: a newer version wrote the index, or a server's schema must be migrated first.
             StoreUnavailable: the database does not answer.
         """
         database = open_engine(settings.database_url)
-        migrate(database)
+        prepare(database)
         return cls(
             database=database,
             ledger=Ledger(database, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts),

@@ -14,6 +14,7 @@ from db.session import open_engine, writing
 from pipeline.api import Pipeline
 from tests.support.cluster import LEASE_SECONDS, OUTAGE_SECONDS, UNITS, Place, finish
 from tests.support.invariants import whole
+from tests.support.production import migrate_index
 from tests.support.proxies import SqlWire, before_sql
 
 
@@ -109,6 +110,7 @@ def test_a_dropped_index_is_rebuilt_as_it_was(here: Place) -> None:
     admin.dispose()
     url = make_url(here.pipeline.settings.database_url).set(database="doomed").render_as_string(hide_password=False)
     settings = replace(here.pipeline.settings, database_url=url, objects_url="s3://bucket/doomed")
+    migrate_index(url)
     with Pipeline(settings) as doomed:
         run = doomed.submit(here.plan())
         finish(doomed, run)
@@ -116,6 +118,7 @@ def test_a_dropped_index_is_rebuilt_as_it_was(here: Place) -> None:
         with writing(doomed.database) as connection:
             connection.execute(text("DROP SCHEMA public CASCADE"))
             connection.execute(text("CREATE SCHEMA public"))
+    migrate_index(url)
     with Pipeline(settings) as rebuilt:
         assert rebuilt.runs() == []
         rebuilt.repair()

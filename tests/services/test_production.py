@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis as redis_client
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from db.records import Progress, Run, UnitState
-from db.session import reading
+from db.session import open_engine, reading
 from db.tables import metadata
 from pipeline.api import Pipeline, RunRequest
 from pipeline.engine import broker as dispatch
@@ -189,6 +190,26 @@ def test_a_cancelled_run_is_let_go_within_seconds(
     production.cancel(run.id)
     eventually(lambda: fleet.total("attribatch_units_held") == 0, 6, fleet.said)
     assert fleet.total("attribatch_lease_losses_total") == losses + 2
+
+
+def test_no_command_but_migrate_changes_the_schema_of_a_server(place: Site) -> None:
+    admin = open_engine(place.environment["ATTRIBATCH_DATABASE_URL"])
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CREATE DATABASE fresh"))
+    admin.dispose()
+    url = make_url(place.environment["ATTRIBATCH_DATABASE_URL"]).set(database="fresh")
+    environment = {**os.environ, **place.environment, "ATTRIBATCH_DATABASE_URL": url.render_as_string(False)}
+
+    def attribatch(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([ATTRIBATCH, *arguments], env=environment, capture_output=True, text=True, timeout=60)
+
+    worker = [sys.executable, "-m", "workers", "--parent", str(os.getpid()), "--child", "0"]
+    child = subprocess.run(worker, env=environment, capture_output=True, text=True, timeout=60)
+    for refused in (attribatch("status"), attribatch("repair"), attribatch("doctor"), child):
+        assert refused.returncode == 1
+        assert "attribatch migrate`" in refused.stderr + refused.stdout
+    assert attribatch("migrate").returncode == 0
+    assert attribatch("status").returncode == 0
 
 
 def test_migrate_and_beat_run_as_the_file_states_them(place: Site) -> None:

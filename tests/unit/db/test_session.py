@@ -11,7 +11,7 @@ from sqlalchemy import Engine, create_engine, inspect, select, text
 import db.migrations
 from db.encoding import IMAGE_FIELDS
 from db.errors import IndexOutdated, StoreUnavailable, UsageError
-from db.session import SCHEMA, migrate, open_engine, reading, within, writing
+from db.session import SCHEMA, migrate, open_engine, prepare, reading, within, writing
 from db.tables import VERSION_TABLE, images, now
 from tests.support.databases import differences
 from tests.support.ledger_processes import migrate_at_once
@@ -79,6 +79,8 @@ def test_index_of_a_newer_version_is_refused_with_a_remedy(new_url: str) -> None
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(IndexOutdated, match=rf"'9999'.*'{SCHEMA}'.*install a newer"):
         migrate(engine)
+    with pytest.raises(IndexOutdated, match="install a newer"):
+        prepare(engine)
     engine.dispose()
 
 
