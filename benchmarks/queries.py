@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from db.ledger import Ledger
 from db.queries import find_images
 from db.records import Run
-from db.session import migrate, open_engine, writing
+from db.session import migrate, open_engine, write
 from db.tables import IMAGE_SORTS, images
 from tests.support.servers import postgres
 
@@ -86,7 +86,7 @@ def _measure(url: str, count: int) -> tuple[list[list[str]], float]:
 def fill(engine: Engine, count: int) -> None:
     """Write a run of `count` images: the rows first, which takes a tenth of the time, and the indexes then."""
     Ledger(engine).submit(RUN, [])
-    with writing(engine) as connection:
+    with write(engine) as connection:
         for index in images.indexes:
             index.drop(connection)
         _write(connection, 0, count)
@@ -99,7 +99,7 @@ def _seconds_a_unit(engine: Engine, count: int) -> float:
     spent = []
     for first in range(count, count + 20 * 64, 64):
         started = time.monotonic()
-        with writing(engine) as connection:
+        with write(engine) as connection:
             _write(connection, first, first + 64)
         spent.append(time.monotonic() - started)
     return statistics.median(spent)

@@ -17,7 +17,7 @@ from sqlalchemy import insert, text
 from benchmarks.machine import log, table
 from benchmarks.scale import spread_of
 from db.records import ImageRow
-from db.session import writing
+from db.session import write
 from db.tables import images, runs
 from pipeline.api import Pipeline
 from tests.support.browser import WANTED, start, stop
@@ -71,7 +71,7 @@ def _grown(folder: Path, count: int) -> Path:
     with Pipeline.open(made.home) as pipeline:
         few = list(pipeline.find(made.run.id, where="not failed and key != 'dog/3.png'").rows)
         run = asdict(replace(made.run, id=RUN, name="million", image_count=count))
-        with writing(pipeline.database) as connection:
+        with write(pipeline.database) as connection:
             now = time.time()
             connection.execute(insert(runs).values(run | {"created_at": now, "submitted_at": now}))
             statistics = connection.execute(text("SELECT * FROM sqlite_stat1")).all()  # they go with the indexes
@@ -79,9 +79,9 @@ def _grown(folder: Path, count: int) -> Path:
                 index.drop(connection)
         for first in range(0, count, AT_ONCE):
             rows = [asdict(row) for row in _rows(few, range(first, min(first + AT_ONCE, count)))]
-            with writing(pipeline.database) as connection:
+            with write(pipeline.database) as connection:
                 connection.execute(insert(images), rows)
-        with writing(pipeline.database) as connection:
+        with write(pipeline.database) as connection:
             for index in images.indexes:
                 index.create(connection)
             connection.execute(text("DELETE FROM sqlite_stat1"))

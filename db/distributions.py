@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, select
 
-from db.session import reading
+from db.session import read
 from db.tables import images
 
 SAMPLE, AT_ONCE = 4000, 500  # rows in all, and per statement
@@ -38,7 +38,7 @@ def histograms(engine: Engine, run_id: str, image_count: int, columns: Sequence[
     rows = range(0, image_count, stride)
     wanted = [images.c[name] for name in columns]
     found: list[Sequence[float | None]] = []
-    with reading(engine) as connection:
+    with read(engine) as connection:
         for start in range(0, len(rows), AT_ONCE):
             some = images.c.row.in_(rows[start : start + AT_ONCE])
             found += [tuple(row) for row in connection.execute(select(*wanted).where(images.c.run_id == run_id, some))]

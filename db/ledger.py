@@ -35,9 +35,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from db.encoding import draft_values, entries_from_text, image_values, run_from_row
 from db.errors import MapsGone, UsageError
 from db.records import ImageRow, ImageState, Run, Unit, UnitDraft, UnitState
-from db.session import reading, saying, writing
-from db.statements import CLEARING, DONE, HELD, attempts_allowed, claim, most_urgent, upsert_images
+from db.session import autocommit, read, write
 from db.tables import WAITING, images, now, occasions, runs, suspects, units
+from db.unit_statements import CLEARING, DONE, HELD, attempts_allowed, claim, most_urgent, upsert_images
 
 INSERT_BATCH = 200  # units per statement: limits the producer's memory
 
@@ -81,14 +81,14 @@ class Ledger:
         unit size stays the same, and `drafts` is not read. Two producers may submit the same run at once. Memory holds
         at most `INSERT_BATCH` drafts.
         """
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             if not self._insert_run(connection, run, drafts):
                 _resubmit(connection, run)
             return run_from_row(connection.execute(select(runs).where(runs.c.id == run.id)).one())
 
     def restore(self, run: Run, drafts: Iterable[UnitDraft]) -> None:
         """Store a run that is missing from the index, for `repair`. An existing run stays unchanged."""
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             self._insert_run(connection, run, drafts)
 
     def cancel(self, run_id: str) -> int:
@@ -102,7 +102,7 @@ class Ledger:
     def retry(self, run_id: str) -> int:
         """Give failed and cancelled units all their attempts again, and return their number."""
         over = and_(units.c.run_id == run_id, units.c.state.in_([UnitState.FAILED, UnitState.CANCELLED]))
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             connection.execute(delete(suspects).where(suspects.c.unit_id.in_(select(units.c.id).where(over))))
             return _rowcount(connection.execute(update(units).where(over).values(_REARMED | {"changed_at": now()})))
 
@@ -115,7 +115,7 @@ class Ledger:
         of_run = units.c.run_id == run_id
         leased = select(func.count()).where(of_run, units.c.state == UnitState.LEASED)
         shown = select(images.c.run_id).where(images.c.map_run == run_id, images.c.run_id != run_id).limit(1)
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             if count := connection.execute(leased).scalar_one():
                 raise UsageError(
                     f"units of run {run_id} are being computed ({count}); first: attribatch cancel {run_id}"
@@ -145,7 +145,7 @@ class Ledger:
             The unit with its token, or None if no such unit is available.
         """
         given = {"new_token": secrets.token_hex(16), "new_worker": worker, "of_run": run_id, "of_unit": unit_id}
-        with saying(self._engine) as connection:
+        with autocommit(self._engine) as connection:
             row = connection.execute(self._claims[run_id is not None, unit_id is not None], given).first()
         if row is None:
             return None
@@ -170,7 +170,7 @@ class Ledger:
         Raises:
             MapsGone: a row points to the maps of a run that has been removed.
         """
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             if connection.execute(self._completion, _claim_of(unit) | _counts(rows)).rowcount == 0:
                 mine = (units.c.id == unit.id, units.c.token == unit.token, units.c.state == UnitState.DONE)
                 return connection.execute(select(units.c.id).where(*mine)).first() is not None
@@ -201,7 +201,7 @@ class Ledger:
 
     def note_row(self, unit: Unit, row: int) -> bool:
         """Count one death of this row, before it is computed with care. Returns False if the unit is lost."""
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             if connection.execute(select(units.c.id).where(HELD), _claim_of(unit)).first() is None:
                 return False
             note = self._insert(suspects).values(unit_id=unit.id, row=row, deaths=1)
@@ -216,7 +216,7 @@ class Ledger:
 
     def suspects(self, unit: Unit) -> dict[int, int]:
         """Return the number of deaths by row. Rows with `DEATHS` or more are condemned."""
-        with reading(self._engine) as connection:
+        with read(self._engine) as connection:
             query = select(suspects.c.row, suspects.c.deaths).where(suspects.c.unit_id == unit.id)
             return {found.row: found.deaths for found in connection.execute(query)}
 
@@ -236,7 +236,7 @@ class Ledger:
     def lease_owners(self) -> list[str]:
         """Return the workers that hold a lease, expired or not, sorted by name."""
         owners = select(units.c.worker).where(WAITING, units.c.state == UnitState.LEASED).distinct()
-        with reading(self._engine) as connection:
+        with read(self._engine) as connection:
             return sorted(connection.execute(owners).scalars())
 
     def unsent(self, limit: int, *, resend_seconds: float = 300.0) -> list[int]:
@@ -251,7 +251,7 @@ class Ledger:
         pending = and_(WAITING, units.c.state == UnitState.PENDING, units.c.not_before <= now())
         chosen = most_urgent(select(units.c.id).where(pending, silent), limit).cte("chosen")
         mark = update(units).where(units.c.id.in_(select(chosen.c.id))).values(enqueued_at=now())
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             marked = connection.execute(mark.returning(units.c.id, units.c.priority)).all()
         return [row.id for row in sorted(marked, key=lambda row: (-row.priority, row.id))]
 
@@ -264,7 +264,7 @@ class Ledger:
 
     def adopt(self, run_id: str, number: int, rows: Sequence[ImageRow]) -> bool:
         """Mark a unit done with the rows of its sidecar, even if it is leased. Returns False if no such unit exists."""
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             where = (units.c.run_id == run_id, units.c.number == number)
             unit_id = connection.execute(
                 update(units).where(*where).values(DONE | {"token": None}).returning(units.c.id), _counts(rows)
@@ -278,7 +278,7 @@ class Ledger:
     def requeue(self, run_id: str, number: int) -> bool:
         """Return a done unit to the queue and delete its rows. Returns False if no such unit is done."""
         where = (units.c.run_id == run_id, units.c.number == number, units.c.state == UnitState.DONE)
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             again = update(units).where(*where).values(_REARMED | {"changed_at": now()}).returning(units.c.entries)
             text = connection.execute(again).scalar()
             if text is None:
@@ -323,7 +323,7 @@ class Ledger:
         return self._count(update(units).where(HELD).values(values), _claim_of(unit)) == 1
 
     def _count(self, statement: Any, given: Mapping[str, Any] | None = None) -> int:
-        with saying(self._engine) as connection:
+        with autocommit(self._engine) as connection:
             return _rowcount(connection.execute(statement, given))
 
     def _write(self, connection: Connection, rows: Sequence[ImageRow]) -> None:

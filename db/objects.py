@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from db.errors import ObjectMissing, StoreFull, StoreUnavailable, UsageError
-from db.s3 import connect, range_header, status_of, tried_again
+from db.s3 import Clients, range_header, status_of, tried_again
 
 INCOMING = ".incoming"  # folder of temporary files: on the same file system, and never listed
 LEFTOVER_SECONDS = 24 * 3600  # age at which a temporary file counts as left behind by a crash
@@ -87,6 +87,9 @@ class Objects(ABC):
         except ObjectMissing:
             return False
         return True
+
+    def close(self) -> None:  # noqa: B027 - a folder has nothing to close
+        """Close the connections of the store. A later call of a method connects again."""
 
     def __str__(self) -> str:
         return self.url
@@ -234,9 +237,12 @@ class S3(Objects):
             check_key(prefix)
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._endpoint_url = endpoint_url
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
-        self._clients: dict[int, Any] = {}  # by process id: a child process must not reuse its parent's connections
+        self.clients = Clients(endpoint_url)  # stores of one server may share them
+
+    def close(self) -> None:
+        """See `Objects.close`."""
+        self.clients.close()
 
     def get(self, key: str, start: int | None = None, length: int | None = None) -> bytes:
         """See `Objects.get`."""
@@ -308,10 +314,7 @@ class S3(Objects):
         from botocore.exceptions import BotoCoreError, ClientError  # imported here because it takes 0.3 s
 
         try:
-            client = self._clients.get(os.getpid()) or self._clients.setdefault(
-                os.getpid(), connect(self._endpoint_url)
-            )
-            yield client, {"Bucket": self._bucket, "Key": self._prefix + key}
+            yield self.clients.current(), {"Bucket": self._bucket, "Key": self._prefix + key}
         except ClientError as error:
             if error.response["Error"].get("Code") in ("NoSuchKey", "404"):
                 raise _no_object(key, self.url) from None

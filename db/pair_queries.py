@@ -12,7 +12,7 @@ from sqlalchemy import Engine, exists, func, select
 from db.encoding import IMAGE_FIELDS, image_from_row
 from db.queries import iter_images
 from db.records import ImageRow, ImageState
-from db.session import reading
+from db.session import read
 from db.tables import images
 
 AT_ONCE = 500  # keys per statement: older versions of SQLite accept 999 parameters
@@ -39,7 +39,7 @@ def count_unmatched(engine: Engine, run_id: str, other_id: str) -> int:
         there.c.run_id == other_id, there.c.key == images.c.key, there.c.state == ImageState.DONE.value
     )
     query = select(func.count()).select_from(images).where(images.c.run_id == run_id, _DONE, ~matched)
-    with reading(engine) as connection:
+    with read(engine) as connection:
         return int(connection.execute(query).scalar_one())
 
 
@@ -47,7 +47,7 @@ def done_by_key(engine: Engine, run_id: str, keys: Sequence[str]) -> dict[str, I
     """Return the first row with a map for each of these keys, at most `AT_ONCE` of them, by key."""
     wanted = select(*_IMAGE).where(images.c.run_id == run_id, images.c.key.in_(keys), _DONE)
     found: dict[str, ImageRow] = {}
-    with reading(engine) as connection:
+    with read(engine) as connection:
         for row in connection.execute(wanted.order_by(images.c.row)):
             found.setdefault(row.key, image_from_row(row))
     return found

@@ -11,9 +11,10 @@ from db.errors import NotFound
 from db.filters import compile_where
 from db.paging import Page, count_of, page_of
 from db.records import Entry, ImageRow, ImageState, Progress, Run, RunState, UnitState
-from db.session import reading, within
-from db.tables import WAITING, images, runs, units
+from db.session import read, time_limit
+from db.tables import WAITING, images, now, runs, units
 
+PACE_SECONDS = 60.0  # the speed of a run is measured over the last minute
 BATCH = 1000  # rows held at a time while streaming
 REUSED_RUNS = 3  # earlier runs whose rows are matched by key and version; older ones are found by digest
 SHORTEST_PREFIX = 4  # first digits of a run's id that may be used instead of the whole
@@ -36,12 +37,20 @@ class UnitRow:
     entries: tuple[Entry, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Speed of one run. Reused images count as computed when they were recorded."""
+
+    images_per_second: float  # over the last minute, or since the submission if that is more recent
+    seconds: float | None  # from the submission to the last unit that ended; None before any unit ended
+
+
 # ---- runs
 
 
 def list_runs(engine: Engine) -> list[Run]:
     """Return all runs, the latest submission first."""
-    with reading(engine) as connection:
+    with read(engine) as connection:
         return [run_from_row(row) for row in connection.execute(select(runs).order_by(*_NEWEST_FIRST))]
 
 
@@ -49,7 +58,7 @@ def waiting_runs(engine: Engine) -> list[Run]:
     """Return the runs with a pending or leased unit, by descending priority, then by submission time."""
     waiting = select(units.c.run_id).where(WAITING)
     query = select(runs).where(runs.c.id.in_(waiting)).order_by(runs.c.priority.desc(), runs.c.submitted_at)
-    with reading(engine) as connection:
+    with read(engine) as connection:
         return [run_from_row(row) for row in connection.execute(query)]
 
 
@@ -61,7 +70,7 @@ def get_run(engine: Engine, ref: str) -> Run:
     Raises:
         NotFound: no run matches, or several ids begin with `ref`.
     """
-    with reading(engine) as connection:
+    with read(engine) as connection:
         newest = select(runs).order_by(*_NEWEST_FIRST)
         if ref == "latest":
             choices = [newest.limit(1)]
@@ -95,7 +104,7 @@ def progress(engine: Engine, run_id: str) -> Progress:
         func.sum(units.c.images_failed).label("failed"),
     )
     error = select(units.c.error).where(units.c.run_id == run_id, units.c.error.is_not(None))
-    with reading(engine) as connection:
+    with read(engine) as connection:
         total = connection.execute(select(runs.c.image_count).where(runs.c.id == run_id)).scalar()
         counted = connection.execute(count.where(units.c.run_id == run_id).group_by(units.c.state)).all()
         ordered = error.group_by(units.c.error).order_by(func.min(units.c.number)).limit(5)
@@ -117,6 +126,18 @@ def progress(engine: Engine, run_id: str) -> Progress:
     )
 
 
+def pace(engine: Engine, run_id: str) -> Pace:
+    """Return the pace of a run. Its speed is 0 if no unit ended within the last minute."""
+    over = and_(units.c.run_id == run_id, units.c.state.in_([UnitState.DONE.value, UnitState.FAILED.value]))
+    ended = func.sum(units.c.images_done + units.c.images_failed)
+    with read(engine) as connection:
+        began, current = connection.execute(select(runs.c.submitted_at, now()).where(runs.c.id == run_id)).one()
+        last = connection.execute(select(func.max(units.c.changed_at)).where(over)).scalar()
+        recent = connection.execute(select(ended).where(over, units.c.changed_at > current - PACE_SECONDS)).scalar()
+    window = min(max(current - began, 1.0), PACE_SECONDS)
+    return Pace(float(recent or 0) / window, None if last is None else max(float(last) - began, 0.0))
+
+
 def iter_units(engine: Engine, run_id: str, state: UnitState | None = None) -> Iterator[UnitRow]:
     """Yield the units of a run in order, reading `BATCH` at a time; later batches see changes made in between."""
     columns = [units.c[name] for name in ("id", "number", "state", "attempt", "worker", "error", "entries")]
@@ -135,7 +156,7 @@ def iter_units(engine: Engine, run_id: str, state: UnitState | None = None) -> I
 def attributions_by_version(engine: Engine, run: Run, keys: Sequence[str]) -> dict[tuple[str, str], ImageRow]:
     """Return done rows of the latest `REUSED_RUNS` runs with the same spec and source, by (key, version)."""
     like = and_(runs.c.spec_key == run.spec_key, runs.c.source == run.source, runs.c.id != run.id)
-    with reading(engine) as connection:
+    with read(engine) as connection:
         latest = connection.execute(select(runs.c.id).where(like).order_by(*_NEWEST_FIRST).limit(REUSED_RUNS)).scalars()
         known = and_(images.c.run_id.in_(latest.all()), images.c.key.in_(keys), _DONE, _points_to(ImageState.DONE))
         return {(row.key, row.version): image_from_row(row) for row in connection.execute(select(*_IMAGE).where(known))}
@@ -144,14 +165,14 @@ def attributions_by_version(engine: Engine, run: Run, keys: Sequence[str]) -> di
 def has_labels(engine: Engine, run_id: str) -> bool:
     """Return whether any image of a run has a label."""
     labelled = select(images.c.row).where(images.c.run_id == run_id, images.c.label.is_not(None)).limit(1)
-    with reading(engine) as connection:
+    with read(engine) as connection:
         return connection.execute(labelled).first() is not None
 
 
 def count_reused(engine: Engine, run_id: str) -> int:
     """Count the done rows of a run whose map comes from another run or another row."""
     elsewhere = or_(images.c.map_run != images.c.run_id, images.c.map_row != images.c.row)
-    with reading(engine) as connection:
+    with read(engine) as connection:
         return int(connection.execute(select(func.count()).where(images.c.run_id == run_id, elsewhere)).scalar_one())
 
 
@@ -160,7 +181,7 @@ def dangling(engine: Engine, run_id: str) -> list[int]:
 
     Rows whose map is being computed again are not included: the map will have the same place.
     """
-    with reading(engine) as connection:
+    with read(engine) as connection:
         lost = or_(_points_to(ImageState.FAILED), images.c.map_run.not_in(select(runs.c.id)))
         wanted = select(images.c.row).where(images.c.run_id == run_id, _DONE, lost)
         return list(connection.execute(wanted).scalars())
@@ -170,7 +191,7 @@ def attributions_by_digest(engine: Engine, spec_key: str, digests: Sequence[str]
     """Return done rows of all runs of a spec by sha256 of the image, if their own run computed the map."""
     own = and_(images.c.sha256.in_(digests), images.c.map_run == images.c.run_id, _DONE)
     wanted = select(*_IMAGE).join(runs, runs.c.id == images.c.run_id).where(own, runs.c.spec_key == spec_key)
-    with reading(engine) as connection:
+    with read(engine) as connection:
         return {row.sha256: image_from_row(row) for row in connection.execute(wanted)}
 
 
@@ -202,7 +223,7 @@ def find_images(
     """
     query, question = _images_of(run_id), (run_id, where, sort)
     condition = None if where is None else compile_where(where)
-    with reading(engine) as connection:
+    with read(engine) as connection:
         return page_of(connection, query, where=condition, question=question, sort=sort, limit=limit, after=after)
 
 
@@ -240,7 +261,7 @@ def count_images(engine: Engine, run_id: str, *, where: str | None = None) -> in
     query = select(func.count()).select_from(images).where(images.c.run_id == run_id)
     if where is not None:
         query = query.where(compile_where(where))
-    with reading(engine) as connection:
+    with read(engine) as connection:
         return connection.execute(query).scalar_one()
 
 
@@ -262,7 +283,7 @@ def count_up_to(engine: Engine, run_id: str, *, where: str, most: int, seconds: 
     """
     query, condition = _images_of(run_id), compile_where(where)
     try:
-        with reading(engine) as connection, within(connection, seconds):
+        with read(engine) as connection, time_limit(connection, seconds):
             return count_of(connection, query, where=condition, most=most)
     except TimeoutError:
         return None
@@ -287,7 +308,7 @@ def find_image(engine: Engine, run_id: str, ref: str) -> ImageRow:
     numbered = [images.c.row == int(ref)] if ref.isdecimal() and len(ref) <= 9 else []
     ending = [_ends_with(images.c.key, "/" + ref.lstrip("/")), _ends_with(images.c.key, ref)]
     choices = [images.c.key == ref, *numbered, *ending]
-    with reading(engine) as connection:
+    with read(engine) as connection:
         for choice in choices:
             found = connection.execute(_images_of(run_id).where(choice).order_by(images.c.row).limit(4)).all()
             if len(found) == 1:
@@ -315,7 +336,7 @@ def _stream(engine: Engine, query: Select[Any], column: Column[int]) -> Iterator
     """Yield all rows of a query that is ordered by `column` and limited to `BATCH`, one transaction per batch."""
     batch_query = query
     while True:
-        with reading(engine) as connection:  # closed between batches, so that a slow reader blocks no writer
+        with read(engine) as connection:  # closed between batches, so that a slow reader blocks no writer
             batch = connection.execute(batch_query).all()
         yield from batch
         if len(batch) < BATCH:

@@ -21,7 +21,7 @@ from db.encoding import schedule_from_row
 from db.errors import UsageError
 from db.records import ClassDrift, Occasion, OccasionState, Schedule
 from db.schedule_queries import OPEN, one_occasion
-from db.session import writing
+from db.session import write
 from db.tables import drifts, now, occasions, schedules
 
 _OUTCOME = ("state", "previous_run_id", "unchanged", "drift", "class_drift", "ndcg", "exceeded", "error")
@@ -62,7 +62,7 @@ class Timetable:
             values | {"paused": False, "next_due": next_due.timestamp(), "created_at": now()}
         )
         try:
-            with writing(self._engine) as connection:
+            with write(self._engine) as connection:
                 return schedule_from_row(connection.execute(made.returning(*schedules.c)).one())
         except IntegrityError as error:
             raise UsageError(
@@ -80,7 +80,7 @@ class Timetable:
     def remove(self, schedule: Schedule) -> None:
         """Delete a schedule and its history. Its runs remain."""
         own = select(occasions.c.id).where(occasions.c.schedule_id == schedule.id)
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             connection.execute(delete(drifts).where(drifts.c.occasion_id.in_(own)))
             connection.execute(delete(occasions).where(occasions.c.schedule_id == schedule.id))
             connection.execute(delete(schedules).where(schedules.c.id == schedule.id))
@@ -115,7 +115,7 @@ class Timetable:
         """Claim an open occasion that is free or whose lease has expired. Returns None if it is held or over."""
         free = or_(occasions.c.lease_until.is_(None), occasions.c.lease_until < now())
         taken = update(occasions).where(occasions.c.id == occasion.id, occasions.c.state.in_(OPEN), free)
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             if connection.execute(taken.values(self._lease())).rowcount == 0:
                 return None
             return one_occasion(connection, occasion.id)
@@ -139,7 +139,7 @@ class Timetable:
             False if the occasion is lost; nothing is written then.
         """
         outcome = {name: getattr(occasion, name) for name in _OUTCOME} | {"token": None, "lease_until": None}
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             ended = update(occasions).where(_held(occasion)).values(outcome | {"ended_at": now()})
             if connection.execute(ended).rowcount == 0:
                 return False
@@ -154,7 +154,7 @@ class Timetable:
         values = {"schedule_id": schedule.id, "due_at": due_at, "state": OccasionState.DUE, "started_at": now()}
         made = insert(occasions).values(values | self._lease()).returning(occasions.c.id)
         try:
-            with writing(self._engine) as connection:
+            with write(self._engine) as connection:
                 if moved is not None and connection.execute(moved).rowcount == 0:
                     return None
                 return one_occasion(connection, connection.execute(made).scalar_one())
@@ -165,11 +165,11 @@ class Timetable:
         return {"token": secrets.token_hex(16), "lease_until": now() + self._lease_seconds}
 
     def _set(self, schedule: Schedule, values: dict[str, Any]) -> None:
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             connection.execute(update(schedules).where(schedules.c.id == schedule.id).values(values))
 
     def _say(self, occasion: Occasion, values: dict[str, Any]) -> bool:
-        with writing(self._engine) as connection:
+        with write(self._engine) as connection:
             return connection.execute(update(occasions).where(_held(occasion)).values(values)).rowcount == 1
 
 

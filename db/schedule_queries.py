@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, Select, select
 from db.encoding import occasion_from_row, schedule_from_row
 from db.errors import NotFound
 from db.records import ClassDrift, Occasion, OccasionState, Schedule
-from db.session import reading
+from db.session import read
 from db.tables import drifts, now, occasions, schedules
 
 OPEN = (OccasionState.DUE.value, OccasionState.RUNNING.value)
@@ -21,7 +21,7 @@ OCCASIONS = (
 
 def list_schedules(engine: Engine) -> tuple[datetime, list[Schedule]]:
     """Return the database's time (UTC) and all schedules sorted by name, from one transaction."""
-    with reading(engine) as connection:
+    with read(engine) as connection:
         told = datetime.fromtimestamp(connection.execute(select(now())).scalar_one(), UTC)
         found = connection.execute(select(schedules).order_by(schedules.c.name)).all()
     return told, [schedule_from_row(row) for row in found]
@@ -33,7 +33,7 @@ def get_schedule(engine: Engine, name: str) -> Schedule:
     Raises:
         NotFound: no schedule has this name.
     """
-    with reading(engine) as connection:
+    with read(engine) as connection:
         found = connection.execute(select(schedules).where(schedules.c.name == name)).first()
         if found is not None:
             return schedule_from_row(found)
@@ -45,7 +45,7 @@ def get_schedule(engine: Engine, name: str) -> Schedule:
 
 def open_occasions(engine: Engine) -> list[Occasion]:
     """Return all open occasions, claimed or not, the oldest first."""
-    with reading(engine) as connection:
+    with read(engine) as connection:
         found = connection.execute(OCCASIONS.where(occasions.c.state.in_(OPEN)).order_by(occasions.c.id)).all()
     return [occasion_from_row(row) for row in found]
 
@@ -53,13 +53,13 @@ def open_occasions(engine: Engine) -> list[Occasion]:
 def history(engine: Engine, schedule_id: int, *, limit: int = 100) -> list[Occasion]:
     """Return up to `limit` occasions of a schedule, the latest first."""
     query = OCCASIONS.where(occasions.c.schedule_id == schedule_id).order_by(occasions.c.id.desc()).limit(limit)
-    with reading(engine) as connection:
+    with read(engine) as connection:
         return [occasion_from_row(row) for row in connection.execute(query)]
 
 
 def previous(engine: Engine, occasion: Occasion) -> Occasion | None:
     """Return the last earlier occasion of the same schedule whose run has maps and still exists, or None."""
-    with reading(engine) as connection:
+    with read(engine) as connection:
         found = connection.execute(_with_maps(occasion).order_by(occasions.c.id.desc()).limit(1)).first()
     return None if found is None else occasion_from_row(found)
 
@@ -67,7 +67,7 @@ def previous(engine: Engine, occasion: Occasion) -> Occasion | None:
 def class_drifts(engine: Engine, occasion_id: int) -> tuple[ClassDrift, ...]:
     """Return the drift of each class on one occasion, sorted by class name; () if it was not compared."""
     query = select(*(c for c in drifts.c if c.key != "occasion_id")).where(drifts.c.occasion_id == occasion_id)
-    with reading(engine) as connection:
+    with read(engine) as connection:
         return tuple(ClassDrift(*row) for row in connection.execute(query.order_by(drifts.c.class_name)))
 
 

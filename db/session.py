@@ -33,15 +33,15 @@ __all__ = [
     "SCHEMA",
     "Engine",
     "Index",
-    "look_at",
+    "autocommit",
+    "inspect_schema",
     "migrate",
     "open_engine",
     "prepare",
-    "reading",
-    "saying",
-    "shown",
-    "within",
-    "writing",
+    "read",
+    "safe_url",
+    "time_limit",
+    "write",
 ]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -80,7 +80,7 @@ def open_engine(url: str) -> Engine:
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
+def read(engine: Engine) -> Iterator[Connection]:
     """Open a transaction in which every query sees the same state of the database.
 
     Raises:
@@ -93,7 +93,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
+def write(engine: Engine) -> Iterator[Connection]:
     """Open a write transaction that is committed at the end, or rolled back by an exception.
 
     Raises:
@@ -104,7 +104,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def saying(engine: Engine) -> Iterator[Connection]:
+def autocommit(engine: Engine) -> Iterator[Connection]:
     """Open a transaction for a single write, which PostgreSQL commits in one round trip instead of three.
 
     Raises:
@@ -112,12 +112,12 @@ def saying(engine: Engine) -> Iterator[Connection]:
     """
     if engine.dialect.name == "postgresql":
         engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-    with writing(engine) as connection:
+    with write(engine) as connection:
         yield connection
 
 
 @contextmanager
-def within(connection: Connection, seconds: float) -> Iterator[None]:
+def time_limit(connection: Connection, seconds: float) -> Iterator[None]:
     """Limit the time of the statements in the block. A statement that takes longer also ends the transaction.
 
     Raises:
@@ -136,7 +136,7 @@ def within(connection: Connection, seconds: float) -> Iterator[None]:
         codes = getattr(error.orig, "sqlite_errorcode", None), getattr(error.orig, "sqlstate", None)
         if codes not in ((SQLITE_INTERRUPT, None), (None, _CANCELED)):
             raise
-        raise TimeoutError(f"the index at {shown(connection.engine)} took longer than {seconds:g} s") from error
+        raise TimeoutError(f"the index at {safe_url(connection.engine)} took longer than {seconds:g} s") from error
     finally:
         if sqlite is not None:  # the pool reuses the connection
             sqlite.set_progress_handler(None, 0)
@@ -151,17 +151,17 @@ class Index:
     ahead_seconds: float  # the database's clock minus this machine's
 
 
-def look_at(engine: Engine) -> Index:
+def inspect_schema(engine: Engine) -> Index:
     """Read the schema's revision and the clock of a database, without changing it.
 
     Raises:
         StoreUnavailable: the database does not answer.
     """
-    with reading(engine) as connection:
+    with read(engine) as connection:
         revision = _revision(connection)
         before = time.time()
         theirs: float = connection.execute(select(now())).scalar_one()
-        return Index(shown(engine), revision, theirs - (before + time.time()) / 2)
+        return Index(safe_url(engine), revision, theirs - (before + time.time()) / 2)
 
 
 def prepare(engine: Engine) -> None:
@@ -176,13 +176,13 @@ def prepare(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         migrate(engine)
         return
-    with reading(engine) as connection:
+    with read(engine) as connection:
         current = _revision(connection)
     if current != SCHEMA:
         _refuse_newer(engine, current)
         found = f"schema {current!r}" if current else "no schema yet"
         raise IndexOutdated(
-            f"the index at {shown(engine)} has {found}, this version needs {SCHEMA!r}: run `attribatch migrate`"
+            f"the index at {safe_url(engine)} has {found}, this version needs {SCHEMA!r}: run `attribatch migrate`"
         )
 
 
@@ -195,10 +195,10 @@ def migrate(engine: Engine) -> None:
         IndexOutdated: the database was written by a newer version of attribatch.
         StoreUnavailable: the database does not answer.
     """
-    with reading(engine) as connection:
+    with read(engine) as connection:
         if _revision(connection) == SCHEMA:
             return
-    with writing(engine) as connection:
+    with write(engine) as connection:
         if engine.dialect.name == "postgresql":  # BEGIN IMMEDIATE has already locked a SQLite file
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         current = _revision(connection)
@@ -221,7 +221,7 @@ def _refuse_newer(engine: Engine, current: str | None) -> None:
     """Raise IndexOutdated for a revision after `SCHEMA`: revisions are numbers of four digits."""
     if current is not None and current > SCHEMA:
         raise IndexOutdated(
-            f"the index at {shown(engine)} has schema {current!r}, newer than {SCHEMA!r} of this version of "
+            f"the index at {safe_url(engine)} has schema {current!r}, newer than {SCHEMA!r} of this version of "
             "attribatch; install a newer version, or set ATTRIBATCH_DATABASE_URL to another database"
         )
 
@@ -240,16 +240,16 @@ def _translated(engine: Engine) -> Iterator[None]:
     except (OperationalError, InterfaceError) as error:
         if _is_full(error.orig):
             raise StoreFull(
-                f"no space left for the index at {shown(engine)}; free some space, then `attribatch retry RUN`"
+                f"no space left for the index at {safe_url(engine)}; free some space, then `attribatch retry RUN`"
             ) from error
         raise StoreUnavailable(
-            f"the index at {shown(engine)} did not answer: {_reason(error)}; is it running, reachable and not full?"
+            f"the index at {safe_url(engine)} did not answer: {_reason(error)}; is it running, reachable and not full?"
         ) from error
     except (IntegrityError, ProgrammingError):
         raise  # caused by the statement, not by a damaged file
     except DatabaseError as error:
         remedy = "move it away, and `attribatch repair` rebuilds it from the stored maps"
-        raise IndexDamaged(f"the index at {shown(engine)} is damaged: {_reason(error)}; {remedy}") from error
+        raise IndexDamaged(f"the index at {safe_url(engine)} is damaged: {_reason(error)}; {remedy}") from error
 
 
 def _is_full(error: BaseException | None) -> bool:
@@ -257,7 +257,7 @@ def _is_full(error: BaseException | None) -> bool:
     return sqlite & 0xFF == SQLITE_FULL or getattr(error, "sqlstate", None) == _DISK_FULL
 
 
-def shown(engine: Engine) -> str:
+def safe_url(engine: Engine) -> str:
     """Return the URL of an engine without the password, which may also be in the query."""
     return engine.url.set(query={}).render_as_string(hide_password=True)
 

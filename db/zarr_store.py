@@ -1,4 +1,4 @@
-"""A zarr v3 store over `Objects`.
+"""A read-only zarr v3 store over `Objects`.
 
 It uses boto3 because that was the only one of three clients that worked after a fork: obstore hung, and s3fs raised
 errors (measured). Calls run in threads, so that zarr's requests overlap. One inner chunk of a shard takes two ranged
@@ -16,20 +16,19 @@ from db.objects import Objects
 
 
 class ZarrStore(Store):
-    """The zarr interface of a store.
+    """The objects below a prefix, read by their keys. Arrays are encoded in memory, so zarr never writes or lists.
 
     Args:
         objects: the store that has the bytes.
         prefix: zarr sees only the keys below this prefix, written without a final '/'; "" shows all keys.
-        read_only: if true, writes raise ValueError.
     """
 
-    supports_writes = True
-    supports_deletes = True
-    supports_listing = True
+    supports_writes = False
+    supports_deletes = False
+    supports_listing = False
 
-    def __init__(self, objects: Objects, prefix: str = "", *, read_only: bool = False) -> None:
-        super().__init__(read_only=read_only)
+    def __init__(self, objects: Objects, prefix: str = "") -> None:
+        super().__init__(read_only=True)
         self._objects = objects
         self._prefix = f"{prefix}/" if prefix else ""
 
@@ -40,14 +39,10 @@ class ZarrStore(Store):
         return f"ZarrStore({str(self)!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ZarrStore) and (str(self), self.read_only) == (str(other), other.read_only)
+        return isinstance(other, ZarrStore) and str(self) == str(other)
 
     def __hash__(self) -> int:
         return hash(str(self))
-
-    def with_read_only(self, read_only: bool = False) -> "ZarrStore":
-        """Return a store of the same keys, with or without writes."""
-        return ZarrStore(self._objects, self._prefix.rstrip("/"), read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return an object's bytes or a range of them, or None if no object has this key."""
@@ -69,39 +64,27 @@ class ZarrStore(Store):
         return await asyncio.to_thread(self._objects.exists, self._prefix + key)
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Store or replace an object."""
-        self._check_writable()
-        await asyncio.to_thread(self._objects.put, self._prefix + key, value.to_bytes())
-
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Store an object if its key is free."""
-        self._check_writable()
-        await asyncio.to_thread(self._objects.put_once, self._prefix + key, value.to_bytes())
+        """Raise ValueError: the store is read-only."""
+        raise ValueError(f"{self} is read-only: {key!r} gets none of {len(value)} bytes")
 
     async def delete(self, key: str) -> None:
-        """Delete an object if it exists."""
-        self._check_writable()
-        await asyncio.to_thread(self._objects.delete, self._prefix + key)
+        """Raise ValueError: the store is read-only."""
+        raise ValueError(f"{self} is read-only: {key!r} is not deleted")
 
-    async def list(self) -> AsyncIterator[str]:
-        """Yield all keys."""
-        async for key in self.list_prefix(""):
-            yield key
+    def list(self) -> AsyncIterator[str]:
+        """Raise NotImplementedError: keys are not listed."""
+        raise self._unlisted("")
 
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Yield the keys that begin with a prefix."""
-        for key in await asyncio.to_thread(self._keys, prefix):
-            yield key
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Raise NotImplementedError: keys are not listed."""
+        raise self._unlisted(prefix)
 
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Yield the names of the objects and folders directly below a prefix."""
-        folder = f"{prefix.rstrip('/')}/" if prefix else ""
-        keys = await asyncio.to_thread(self._keys, folder)
-        for name in sorted({key.removeprefix(folder).split("/", 1)[0] for key in keys}):
-            yield name
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Raise NotImplementedError: keys are not listed."""
+        raise self._unlisted(prefix)
 
-    def _keys(self, prefix: str) -> tuple[str, ...]:
-        return tuple(key.removeprefix(self._prefix) for key in self._objects.list(self._prefix + prefix))
+    def _unlisted(self, prefix: str) -> NotImplementedError:
+        return NotImplementedError(f"{self} only reads single keys, and does not list those below {prefix!r}")
 
 
 def _start_and_length(request: ByteRequest | None) -> tuple[int | None, int | None]:

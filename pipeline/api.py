@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from db import queries
 from db.ledger import Ledger
 from db.objects import Objects
-from db.pace import Pace, pace
+from db.queries import Pace, pace
 from db.records import Drift, ImageRow, ImageState, Progress, Run
-from db.session import Engine, Index, look_at, migrate, open_engine
+from db.session import Engine, Index, inspect_schema, migrate, open_engine
 from pipeline.errors import UsageError
 from pipeline.runs import submit
 from pipeline.runs.stored import Found, Record, StoredRun
@@ -96,7 +96,7 @@ class Pipeline:
         database = open_engine(Settings.from_env().database_url)
         try:
             migrate(database)
-            return look_at(database)
+            return inspect_schema(database)
         finally:
             database.dispose()
 
@@ -115,7 +115,7 @@ class Pipeline:
     @property
     def index(self) -> Index:
         """The database: its address, its schema's revision, its clock."""
-        return look_at(self.database)
+        return inspect_schema(self.database)
 
     # ---- submit and compute
 

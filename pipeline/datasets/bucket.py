@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from db.buckets import Bucket
 from db.errors import ObjectUnreadable, StoreRefused, StoreUnavailable
+from db.s3 import Bucket
 from pipeline.datasets.base import MISSING, Tree, is_storable
 from pipeline.errors import DatasetError, SourceRefused, SourceUnavailable, UnreadableImage
 

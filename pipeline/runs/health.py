@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from db.objects import open_objects
-from db.session import SCHEMA, Index, look_at, open_engine
+from db.session import SCHEMA, Index, inspect_schema, open_engine
 from pipeline.errors import AttribatchError, StoreUnavailable
 from pipeline.settings import Settings
 
@@ -82,7 +82,7 @@ def _clock(settings: Settings) -> str:
 def _inspect(settings: Settings) -> Index:
     database = open_engine(settings.database_url)
     try:
-        return look_at(database)
+        return inspect_schema(database)
     finally:
         database.dispose()
 

@@ -24,7 +24,7 @@ class MapReader:
     """
 
     def __init__(self, objects: Objects, run_id: str) -> None:
-        self._store = ZarrStore(objects, maps_prefix(run_id), read_only=True)
+        self._store = ZarrStore(objects, maps_prefix(run_id))
         self._run_id = run_id
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._array("scale")

@@ -34,5 +34,6 @@ class Stores:
         )
 
     def close(self) -> None:
-        """Close the connections to the database."""
+        """Close the connections to the database and to the object store."""
         self.database.dispose()
+        self.objects.close()

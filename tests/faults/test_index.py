@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from db.queries import iter_images
-from db.session import open_engine, writing
+from db.session import open_engine, write
 from pipeline.api import Pipeline
 from tests.support.cluster import LEASE_SECONDS, OUTAGE_SECONDS, UNITS, Place, finish
 from tests.support.invariants import whole
@@ -115,7 +115,7 @@ def test_a_dropped_index_is_rebuilt_as_it_was(here: Place) -> None:
         run = doomed.submit(here.plan())
         finish(doomed, run)
         before = list(iter_images(doomed.database, run.id))
-        with writing(doomed.database) as connection:
+        with write(doomed.database) as connection:
             connection.execute(text("DROP SCHEMA public CASCADE"))
             connection.execute(text("CREATE SCHEMA public"))
     migrate_index(url)

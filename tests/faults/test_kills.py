@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from db.queries import iter_images, iter_units
 from db.records import Run, Unit, UnitState
-from db.session import reading
+from db.session import read
 from db.tables import units
 from tests.support.cluster import LEASE_SECONDS, UNITS, Place, finish
 from tests.support.invariants import noted, whole
@@ -52,7 +52,7 @@ def test_paused_past_its_lease_a_zombie_wakes_when_all_is_done_and_changes_nothi
 
 def in_sql(here: Place, run: Run) -> list[tuple[object, ...]]:
     """All that the index holds of the units, when they changed included."""
-    with reading(here.pipeline.database) as connection:
+    with read(here.pipeline.database) as connection:
         return [tuple(row) for row in connection.execute(select(units).where(units.c.run_id == run.id))]
 
 

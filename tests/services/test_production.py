@@ -21,7 +21,7 @@ import redis as redis_client
 from sqlalchemy import make_url, text
 
 from db.records import Progress, Run, UnitState
-from db.session import open_engine, reading
+from db.session import open_engine, read
 from db.tables import metadata
 from pipeline.api import Pipeline, RunRequest
 from pipeline.engine import broker as dispatch
@@ -297,7 +297,7 @@ def test_every_log_line_is_json_and_names_its_unit_and_nothing_stored_holds_a_se
     assert {line["level"] for line in lines} >= {"info", "warning"}, "Redis and PostgreSQL were away: it was said"
     stored = [said.encode()]
     stored += [production.objects.get(key) for key in production.objects.list()]
-    with reading(production.database) as connection:
+    with read(production.database) as connection:
         for table in metadata.sorted_tables:
             stored.append(repr(connection.execute(text(f"SELECT * FROM {table.name}")).all()).encode())
     assert len(stored) > 50

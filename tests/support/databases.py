@@ -10,7 +10,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine
 
 from db.objects import S3, Objects
-from db.session import reading
+from db.session import read
 from db.tables import VERSION_TABLE, metadata
 from tests.support.servers import S3Server
 
@@ -23,7 +23,7 @@ on_s3 = pytest.mark.parametrize("objects", [SEAWEEDFS], indirect=True)
 
 def differences(engine: Engine) -> list[object]:
     """Between the schema of a database and the declared tables."""
-    with reading(engine) as connection:
+    with read(engine) as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
         return list(compare_metadata(context, metadata))
 
@@ -35,8 +35,7 @@ def connected(server: S3Server, bucket: str = "", prefix: str = "") -> Iterator[
     try:
         yield objects
     finally:
-        for client in objects._clients.values():
-            client.close()
+        objects.close()
 
 
 def remove_all(objects: Objects) -> None:

@@ -5,7 +5,7 @@ from sqlalchemy import Engine, func, select, update
 from db.ledger import Ledger
 from db.queries import UnitRow, iter_units
 from db.records import Unit, UnitState
-from db.session import reading, writing
+from db.session import read, write
 from db.tables import occasions, schedules, units
 from tests.support.records import make_run
 
@@ -21,7 +21,7 @@ def claimed(ledger: Ledger, worker: str = "w1", **which: int | str) -> Unit:
 def pass_time(engine: Engine, seconds: float) -> None:
     """Let the database's clock run: move everything that it is compared with into the past."""
     past = {name: units.c[name] - seconds for name in ("lease_until", "not_before", "enqueued_at")}
-    with writing(engine) as connection:
+    with write(engine) as connection:
         connection.execute(update(units).values(past))
 
 
@@ -38,12 +38,12 @@ def first_unit(engine: Engine) -> UnitRow:
 
 
 def count(engine: Engine, table: object) -> int:
-    with reading(engine) as connection:
+    with read(engine) as connection:
         return connection.execute(select(func.count()).select_from(table)).scalar_one()  # type: ignore[arg-type]
 
 
 def pass_hours(engine: Engine, hours: int) -> None:
     """The same for schedules and their turns."""
-    with writing(engine) as connection:
+    with write(engine) as connection:
         connection.execute(update(schedules).values(next_due=schedules.c.next_due - 3600 * hours))
         connection.execute(update(occasions).values(lease_until=occasions.c.lease_until - 3600 * hours))

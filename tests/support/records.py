@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from sqlalchemy import Engine, delete
 
 from db.records import Entry, ImageRow, ImageState, Run, Unit, UnitDraft
-from db.session import writing
+from db.session import write
 from db.tables import metadata
 
 
 def empty(engine: Engine) -> None:
     """Remove all rows."""
-    with writing(engine) as connection:
+    with write(engine) as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(delete(table))
 

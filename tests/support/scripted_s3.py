@@ -62,8 +62,7 @@ def running() -> Iterator[tuple[Scripted, S3]]:
         patched.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         patched.setattr("botocore.endpoint.time.sleep", lambda _: None)  # backoff: up to 20 s otherwise
         yield server, objects
-    for client in objects._clients.values():
-        client.close()
+    objects.close()
     server.shutdown()
     thread.join()
     server.server_close()

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from db.encoding import image_values
 from db.pair_queries import count_unmatched, iter_pairs
 from db.records import Run
-from db.session import writing
+from db.session import write
 from db.tables import images
 from pipeline.analysis import comparison
 from pipeline.analysis.comparison import alike
@@ -156,7 +156,7 @@ def many_rows(pipeline: Pipeline) -> tuple[Run, Run]:
         rows = [make_row(run.id, row, map_run=run.id, map_row=row, predicted="cat") for row in range(6_000)]
         rows = rows[::-1] if shift else rows
         values = [image_values(replace(each, row=row)) for row, each in enumerate(rows) if row % 10]
-        with writing(pipeline.database) as connection:
+        with write(pipeline.database) as connection:
             connection.execute(insert(images), values)
     return runs[0], runs[1]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from db.buckets import Bucket
 from db.objects import S3
+from db.s3 import Bucket
 from pipeline.datasets.sources import opened
 from tests.support.databases import SEAWEEDFS
 from tests.support.servers import S3Server
@@ -29,8 +29,7 @@ def s3_sources(monkeypatch: pytest.MonkeyPatch, s3_server: S3Server) -> Iterator
     yield s3_server
     opened.cache_clear()
     for bucket in made:
-        for client in bucket._clients.values():
-            client.close()
+        bucket.close()
 
 
 @pytest.fixture(params=["folder", SEAWEEDFS])

@@ -79,7 +79,7 @@ def test_a_folder_that_is_away_is_no_fault_of_its_images(tmp_path):
         ("data", ["does not exist", "did you mean", "date"]),
         ("no/where", ["does not exist", "nor does"]),
         ("empty", ["no image", ".png"]),
-        ("date/1.png", ["no manifest", "a folder"]),
+        ("date/1.png", ["not a manifest", "a folder"]),
     ],
 )
 def test_a_wrong_location_is_said_with_a_remedy(tmp_path, location, words):

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from db.buckets import ATTEMPTS, Bucket
 from db.errors import ObjectUnreadable, StoreRefused, StoreUnavailable
 from db.objects import S3
+from db.s3 import ATTEMPTS, Bucket
 from tests.support.scripted_s3 import Scripted, running, server
 
 __all__ = ["running", "server"]  # fixtures
@@ -16,8 +16,7 @@ __all__ = ["running", "server"]  # fixtures
 def bucket(running: tuple[Scripted, S3], server: Scripted) -> Iterator[Bucket]:
     opened = Bucket("bucket", server.url)
     yield opened
-    for client in opened._clients.values():
-        client.close()
+    opened.close()
 
 
 def get(bucket: Bucket, etag: str = "v1") -> bytes:

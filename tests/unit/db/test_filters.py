@@ -10,7 +10,7 @@ from db.filters import MAX_DEPTH, MAX_LENGTH, columns_in, compile_where
 from db.ledger import Ledger
 from db.queries import find_images
 from db.records import ImageRow, ImageState
-from db.session import writing
+from db.session import write
 from db.tables import images
 from tests.support.records import make_run
 
@@ -35,7 +35,7 @@ ROWS = [
 @pytest.fixture
 def stored(engine: Engine) -> Engine:
     Ledger(engine).submit(RUN, [])
-    with writing(engine) as connection:
+    with write(engine) as connection:
         connection.execute(insert(images), [image_values(each) for each in ROWS])
     return engine
 

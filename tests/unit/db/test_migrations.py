@@ -13,7 +13,7 @@ from db.encoding import image_values
 from db.errors import IndexOutdated
 from db.ledger import Ledger
 from db.queries import iter_images, list_runs, progress
-from db.session import SCHEMA, look_at, migrate, open_engine, prepare, writing
+from db.session import SCHEMA, inspect_schema, migrate, open_engine, prepare, write
 from tests.support.databases import differences, on_postgresql, on_sqlite
 from tests.support.records import make_drafts, make_row, make_run
 
@@ -25,7 +25,7 @@ def upgrade_to(engine: Engine, revision: str) -> None:
     """Make the schema of an earlier version."""
     config = Config()
     config.set_main_option("script_location", SCRIPTS)
-    with writing(engine) as connection:
+    with write(engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
@@ -37,7 +37,7 @@ def test_opening_upgrades_an_index_of_ones_own(new_url: str, revision: str | Non
     if revision is not None:
         upgrade_to(engine, revision)
     prepare(engine)
-    assert look_at(engine).revision == SCHEMA
+    assert inspect_schema(engine).revision == SCHEMA
     engine.dispose()
 
 
@@ -50,7 +50,7 @@ def test_only_migrate_changes_the_schema_of_a_server(new_url: str, revision: str
     found = "no schema yet" if revision is None else f"schema '{revision}'"
     with pytest.raises(IndexOutdated, match=f"has {found}, this version needs '{SCHEMA}': run `attribatch migrate`"):
         prepare(engine)
-    assert look_at(engine).revision == revision
+    assert inspect_schema(engine).revision == revision
     migrate(engine)
     prepare(engine)
     engine.dispose()
@@ -63,7 +63,7 @@ def test_an_index_of_an_earlier_version_keeps_what_it_holds(new_url: str, revisi
     ledger, run = Ledger(engine), make_run()
     ledger.submit(run, make_drafts(run))
     rows = [make_row(run.id, row, border_share=row / 8, predicted="dog") for row in range(4)]
-    with writing(engine) as connection:
+    with write(engine) as connection:
         there = Table("attribatch_images", MetaData(), autoload_with=connection)
         values = [{name: value for name, value in image_values(row).items() if name in there.c} for row in rows]
         connection.execute(there.insert(), values)

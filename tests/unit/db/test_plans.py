@@ -6,7 +6,7 @@ from sqlalchemy import Engine, event, text
 from db.ledger import Ledger
 from db.paging import FEW
 from db.queries import find_images
-from db.session import reading, writing
+from db.session import read, write
 from db.tables import IMAGE_SORTS, images
 from tests.support.databases import on_sqlite
 from tests.support.records import empty, make_drafts, make_row, make_run
@@ -16,7 +16,7 @@ RUN = make_run()
 
 def plan(engine: Engine, seen: list[str], kind: str) -> str:
     statement = next(statement for statement in seen if statement.startswith(kind))
-    with reading(engine) as connection:
+    with read(engine) as connection:
         return " ".join(row[3] for row in connection.execute(text("EXPLAIN QUERY PLAN " + statement)))
 
 
@@ -46,7 +46,7 @@ def fill(engine: Engine, count: int) -> None:
         ),
     ]
     insert = f"INSERT INTO attribatch_images ({', '.join(columns)}) {numbers} SELECT {', '.join(values)} FROM numbers"
-    with writing(engine) as connection:
+    with write(engine) as connection:
         connection.execute(text(insert), {"last": count - 1, "run": RUN.id})
 
 
@@ -73,7 +73,7 @@ def filled(shared: Engine) -> Engine:
     empty(shared)
     fill(shared, 3 * FEW)
     if shared.dialect.name == "postgresql":
-        with writing(shared) as connection:
+        with write(shared) as connection:
             connection.execute(text("ANALYZE attribatch_images"))
     return shared
 
@@ -102,7 +102,7 @@ def test_what_fits_many_images_is_looked_for_in_the_order_of_the_page(filled: En
 def seen(own_engine: Engine) -> list[str]:
     """The statements from here on, with their values (the pool has one connection)."""
     seen: list[str] = []
-    with reading(own_engine) as connection:
+    with read(own_engine) as connection:
         connection.connection.dbapi_connection.set_trace_callback(seen.append)  # type: ignore[union-attr]
     return seen
 

@@ -6,7 +6,7 @@ from sqlalchemy import Engine, event, text
 from db.errors import StoreUnavailable
 from db.ledger import Ledger
 from db.queries import find_images, list_runs
-from db.session import migrate, open_engine, reading, writing
+from db.session import migrate, open_engine, read, write
 from tests.support.databases import on_postgresql
 from tests.support.records import make_drafts, make_row, make_run
 from tests.support.servers import free_port
@@ -16,10 +16,10 @@ pytestmark = pytest.mark.slow
 
 @on_postgresql
 def test_cut_connections_are_made_anew(engine: Engine) -> None:
-    with reading(engine) as connection:
+    with read(engine) as connection:
         connection.execute(text("SELECT 1"))
     other = open_engine(engine.url.render_as_string(hide_password=False))
-    with writing(other) as connection:
+    with write(other) as connection:
         connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"))
     other.dispose()
     assert list_runs(engine) == []
@@ -31,7 +31,7 @@ def test_connection_cut_within_a_transaction_is_unavailable_and_nothing_written(
     Ledger(engine).submit(run, [])
 
     def cut() -> None:
-        with writing(engine) as connection:
+        with write(engine) as connection:
             connection.execute(text("DELETE FROM attribatch_runs"))
             connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
@@ -53,7 +53,7 @@ def test_claims_pass_over_units_that_others_are_claiming(engine: Engine) -> None
     run = make_run()
     ledger = Ledger(engine)
     ledger.submit(run, make_drafts(run))
-    with writing(engine) as slow:
+    with write(engine) as slow:
         slow.execute(text("SELECT id FROM attribatch_units WHERE number = 0 FOR UPDATE"))
         unit = ledger.claim("w2")
         assert unit is not None
@@ -86,7 +86,7 @@ def test_claims_walk_the_index_of_what_waits_from_the_first_on(engine: Engine) -
     assert ledger.claim("w1")
     event.remove(engine, "before_cursor_execute", note)
     statement, values = claims[0]
-    with reading(engine) as connection:
+    with read(engine) as connection:
         plan = "\n".join(row[0] for row in connection.exec_driver_sql("EXPLAIN " + statement, values))
     assert "Index Scan using ix_attribatch_units_waiting" in plan
     assert "Sort" not in plan

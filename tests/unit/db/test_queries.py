@@ -24,7 +24,7 @@ from db.queries import (
     progress,
 )
 from db.records import ImageRow, ImageState, RunState, UnitState
-from db.session import writing
+from db.session import write
 from db.tables import images
 from tests.support.records import make_drafts, make_row, make_run
 
@@ -33,7 +33,7 @@ RUN = make_run()
 
 def store(engine: Engine, rows: Sequence[ImageRow]) -> None:
     Ledger(engine).submit(RUN, make_drafts(RUN))
-    with writing(engine) as connection:
+    with write(engine) as connection:
         connection.execute(insert(images), [image_values(row) for row in rows])
 
 
@@ -129,7 +129,7 @@ def test_rows_that_arrive_between_pages_do_not_move_the_rest(engine: Engine) -> 
     rows = [make_row(RUN.id, row, error_estimate=row / 10) for row in range(0, 20, 2)]
     store(engine, rows)
     first = find_images(engine, RUN.id, sort="error_estimate", limit=5)
-    with writing(engine) as connection:
+    with write(engine) as connection:
         connection.execute(insert(images), [image_values(make_row(RUN.id, 1, error_estimate=-1.0))])
     rest = find_images(engine, RUN.id, sort="error_estimate", limit=99, after=first.next)
     assert [row.row for row in (*first.rows, *rest.rows)] == list(range(0, 20, 2))

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, create_engine, inspect, select, text
 import db.migrations
 from db.encoding import IMAGE_FIELDS
 from db.errors import IndexOutdated, StoreUnavailable, UsageError
-from db.session import SCHEMA, migrate, open_engine, prepare, reading, within, writing
+from db.session import SCHEMA, migrate, open_engine, prepare, read, time_limit, write
 from db.tables import VERSION_TABLE, images, now
 from tests.support.databases import differences
 from tests.support.ledger_processes import migrate_at_once
@@ -22,7 +22,7 @@ def test_migrated_schema_equals_the_tables(engine: Engine) -> None:
 
 
 def test_a_difference_between_schema_and_tables_would_be_seen(own_engine: Engine) -> None:
-    with writing(own_engine) as connection:
+    with write(own_engine) as connection:
         connection.execute(text("DROP INDEX ix_attribatch_images_label"))
     assert differences(own_engine) != []
 
@@ -75,7 +75,7 @@ def test_failed_migration_leaves_nothing_behind(own_url: str, monkeypatch: pytes
 def test_index_of_a_newer_version_is_refused_with_a_remedy(new_url: str) -> None:
     engine = open_engine(new_url)
     migrate(engine)
-    with writing(engine) as connection:
+    with write(engine) as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(IndexOutdated, match=rf"'9999'.*'{SCHEMA}'.*install a newer"):
         migrate(engine)
@@ -85,7 +85,7 @@ def test_index_of_a_newer_version_is_refused_with_a_remedy(new_url: str) -> None
 
 
 def test_sqlite_connections_wait_and_write_ahead(own_engine: Engine) -> None:
-    with reading(own_engine) as connection:
+    with read(own_engine) as connection:
         pragmas = {
             name: connection.execute(text(f"PRAGMA {name}")).scalar()
             for name in ("busy_timeout", "journal_mode", "synchronous", "foreign_keys")
@@ -101,7 +101,7 @@ def test_parent_folder_is_made(tmp_path: Path) -> None:
 
 
 def test_database_clock_tells_the_time(engine: Engine) -> None:
-    with reading(engine) as connection:
+    with read(engine) as connection:
         told = connection.execute(select(now())).scalar_one()
     assert told == pytest.approx(time.time(), abs=2)
 
@@ -138,9 +138,9 @@ def test_index_that_cannot_be_opened_is_unavailable_and_named(tmp_path: Path) ->
 def test_read_sees_one_moment_and_writers_do_not_wait_for_it(own_url: str, own_engine: Engine) -> None:
     other = open_engine(own_url)
     count = text("SELECT count(*) FROM attribatch_suspects")
-    with reading(own_engine) as reader:
+    with read(own_engine) as reader:
         before = reader.execute(count).scalar()
-        with writing(other) as writer:
+        with write(other) as writer:
             writer.execute(text("CREATE TABLE other (x)"))
         assert reader.execute(count).scalar() == before
         assert reader.execute(text("SELECT count(*) FROM sqlite_master WHERE name = 'other'")).scalar() == 0
@@ -157,10 +157,10 @@ def test_plain_engines_are_not_changed(tmp_path: Path) -> None:
 def test_a_question_that_takes_too_long_is_broken_off_and_the_next_one_is_answered(engine: Engine) -> None:
     endless = text("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 - x FROM n) SELECT count(*) FROM n")
     started = time.monotonic()
-    with pytest.raises(TimeoutError), reading(engine) as connection, within(connection, 0.1):
+    with pytest.raises(TimeoutError), read(engine) as connection, time_limit(connection, 0.1):
         connection.execute(endless)
     assert time.monotonic() - started < 20
-    with reading(engine) as connection:
+    with read(engine) as connection:
         some = text(
             "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 300000) SELECT sum(x) FROM n"
         )

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import event, insert
 
 from db.records import UnitState
-from db.session import writing
+from db.session import write
 from db.tables import images
 from pipeline.api import Pipeline, RunRequest
 from pipeline.engine import unit
@@ -63,7 +63,7 @@ def test_of_the_index_units_fail_and_say_what_to_do(
         connection.execute("PRAGMA max_page_count = 1")  # SQLite takes no page more than it has
 
     shop.database.dispose()
-    with pytest.raises(StoreFull, match="no space left for the index"), writing(shop.database) as connection:
+    with pytest.raises(StoreFull, match="no space left for the index"), write(shop.database) as connection:
         connection.execute(insert(images), [asdict(make_row(run.id, row)) for row in range(1000)])
     work(replace(shop, lease_seconds=0.5), run.id)
     found = pipeline.status(run.id)

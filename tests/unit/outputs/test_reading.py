@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from db.records import ImageRow, ImageState
-from db.session import reading
+from db.session import read
 from pipeline.api import Pipeline
 from pipeline.runs.stored import Record
 
@@ -120,7 +120,7 @@ def test_regions_are_stored_with_each_row(opened: Pipeline) -> None:
 
 def test_every_documented_query_and_view_answers(opened: Pipeline) -> None:
     assert len(SQL) >= 3
-    with reading(opened.database) as connection:
+    with read(opened.database) as connection:
         for statement in SQL:
             assert connection.exec_driver_sql(statement).fetchall(), statement
         for view in VIEWS:

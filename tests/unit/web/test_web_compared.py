@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from db.session import writing
+from db.session import write
 from db.tables import images
 from pipeline.api import Pipeline
 from pipeline.storage.keys import report_key
@@ -63,7 +63,7 @@ def test_what_is_stored_names_no_place_of_the_machine(
 def test_keys_of_any_length_are_paired(browser: TestClient, opened: Pipeline, installation: Installation) -> None:
     rows = opened.find(installation.run.id, where="not failed", limit=8).rows
     long = [f"{row.row}{'k' * 900}.png" for row in rows]
-    with writing(opened.database) as connection:
+    with write(opened.database) as connection:
         for run in (installation.run, installation.other):
             for row, key in zip(rows, long, strict=True):
                 changed = update(images).where(images.c.run_id == run.id, images.c.row == row.row)
@@ -76,7 +76,7 @@ def test_keys_of_any_length_are_paired(browser: TestClient, opened: Pipeline, in
         assert set(long) <= {each["key"] for each in found.json()["images"]}
     finally:
         opened.objects.put(kept, b"{}")
-        with writing(opened.database) as connection:
+        with write(opened.database) as connection:
             for run in (installation.run, installation.other):
                 for row in rows:
                     back = update(images).where(images.c.run_id == run.id, images.c.row == row.row)
