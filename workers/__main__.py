@@ -18,7 +18,7 @@ from pipeline.engine.worker import open_workshop
 from pipeline.errors import AttribatchError, UsageError
 from pipeline.settings import Settings
 from workers.app import make_app
-from workers.consumer import Desk
+from workers.consumer import Consumer
 from workers.devices import seats
 from workers.supervisor import REPLACE, Supervisor
 
@@ -66,7 +66,7 @@ def _work(settings: Settings, index: int, parent: int) -> int:
     if settings.metrics_port is not None:
         telemetry.serve(settings.metrics_host, settings.metrics_port + index)
     shop = open_workshop(settings)
-    desk = Desk(
+    consumer = Consumer(
         shop,
         broker_url=settings.broker_url or "",
         sweep_seconds=settings.sweep_seconds,
@@ -75,18 +75,18 @@ def _work(settings: Settings, index: int, parent: int) -> int:
     )
     warnings.filterwarnings("ignore", module="celery")  # warnings about settings that we chose on purpose
     app = make_app(settings)
-    app.task(name=TASK)(desk.run)
+    app.task(name=TASK)(consumer.run)
 
     signals.setup_logging.connect(lambda **_: None, weak=False)  # keeps our logging
     signals.worker_shutting_down.connect(lambda **_: shop.stop.set(), weak=False)
     options = {"pool_cls": "threads", "concurrency": 1, "quiet": True, "without_gossip": True, "without_mingle": True}
     worker = app.Worker(hostname=f"attribatch-{index}-{os.getpid()}@%h", **options)
     when_parent_is_gone(parent, end)
-    desk.open()
+    consumer.open()
     worker.start()
-    desk.close()
+    consumer.close()
     shop.database.dispose()
-    return REPLACE if desk.spent else int(worker.exitcode or 0)
+    return REPLACE if consumer.spent else int(worker.exitcode or 0)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from pipeline.errors import Retryable
 log = logging.getLogger("attribatch.worker")
 
 
-class Desk:
+class Consumer:
     """The consumer of one process.
 
     Args:
@@ -56,8 +56,8 @@ class Desk:
         self._max_memory_mb = max_memory_mb
         self._end = end
         self._name = worker_name()
-        self._turn = threading.Lock()
-        self._messages = 0  # messages that wait for `_turn`
+        self._busy = threading.Lock()
+        self._messages = 0  # messages that wait for `_busy`
         self._units = 0  # units claimed by this process
         self._thread = threading.Thread(target=self._keep, name="attribatch-sweep", daemon=True)
 
@@ -79,7 +79,7 @@ class Desk:
             The result that Celery logs: "begun", "gone", "stopping" or "index away".
         """
         self._messages += 1
-        with self._turn:
+        with self._busy:
             self._messages -= 1
             try:
                 if self._shop.stop.is_set():
@@ -90,14 +90,14 @@ class Desk:
                 log.warning("unit id %s is not claimed: %s", unit_id, error)
                 return "index away"
 
-    def work_straight(self) -> None:
-        """Claim units from SQL and compute them, until none is pending, a message arrives, or `_turn` is taken."""
-        while not self._messages and not self._shop.stop.is_set() and self._turn.acquire(blocking=False):
+    def claim_from_sql(self) -> None:
+        """Claim units from SQL and compute them, until none is pending, a message arrives, or `_busy` is taken."""
+        while not self._messages and not self._shop.stop.is_set() and self._busy.acquire(blocking=False):
             try:
                 if self._one(None) is None:
                     return
             finally:
-                self._turn.release()
+                self._busy.release()
 
     def _keep(self) -> None:
         before = self._units
@@ -106,7 +106,7 @@ class Desk:
                 release_dead(self._shop.ledger)
                 self._wake()
                 if self._units == before:
-                    self.work_straight()
+                    self.claim_from_sql()
             except Retryable as error:
                 log.warning("this sweep is skipped: %s", error)
             except Exception:

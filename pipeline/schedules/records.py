@@ -1,6 +1,7 @@
-"""A record of each schedule in object storage, so that `repair` can put it into an index that is new.
+"""A record of each schedule in object storage, from which `repair` restores it into a new index.
 
-SQL is the truth: the record follows what is said there, and a removal takes the record first. History is not in it.
+SQL is the truth: each change there is followed by a new record, and a removal deletes the record first. The record does
+not contain the history.
 """
 
 import json
@@ -37,20 +38,20 @@ class _Record:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What `restore_schedules` did."""
+    """Result of `restore_schedules`."""
 
-    schedules: int  # that were put into the index
-    damaged: tuple[str, ...]  # keys of records
-    newer: tuple[str, ...]  # keys of records that a newer version wrote: they are left alone
+    schedules: int  # number of schedules added to the index
+    damaged: tuple[str, ...]  # keys of damaged records
+    newer: tuple[str, ...]  # keys of records that a newer version wrote; they are not changed
 
 
 def record_key(name: str) -> str:
-    """Where the record of a schedule lies in object storage."""
+    """Key of the record of a schedule."""
     return f"{PREFIX}{name}.json"
 
 
 def put_record(objects: Objects, schedule: Schedule) -> None:
-    """Store the record of a schedule; where the store is away that is logged, for `repair` makes up for it."""
+    """Store the record of a schedule. If the store is away this is logged, and `repair` stores it later."""
     try:
         objects.put(record_key(schedule.name), _encoded(schedule))
     except Retryable as error:
@@ -60,9 +61,9 @@ def put_record(objects: Objects, schedule: Schedule) -> None:
 
 
 def restore_schedules(database: Engine, objects: Objects) -> Restored:
-    """Put schedules into the index that only storage knows, and records into storage that are missing there or old.
+    """Add schedules to the index that only storage has, and put records that are missing or outdated in storage.
 
-    A restored schedule comes due next as its cron fields say, from now on.
+    A restored schedule comes due at the next time of its cron fields.
     """
     timetable = Timetable(database)
     now, known = schedule_queries.list_schedules(database)

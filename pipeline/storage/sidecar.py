@@ -1,6 +1,6 @@
-"""What a unit leaves in object storage: map shards, then the sidecar with all its rows and the shards' digests.
+"""The objects of a unit: its map shards, then the sidecar with all its rows and the digests of the shards.
 
-Each is put once. A sidecar stands only beside the shards it was written with, so whoever finds one may trust its rows.
+Each is put once, the sidecar last: if a sidecar exists, so do the shards that it was written with.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ from pipeline.storage.keys import sidecar_key
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """What is read of a sidecar."""
+    """The parts of a sidecar that are read."""
 
-    shards: dict[str, str]  # sha256 by key
+    shards: dict[str, str]  # SHA-256 of each shard, by key
     rows: list[ImageRow]
 
     def describes(self, entries: Sequence[Entry]) -> bool:
@@ -33,10 +33,10 @@ class Sidecar:
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """What is stored of one image. The row tells whether it has a map."""
+    """The row, maps and path of one image. If its row is failed, the maps are NaN."""
 
     row: ImageRow
-    mean: arrays.Floats  # (C, H, W), C = 1 where channels are summed
+    mean: arrays.Floats  # (C, H, W), C = 1 if channels are summed
     std: arrays.Floats | None  # (C, H, W) over members
     path: arrays.Floats  # (2, PATH_POINTS) F(alpha) and mean absolute gradient
 
@@ -44,14 +44,17 @@ class ImageResult:
 def encode_sidecar(
     run: Run, number: int, shards: Mapping[str, bytes], rows: Sequence[ImageRow], made_on: Mapping[str, Any]
 ) -> bytes:
-    """All that is known of a unit.
+    """Encode the sidecar of a unit.
 
     Args:
-        run: its run.
-        number: of the unit.
-        shards: what was put, by key.
-        rows: of all its images, in order.
-        made_on: what it was computed with: device and versions, for those who must reproduce it.
+        run: the run that owns the unit.
+        number: position of the unit in the run, from 0.
+        shards: encoded shards by key.
+        rows: one row for each image of the unit, in order.
+        made_on: device and versions of the computation, for reproduction.
+
+    Returns:
+        JSON with a format number.
     """
     sidecar = {
         "run": run.id,

@@ -36,7 +36,7 @@ from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import Retryable
 from pipeline.settings import Settings
 from workers import consumer
-from workers.consumer import Desk
+from workers.consumer import Consumer
 
 STEPS = ("claimed", "decoded", "computed", "shards put", "sidecar put", "committed")
 RETRY_SECONDS = 0.05  # doubled by every attempt: the product waits 2 s
@@ -91,9 +91,9 @@ def note_starts(notes: Path) -> OnStep:
 
 
 def _noting_messages(notes: Path) -> Callable[..., str]:
-    run = Desk.run
+    run = Consumer.run
 
-    def note(self: Desk, unit_id: int) -> str:
+    def note(self: Consumer, unit_id: int) -> str:
         with notes.open("a") as file:
             file.write(f"{unit_id}\n")
         return run(self, unit_id)
@@ -114,7 +114,7 @@ def _live(environment: dict[str, str], folder: Path, run_id: str | None, sufferi
         open_ = functools.partial(open_workshop, on_step=_steps(folder / "notes", suffering))
         if run_id is None:
             patched.enter_context(mock.patch.object(celery_worker, "open_workshop", open_))
-            patched.enter_context(mock.patch.object(Desk, "run", _noting_messages(folder / "messages")))
+            patched.enter_context(mock.patch.object(Consumer, "run", _noting_messages(folder / "messages")))
             sys.argv = ["worker", "--child", "0", "--parent", str(parent), "--device", "cpu"]
             sys.exit(celery_worker.main())
         logs.configure("console", level=logging.WARNING)

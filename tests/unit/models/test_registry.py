@@ -200,7 +200,7 @@ def test_a_model_file_is_run_under_a_private_name_and_leaves_no_cache_files(file
         ("rounded", {}, ["gradient", "argmax"]),
         ("nan", {}, ["NaN", "`ModelRequest.weights`"]),
         ("flat", {}, ["(2,)", "(N, classes)"]),
-        ("nothing", {}, ["returns str", "no logits"]),
+        ("nothing", {}, ["returns str", "expected a tensor"]),
         ("raises", {}, ["factory raised", "no licence for this GPU"]),
         ("text", {}, ["returned str", "nn.Module"]),
         ("number", {}, ["no factory 'number'", "body, plain"]),

@@ -14,9 +14,9 @@ from pipeline.engine.unit import Workshop
 from pipeline.engine.worker import open_workshop
 from tests.support.servers import free_port
 from workers import consumer as module
-from workers.consumer import Desk
+from workers.consumer import Consumer
 
-MakeDesk = Callable[..., Desk]
+MakeConsumer = Callable[..., Consumer]
 
 
 @pytest.fixture
@@ -32,21 +32,21 @@ def ended() -> list[str]:
 
 
 @pytest.fixture
-def make(shop: Workshop, ended: list[str]) -> Iterator[MakeDesk]:
-    made: list[Desk] = []
+def make(shop: Workshop, ended: list[str]) -> Iterator[MakeConsumer]:
+    made: list[Consumer] = []
 
-    def desk(**options: object) -> Desk:
+    def consumer(**options: object) -> Consumer:
         given = {"sweep_seconds": 0.2, "max_memory_mb": None, "end": lambda: ended.append("end")} | options
-        made.append(Desk(shop, broker_url=f"redis://127.0.0.1:{free_port()}/0", **given))  # type: ignore[arg-type]
+        made.append(Consumer(shop, broker_url=f"redis://127.0.0.1:{free_port()}/0", **given))  # type: ignore[arg-type]
         return made[-1]
 
-    yield desk
+    yield consumer
     for one in made:
         one.close()
 
 
 def test_an_idle_worker_without_a_broker_finds_its_work_in_sql(
-    pipeline: Pipeline, request_: RunRequest, make: MakeDesk, ended: list[str]
+    pipeline: Pipeline, request_: RunRequest, make: MakeConsumer, ended: list[str]
 ) -> None:
     run = pipeline.submit(request_)
     make().open()
@@ -58,7 +58,7 @@ def test_an_idle_worker_without_a_broker_finds_its_work_in_sql(
 
 
 def test_messages_and_sweep_take_turns(
-    pipeline: Pipeline, request_: RunRequest, make: MakeDesk, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, request_: RunRequest, make: MakeConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, at_once, most = pipeline.submit(request_), [0], [0]
     begin = module.begin
@@ -72,15 +72,15 @@ def test_messages_and_sweep_take_turns(
             at_once[0] -= 1
 
     monkeypatch.setattr(module, "begin", watched)
-    desk = make()
-    threads = [threading.Thread(target=desk.run, args=(unit_id,)) for unit_id in (1, 2, 2)]
-    threads += [threading.Thread(target=desk.work_straight) for _ in range(2)]
+    consumer = make()
+    threads = [threading.Thread(target=consumer.run, args=(unit_id,)) for unit_id in (1, 2, 2)]
+    threads += [threading.Thread(target=consumer.claim_from_sql) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    desk.work_straight()
-    desk.close()
+    consumer.claim_from_sql()
+    consumer.close()
     assert most == [1]
     found = pipeline.status(run.id)
     assert found.state is RunState.DONE
@@ -88,22 +88,22 @@ def test_messages_and_sweep_take_turns(
 
 
 def test_above_its_memory_ceiling_it_ends_after_the_unit_and_takes_no_other(
-    pipeline: Pipeline, request_: RunRequest, make: MakeDesk, ended: list[str]
+    pipeline: Pipeline, request_: RunRequest, make: MakeConsumer, ended: list[str]
 ) -> None:
     run = pipeline.submit(request_)
-    desk = make(max_memory_mb=1)
-    assert desk.run(1) == "begun"
-    assert desk.run(2) == "stopping"
-    desk.close()
+    consumer = make(max_memory_mb=1)
+    assert consumer.run(1) == "begun"
+    assert consumer.run(2) == "stopping"
+    consumer.close()
     assert ended == ["end"]
-    assert desk.spent
+    assert consumer.spent
     units = pipeline.status(run.id).units
     assert (units[UnitState.DONE], units[UnitState.PENDING]) == (1, 4)
     assert len(pipeline.ledger.unsent(10)) == 4, "the message that was dropped is sent again"
 
 
 def test_a_gpu_that_no_longer_answers_ends_the_process_and_its_unit_is_tried_again(
-    pipeline: Pipeline, request_: RunRequest, make: MakeDesk, ended: list[str], monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, request_: RunRequest, make: MakeConsumer, ended: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = pipeline.submit(request_)
 
@@ -112,16 +112,16 @@ def test_a_gpu_that_no_longer_answers_ends_the_process_and_its_unit_is_tried_aga
 
     monkeypatch.setattr("pipeline.models.registry.load", stuck)
     monkeypatch.setattr(module, "is_broken", lambda device: True)
-    desk = make()
-    assert desk.run(1) == "begun"
+    consumer = make()
+    assert consumer.run(1) == "begun"
     assert ended == ["end"]
-    assert desk.spent
+    assert consumer.spent
     assert pipeline.status(run.id).units[UnitState.PENDING] == 5
     assert "device-side assert" in pipeline.status(run.id).errors[0]
 
 
 def test_a_unit_that_fails_on_a_device_that_answers_ends_nothing(
-    pipeline: Pipeline, request_: RunRequest, make: MakeDesk, ended: list[str], monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, request_: RunRequest, make: MakeConsumer, ended: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline.submit(request_)
     monkeypatch.setattr("pipeline.models.registry.load", lambda *_, **__: 1 / 0)
