@@ -7,25 +7,26 @@ import pytest
 
 from pipeline.engine import unit
 from pipeline.engine.worker import open_workshop
-from tests.support import cluster, workers
-from tests.support.cluster import Place, place
+from tests.support import cluster as cluster_module
+from tests.support import workers
+from tests.support.cluster import Cluster, start_cluster
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with place(tmp_path_factory.mktemp("faults")) as found:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with start_cluster(tmp_path_factory.mktemp("faults")) as found:
         yield found
 
 
 @pytest.fixture
-def here(installation: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """The installation, at peace; afterwards nobody is hired any more."""
-    for name, value in installation.site.environment.items():
+def cluster(installation: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The installation without faults; its workers are stopped after the test."""
+    for name, value in installation.servers.environment.items():
         monkeypatch.setenv(name, value)
     opening = partial(open_workshop, on_step=workers.note_starts(installation.notes))
-    monkeypatch.setattr(cluster, "open_workshop", opening)
+    monkeypatch.setattr(cluster_module, "open_workshop", opening)
     monkeypatch.setattr(unit, "RETRY_SECONDS", workers.RETRY_SECONDS)
-    installation.small.behave("calm", 0)
+    installation.data.behave("calm", 0)
     yield installation
-    installation.dismiss()
+    installation.stop_workers()
     installation.flush()

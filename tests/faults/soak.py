@@ -20,11 +20,11 @@ from pathlib import Path
 from db.queries import iter_images, iter_units
 from db.records import ImageState, Run, UnitState
 from pipeline.engine import broker
-from tests.support.cluster import LEASE_SECONDS, Place, place
-from tests.support.invariants import whole
+from tests.support.cluster import LEASE_SECONDS, Cluster, start_cluster
+from tests.support.invariants import check_run
 from tests.support.production import eventually
-from tests.support.proxies import S3Wire, before_s3
-from tests.support.workers import Suffering
+from tests.support.proxies import S3Proxy, s3_proxy
+from tests.support.workers import Fault
 
 CREW = 3
 AT_ONCE = 2  # runs
@@ -37,8 +37,8 @@ FINISH_SECONDS = 120.0
 class Soak:
     """One installation under random disturbances."""
 
-    here: Place
-    wire: S3Wire
+    cluster: Cluster
+    proxy: S3Proxy
     luck: random.Random
     say: Callable[[str], None]
     runs: list[Run] = field(default_factory=list)
@@ -54,7 +54,11 @@ class Soak:
             self.redis_dies: 1, self.redis_hangs: 1, self.postgres_stops: 1,
         }  # fmt: skip
         self.tend()
-        eventually(lambda: any(self.here.pipeline.status(run.id).images_done for run in self.runs), 60, self.here.said)
+        eventually(
+            lambda: any(self.cluster.pipeline.status(run.id).images_done for run in self.runs),
+            60,
+            self.cluster.log_tail,
+        )
         over = time.monotonic() + seconds
         while time.monotonic() < over:
             self.tend()
@@ -69,39 +73,44 @@ class Soak:
         for pid, due in list(self.asleep.items()):
             if time.monotonic() > due:
                 self.wake(pid)
-        self.crew = [hand for hand in self.crew if hand.is_alive()]
+        self.crew = [worker for worker in self.crew if worker.is_alive()]
         while len(self.crew) < CREW:
             skew = self.luck.choice((-300.0, 0.0, 300.0))
-            endpoint = {"ATTRIBATCH_S3_ENDPOINT_URL": self.wire.url}
-            self.crew.append(self.here.hire(None, Suffering(skew_seconds=skew), **ATTEMPTS, **endpoint))
-        open_runs = [run for run in self.runs if not self.here.pipeline.status(run.id).over]
+            endpoint = {"ATTRIBATCH_S3_ENDPOINT_URL": self.proxy.url}
+            self.crew.append(self.cluster.start_worker(None, Fault(skew_seconds=skew), **ATTEMPTS, **endpoint))
+        open_runs = [run for run in self.runs if not self.cluster.pipeline.status(run.id).over]
         for _ in range(AT_ONCE - len(open_runs)):
-            self.runs.append(self.here.submit())
-            self.here.pipeline.wake()
+            self.runs.append(self.cluster.submit())
+            self.cluster.pipeline.wake()
 
     def settle(self) -> None:
         """No more disturbances: everything must end."""
-        self.wire.fate = lambda method, path: ""
+        self.proxy.fault = lambda method, path: ""
         for pid in list(self.asleep):
             self.wake(pid)
-        self.here.small.behave("calm", 0)
+        self.cluster.data.behave("calm", 0)
         over = time.monotonic() + FINISH_SECONDS
-        while not all(self.here.pipeline.status(run.id).over for run in self.runs):
+        while not all(self.cluster.pipeline.status(run.id).over for run in self.runs):
             assert time.monotonic() < over, f"runs did not end within {FINISH_SECONDS:g} s. {self.here.said()}"
-            self.crew = [hand for hand in self.crew if hand.is_alive()]
+            self.crew = [worker for worker in self.crew if worker.is_alive()]
             while len(self.crew) < CREW:
-                self.crew.append(self.here.hire(None, **ATTEMPTS))
+                self.crew.append(self.cluster.start_worker(None, **ATTEMPTS))
             time.sleep(0.2)
 
     def check(self) -> int:
         """The laws, for each run. Images that were taken for deadly: their processes were killed three times."""
         condemned = 0
         for run in self.runs:
-            rows = iter_images(self.here.pipeline.database, run.id, ImageState.FAILED)
+            rows = iter_images(self.cluster.pipeline.database, run.id, ImageState.FAILED)
             failed = [row.key for row in rows if "ended its worker process" in str(row.error)]
             condemned += len(failed)
-            whole(
-                self.here.pipeline, run, self.here.undisturbed, failed=failed, in_vain=self.cost, notes=self.here.notes
+            check_run(
+                self.cluster.pipeline,
+                run,
+                self.cluster.reference,
+                failed=failed,
+                recomputed=self.cost,
+                notes=self.cluster.notes,
             )
         return condemned
 
@@ -112,9 +121,9 @@ class Soak:
         self.cost += 2
 
     def terminate(self) -> None:
-        hand = self.luck.choice(self.crew)
-        if hand.pid not in self.asleep:
-            hand.terminate()
+        worker = self.luck.choice(self.crew)
+        if worker.pid not in self.asleep:
+            worker.terminate()
         self.cost += 2
 
     def pause(self) -> None:
@@ -126,47 +135,47 @@ class Soak:
 
     def wake(self, pid: int) -> None:
         del self.asleep[pid]
-        if any(hand.pid == pid and hand.is_alive() for hand in self.crew):
+        if any(worker.pid == pid and worker.is_alive() for worker in self.crew):
             os.kill(pid, signal.SIGCONT)
 
     def double(self) -> None:
         waiting = [
             unit.id
             for run in self.runs[-AT_ONCE:]
-            for unit in iter_units(self.here.pipeline.database, run.id)
+            for unit in iter_units(self.cluster.pipeline.database, run.id)
             if unit.state in (UnitState.PENDING, UnitState.LEASED)
         ]
-        broker.send(self.here.site.environment["ATTRIBATCH_BROKER_URL"], waiting * 2)
+        broker.send(self.cluster.servers.environment["ATTRIBATCH_BROKER_URL"], waiting * 2)
 
     def flush(self) -> None:
-        self.here.flush()
+        self.cluster.flush()
 
     def trouble(self) -> None:
-        fate, luck = self.luck.choice(("503", "cut", "half", "swallow", "")), random.Random(self.luck.random())
-        self.wire.fate = lambda method, path: fate if luck.random() < 0.3 else ""
+        fault, luck = self.luck.choice(("503", "cut", "half", "swallow", "")), random.Random(self.luck.random())
+        self.proxy.fault = lambda method, path: fault if luck.random() < 0.3 else ""
         self.cost += 2 * CREW
 
     def redis_dies(self) -> None:
-        self.here.site.redis.stop(signal.SIGKILL)
+        self.cluster.servers.redis.stop(signal.SIGKILL)
         time.sleep(self.luck.uniform(0.5, 3))
-        self.here.site.redis.start()
+        self.cluster.servers.redis.start()
 
     def redis_hangs(self) -> None:
-        os.kill(self.here.site.redis.pid, signal.SIGSTOP)
+        os.kill(self.cluster.servers.redis.pid, signal.SIGSTOP)
         time.sleep(self.luck.uniform(0.5, 3))
-        os.kill(self.here.site.redis.pid, signal.SIGCONT)
+        os.kill(self.cluster.servers.redis.pid, signal.SIGCONT)
 
     def postgres_stops(self) -> None:
-        self.here.site.postgres.stop(signal.SIGINT)
+        self.cluster.servers.postgres.stop(signal.SIGINT)
         time.sleep(self.luck.uniform(0.5, 1.5 * LEASE_SECONDS))
-        self.here.site.postgres.start()
+        self.cluster.servers.postgres.start()
         self.cost += 2 * CREW
 
 
 @contextmanager
-def patient(here: Place) -> Iterator[None]:
+def patient(cluster: Cluster) -> Iterator[None]:
     """The checker allows as many attempts as the workers have."""
-    settings = here.pipeline.settings
+    settings = cluster.pipeline.settings
     object.__setattr__(settings, "max_attempts", int(ATTEMPTS["ATTRIBATCH_MAX_ATTEMPTS"]))
     try:
         yield
@@ -174,11 +183,11 @@ def patient(here: Place) -> Iterator[None]:
         object.__setattr__(settings, "max_attempts", 5)
 
 
-def soak(here: Place, *, seed: int, seconds: float, say: Callable[[str], None]) -> str:
+def soak(cluster: Cluster, *, seed: int, seconds: float, say: Callable[[str], None]) -> str:
     """Disturb, settle, check. Returns the verdict; raises AssertionError where a law is broken."""
-    with before_s3(here.site.environment["ATTRIBATCH_S3_ENDPOINT_URL"]) as wire, patient(here):
-        here.small.behave("calm", 0.02)
-        one = Soak(here, wire, random.Random(seed), say)
+    with s3_proxy(cluster.servers.environment["ATTRIBATCH_S3_ENDPOINT_URL"]) as proxy, patient(cluster):
+        cluster.data.behave("calm", 0.02)
+        one = Soak(cluster, proxy, random.Random(seed), say)
         begun = time.monotonic()
 
         def timed(text: str) -> None:
@@ -192,7 +201,7 @@ def soak(here: Place, *, seed: int, seconds: float, say: Callable[[str], None]) 
     images = sum(run.image_count for run in one.runs)
     deeds = ", ".join(f"{count} x {name.replace('_', ' ')}" for name, count in sorted(one.done.items()))
     return (
-        f"whole: {len(one.runs)} runs, {images} images, each one row with the map of an undisturbed run; "
+        f"whole: {len(one.runs)} runs, {images} images, each one row with the map of the reference run; "
         f"{condemned} images given up after three kills on them; {deeds}"
     )
 
@@ -208,12 +217,12 @@ def main() -> int:
         sys.stdout.flush()
 
     say(f"seed {options.seed}: {options.seconds:g} s of disturbances")
-    with tempfile.TemporaryDirectory(prefix="attribatch-soak-") as folder, place(Path(folder)) as here:
-        os.environ.update(here.site.environment)
+    with tempfile.TemporaryDirectory(prefix="attribatch-soak-") as folder, start_cluster(Path(folder)) as cluster:
+        os.environ.update(cluster.servers.environment)
         try:
-            say(soak(here, seed=options.seed, seconds=options.seconds, say=say))
+            say(soak(cluster, seed=options.seed, seconds=options.seconds, say=say))
         except AssertionError as error:
-            say(f"BROKEN (seed {options.seed}): {error}\n{here.said()}")
+            say(f"BROKEN (seed {options.seed}): {error}\n{cluster.log_tail()}")
             return 1
     return 0
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from tests.support import small_disk
-from tests.support.cluster import Place
+from tests.support.cluster import Cluster
 
 
-@pytest.mark.parametrize("pretend", [False, True], ids=["real", "pretended"])
+@pytest.mark.parametrize("simulate", [False, True], ids=["real", "pretended"])
 @pytest.mark.parametrize("what", ["maps", "index"])
 def test_a_full_disk_loses_nothing_and_once_there_is_room_the_run_ends_whole(
-    what: str, pretend: bool, here: Place, tmp_path: Path
+    what: str, simulate: bool, cluster: Cluster, tmp_path: Path
 ) -> None:
-    code = small_disk.run(here.plan(), here.undisturbed, tmp_path, what, pretend=pretend)
+    code = small_disk.run(cluster.new_request(), cluster.reference, tmp_path, what, simulate=simulate)
     said = (tmp_path / "said").read_text()
     assert code == 0, said[-3000:]
     assert "no space left" in said.lower(), "it was not full"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.cluster import Place, finish
+from tests.support.cluster import Cluster, finish
 from tests.support.images import png_header
-from tests.support.invariants import whole
+from tests.support.invariants import check_run
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -22,10 +22,10 @@ UNUSUAL = ("cmyk.jpg", "deep.png", "palette.png", "animated.gif")
 
 
 @pytest.fixture
-def images(here: Place, tmp_path: Path) -> Path:
+def images(cluster: Cluster, tmp_path: Path) -> Path:
     """Those of the reference, and among them one of each."""
     folder = tmp_path / "images"
-    shutil.copytree(here.small.images, folder)
+    shutil.copytree(cluster.data.images, folder)
     dog = folder / "dog"
     for name in HOSTILE[:2]:
         Image.fromarray(noise(64, 64)).save(dog / name)
@@ -41,12 +41,14 @@ def images(here: Place, tmp_path: Path) -> Path:
     return folder
 
 
-def test_hostile_ones_fail_with_a_reason_and_unusual_ones_and_neighbours_are_done(here: Place, images: Path) -> None:
-    run = here.pipeline.submit(replace(here.plan(), source=str(images)))
-    finish(here.pipeline, run)
+def test_hostile_images_fail_and_all_others_are_done(cluster: Cluster, images: Path) -> None:
+    run = cluster.pipeline.submit(replace(cluster.new_request(), source=str(images)))
+    finish(cluster.pipeline, run)
     failed = {f"dog/{name}" for name in HOSTILE}
-    rows = {row.key: row for row in whole(here.pipeline, run, here.undisturbed, failed=failed, notes=here.notes)}
-    assert len(rows) == len(here.undisturbed.rows) + len(HOSTILE) + len(UNUSUAL)
+    rows = {
+        row.key: row for row in check_run(cluster.pipeline, run, cluster.reference, failed=failed, notes=cluster.notes)
+    }
+    assert len(rows) == len(cluster.reference.rows) + len(HOSTILE) + len(UNUSUAL)
     said = {name: str(rows[f"dog/{name}"].error) for name in HOSTILE}
     assert "empty" in said["zero.png"]
     assert "50000 x 50000" in said["huge.png"]

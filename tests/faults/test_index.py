@@ -12,58 +12,58 @@ from sqlalchemy import make_url, text
 from db.queries import iter_images
 from db.session import open_engine, write
 from pipeline.api import Pipeline
-from tests.support.cluster import LEASE_SECONDS, OUTAGE_SECONDS, UNITS, Place, finish
-from tests.support.invariants import whole
+from tests.support.cluster import LEASE_SECONDS, OUTAGE_SECONDS, UNITS, Cluster, finish
+from tests.support.invariants import check_run
 from tests.support.production import migrate_index
-from tests.support.proxies import SqlWire, before_sql
+from tests.support.proxies import SqlProxy, sql_proxy
 
 
 @pytest.fixture
-def wire(here: Place) -> Iterator[SqlWire]:
-    port = make_url(here.pipeline.settings.database_url).port
+def proxy(cluster: Cluster) -> Iterator[SqlProxy]:
+    port = make_url(cluster.pipeline.settings.database_url).port
     assert port is not None
-    with before_sql(port) as found:
+    with sql_proxy(port) as found:
         yield found
 
 
 @pytest.mark.parametrize("what", ["answer", "request"])
-def test_a_commit_that_is_lost_or_whose_answer_is_lost_is_said_again(what: str, here: Place, wire: SqlWire) -> None:
-    url = make_url(here.pipeline.settings.database_url).set(port=wire.port)
-    settings = replace(here.pipeline.settings, database_url=url.render_as_string(hide_password=False))
+def test_a_lost_commit_or_a_lost_answer_is_repeated(what: str, cluster: Cluster, proxy: SqlProxy) -> None:
+    url = make_url(cluster.pipeline.settings.database_url).set(port=proxy.port)
+    settings = replace(cluster.pipeline.settings, database_url=url.render_as_string(hide_password=False))
     with Pipeline(settings) as through:
-        run = here.submit()
-        wire.lose = what
+        run = cluster.submit()
+        proxy.lose = what
         finish(through, run)
-    assert wire.lost == 1
-    whole(here.pipeline, run, here.undisturbed, notes=here.notes)
-    assert here.pipeline.status(run.id).attempts == UNITS
+    assert proxy.lost == 1
+    check_run(cluster.pipeline, run, cluster.reference, notes=cluster.notes)
+    assert cluster.pipeline.status(run.id).attempts == UNITS
 
 
-def test_stopped_for_thirty_seconds_nothing_is_lost_or_doubled(here: Place) -> None:
-    here.small.behave("calm", 0.05)
-    run = here.submit()
-    crew = [here.hire(run), here.hire(run)]
-    here.until_done(run, 1)
-    here.site.postgres.stop(signal.SIGINT)
+def test_stopped_for_thirty_seconds_nothing_is_lost_or_doubled(cluster: Cluster) -> None:
+    cluster.data.behave("calm", 0.05)
+    run = cluster.submit()
+    crew = [cluster.start_worker(run), cluster.start_worker(run)]
+    cluster.until_done(run, 1)
+    cluster.servers.postgres.stop(signal.SIGINT)
     time.sleep(OUTAGE_SECONDS)
-    here.site.postgres.start()
-    here.small.behave("calm", 0)
-    here.until_over(run)
-    whole(here.pipeline, run, here.undisturbed, in_vain=4, notes=here.notes)
-    for hand in crew:
-        hand.join(30)
-        assert hand.exitcode == 0, here.said()
+    cluster.servers.postgres.start()
+    cluster.data.behave("calm", 0)
+    cluster.until_over(run)
+    check_run(cluster.pipeline, run, cluster.reference, recomputed=4, notes=cluster.notes)
+    for worker in crew:
+        worker.join(30)
+        assert worker.exitcode == 0, cluster.log_tail()
 
 
-def test_an_index_that_hangs_for_longer_than_a_lease(here: Place) -> None:
+def test_an_index_that_hangs_for_longer_than_a_lease(cluster: Cluster) -> None:
     """SIGSTOP to every process of the server: connections stay open and nobody answers."""
     import psutil
 
-    run = here.submit()
-    here.small.behave("calm", 0.05)
-    hand = here.hire(run)
-    here.until_done(run, 1)
-    server = psutil.Process(here.site.postgres.pid)
+    run = cluster.submit()
+    cluster.data.behave("calm", 0.05)
+    worker = cluster.start_worker(run)
+    cluster.until_done(run, 1)
+    server = psutil.Process(cluster.servers.postgres.pid)
     frozen = [server, *server.children(recursive=True)]
     for process in frozen:
         process.suspend()
@@ -72,47 +72,47 @@ def test_an_index_that_hangs_for_longer_than_a_lease(here: Place) -> None:
     finally:
         for process in frozen:
             process.resume()
-    here.small.behave("calm", 0)
-    here.until_over(run)
-    whole(here.pipeline, run, here.undisturbed, in_vain=2, notes=here.notes)
-    hand.join(30)
-    assert hand.exitcode == 0
+    cluster.data.behave("calm", 0)
+    cluster.until_over(run)
+    check_run(cluster.pipeline, run, cluster.reference, recomputed=2, notes=cluster.notes)
+    worker.join(30)
+    assert worker.exitcode == 0
 
 
-def test_many_sweeps_take_nothing_from_the_living(here: Place) -> None:
-    here.small.behave("calm", 0.05)
-    run, over, taken = here.submit(), threading.Event(), []
+def test_many_sweeps_take_nothing_from_the_living(cluster: Cluster) -> None:
+    cluster.data.behave("calm", 0.05)
+    run, over, taken = cluster.submit(), threading.Event(), []
 
     def sweep() -> None:
         while not over.is_set():
-            taken.append(here.pipeline.ledger.sweep())
+            taken.append(cluster.pipeline.ledger.sweep())
 
     sweepers = [threading.Thread(target=sweep) for _ in range(3)]
     for thread in sweepers:
         thread.start()
-    here.hire(run), here.hire(run)
+    cluster.start_worker(run), cluster.start_worker(run)
     try:
-        here.until_over(run)
+        cluster.until_over(run)
     finally:
         over.set()
         for thread in sweepers:
             thread.join()
     assert len(taken) > 20
     assert sum(taken) == 0
-    whole(here.pipeline, run, here.undisturbed, notes=here.notes)
+    check_run(cluster.pipeline, run, cluster.reference, notes=cluster.notes)
 
 
-def test_a_dropped_index_is_rebuilt_as_it_was(here: Place) -> None:
+def test_a_dropped_index_is_rebuilt_as_it_was(cluster: Cluster) -> None:
     """In a database and a place in the store of its own: what is dropped here would be missed elsewhere."""
-    admin = open_engine(here.pipeline.settings.database_url)
+    admin = open_engine(cluster.pipeline.settings.database_url)
     with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("CREATE DATABASE doomed"))
     admin.dispose()
-    url = make_url(here.pipeline.settings.database_url).set(database="doomed").render_as_string(hide_password=False)
-    settings = replace(here.pipeline.settings, database_url=url, objects_url="s3://bucket/doomed")
+    url = make_url(cluster.pipeline.settings.database_url).set(database="doomed").render_as_string(hide_password=False)
+    settings = replace(cluster.pipeline.settings, database_url=url, objects_url="s3://bucket/doomed")
     migrate_index(url)
     with Pipeline(settings) as doomed:
-        run = doomed.submit(here.plan())
+        run = doomed.submit(cluster.new_request())
         finish(doomed, run)
         before = list(iter_images(doomed.database, run.id))
         with write(doomed.database) as connection:
@@ -123,4 +123,4 @@ def test_a_dropped_index_is_rebuilt_as_it_was(here: Place) -> None:
         assert rebuilt.runs() == []
         rebuilt.repair()
         assert list(iter_images(rebuilt.database, run.id)) == before
-        whole(rebuilt, run, here.undisturbed, notes=here.notes)
+        check_run(rebuilt, run, cluster.reference, notes=cluster.notes)

@@ -6,14 +6,14 @@ from db.queries import iter_units
 from db.records import UnitState
 from pipeline.engine.unit import load_members
 from pipeline.spec.run_spec import RunSpec
-from tests.support.cluster import UNITS, Place, finish
-from tests.support.invariants import whole
+from tests.support.cluster import UNITS, Cluster, finish
+from tests.support.invariants import check_run
 
 
 @pytest.fixture(autouse=True)
-def _loaded(here: Place) -> None:
+def _loaded(cluster: Cluster) -> None:
     """They fall ill after they were loaded: loading them looks at their outputs."""
-    load_members(RunSpec.from_json(here.submit().spec), "cpu", here.pipeline.settings.allowed_modules)
+    load_members(RunSpec.from_json(cluster.submit().spec), "cpu", cluster.pipeline.settings.allowed_modules)
 
 
 @pytest.mark.parametrize(
@@ -21,37 +21,44 @@ def _loaded(here: Place) -> None:
     [("raising", "IndexError: no such layer"), ("short", "classes")],
 )
 def test_a_broken_model_fails_units_after_bounded_attempts_and_retry_does_them(
-    mood: str, reason: str, here: Place
+    mood: str, reason: str, cluster: Cluster
 ) -> None:
-    run = here.submit()
-    here.small.behave(mood, 0)
-    finish(here.pipeline, run)
-    attempts = here.pipeline.settings.max_attempts
-    whole(here.pipeline, run, here.undisturbed, failed_units=UNITS, in_vain=(attempts - 1) * UNITS, notes=here.notes)
-    for unit in iter_units(here.pipeline.database, run.id, UnitState.FAILED):
+    run = cluster.submit()
+    cluster.data.behave(mood, 0)
+    finish(cluster.pipeline, run)
+    attempts = cluster.pipeline.settings.max_attempts
+    check_run(
+        cluster.pipeline,
+        run,
+        cluster.reference,
+        failed_units=UNITS,
+        recomputed=(attempts - 1) * UNITS,
+        notes=cluster.notes,
+    )
+    for unit in iter_units(cluster.pipeline.database, run.id, UnitState.FAILED):
         assert reason in str(unit.error)
         assert unit.attempt == attempts
-    here.small.behave("calm", 0)
-    assert here.pipeline.retry(run.id) == UNITS
-    finish(here.pipeline, run)
-    whole(here.pipeline, run, here.undisturbed)
+    cluster.data.behave("calm", 0)
+    assert cluster.pipeline.retry(run.id) == UNITS
+    finish(cluster.pipeline, run)
+    check_run(cluster.pipeline, run, cluster.reference)
 
 
-def test_a_model_that_gives_no_numbers_fails_every_image_and_retry_does_them(here: Place) -> None:
-    run = here.submit()
-    here.small.behave("nan", 0)
-    finish(here.pipeline, run)
-    rows = whole(here.pipeline, run, here.undisturbed, failed=set(here.undisturbed.rows), notes=here.notes)
+def test_a_model_that_gives_no_numbers_fails_every_image_and_retry_does_them(cluster: Cluster) -> None:
+    run = cluster.submit()
+    cluster.data.behave("nan", 0)
+    finish(cluster.pipeline, run)
+    rows = check_run(cluster.pipeline, run, cluster.reference, failed=set(cluster.reference.rows), notes=cluster.notes)
     assert all("not finite" in str(row.error) for row in rows)
-    here.small.behave("calm", 0)
-    assert here.pipeline.retry(run.id) == UNITS
-    finish(here.pipeline, run)
-    whole(here.pipeline, run, here.undisturbed)
+    cluster.data.behave("calm", 0)
+    assert cluster.pipeline.retry(run.id) == UNITS
+    finish(cluster.pipeline, run)
+    check_run(cluster.pipeline, run, cluster.reference)
 
 
-def test_out_of_memory_halves_the_chunk_and_gives_the_same_maps(here: Place) -> None:
-    run = here.submit()
-    here.small.behave("hungry", 3)
-    finish(here.pipeline, run)
-    whole(here.pipeline, run, here.undisturbed, notes=here.notes)
-    assert here.pipeline.status(run.id).attempts == UNITS
+def test_out_of_memory_halves_the_chunk_and_gives_the_same_maps(cluster: Cluster) -> None:
+    run = cluster.submit()
+    cluster.data.behave("hungry", 3)
+    finish(cluster.pipeline, run)
+    check_run(cluster.pipeline, run, cluster.reference, notes=cluster.notes)
+    assert cluster.pipeline.status(run.id).attempts == UNITS

@@ -29,7 +29,7 @@ from pipeline.engine.worker import open_workshop, work
 from pipeline.settings import Settings
 from pipeline.spec.request import ModelRequest
 from tests.support.commands import ATTRIBATCH
-from tests.support.production import Fleet, Site, eventually, site, stated_command
+from tests.support.production import Fleet, Servers, eventually, start_servers, stated_command
 from tests.support.readme import README
 from tests.support.servers import free_port
 from tests.support.tiny_model import factory_text
@@ -45,15 +45,15 @@ class Slow(nn.Sequential):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site(tmp_path_factory.mktemp("production")) as found, pytest.MonkeyPatch.context() as patched:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    with start_servers(tmp_path_factory.mktemp("production")) as found, pytest.MonkeyPatch.context() as patched:
         for name, value in found.environment.items():
             patched.setenv(name, value)
         yield found
 
 
 @pytest.fixture(scope="module")
-def fleet(place: Site) -> Iterator[Fleet]:
+def fleet(place: Servers) -> Iterator[Fleet]:
     found = Fleet(place.environment, Path(place.environment["ATTRIBATCH_HOME"]) / "workers.log")
     found.start()
     yield found
@@ -62,7 +62,7 @@ def fleet(place: Site) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def production(place: Site) -> Iterator[Pipeline]:
+def production(place: Servers) -> Iterator[Pipeline]:
     with Pipeline(Settings.from_env()) as opened:
         yield opened
 
@@ -94,7 +94,7 @@ def images_done(production: Pipeline, run: Run) -> int:
 
 
 def test_a_worker_is_killed_midway_and_the_maps_are_those_of_an_undisturbed_run(
-    production: Pipeline, place: Site, fleet: Fleet, request_: RunRequest, tmp_path: Path
+    production: Pipeline, place: Servers, fleet: Fleet, request_: RunRequest, tmp_path: Path
 ) -> None:
     request_ = replace(request_, unit_size=2)
     run = production.submit(request_)
@@ -139,7 +139,9 @@ def test_metrics_of_all_processes_add_up(production: Pipeline, fleet: Fleet, req
         assert fleet.total(f'attribatch_stage_seconds_sum{{stage="{stage}"}}') > 0
 
 
-def test_a_flushed_broker_costs_seconds(production: Pipeline, place: Site, fleet: Fleet, request_: RunRequest) -> None:
+def test_a_flushed_broker_costs_seconds(
+    production: Pipeline, place: Servers, fleet: Fleet, request_: RunRequest
+) -> None:
     run = production.submit(replace(request_, seed=2))
     production.wake()
     with redis_client.Redis.from_url(place.environment["ATTRIBATCH_BROKER_URL"]) as broker:
@@ -148,7 +150,7 @@ def test_a_flushed_broker_costs_seconds(production: Pipeline, place: Site, fleet
 
 
 def test_workers_go_on_while_redis_hangs_and_while_it_is_gone(
-    production: Pipeline, place: Site, fleet: Fleet, request_: RunRequest
+    production: Pipeline, place: Servers, fleet: Fleet, request_: RunRequest
 ) -> None:
     os.kill(place.redis.pid, signal.SIGSTOP)
     run = production.submit(replace(request_, seed=3))
@@ -168,7 +170,7 @@ def test_workers_go_on_while_redis_hangs_and_while_it_is_gone(
 
 
 def test_postgres_is_stopped_for_a_while_and_no_row_is_lost_or_doubled(
-    production: Pipeline, place: Site, fleet: Fleet, request_: RunRequest
+    production: Pipeline, place: Servers, fleet: Fleet, request_: RunRequest
 ) -> None:
     run = production.submit(replace(request_, seed=6, unit_size=2))
     production.wake()
@@ -192,7 +194,7 @@ def test_a_cancelled_run_is_let_go_within_seconds(
     assert fleet.total("attribatch_lease_losses_total") == losses + 2
 
 
-def test_no_command_but_migrate_changes_the_schema_of_a_server(place: Site) -> None:
+def test_no_command_but_migrate_changes_the_schema_of_a_server(place: Servers) -> None:
     admin = open_engine(place.environment["ATTRIBATCH_DATABASE_URL"])
     with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("CREATE DATABASE fresh"))
@@ -212,7 +214,7 @@ def test_no_command_but_migrate_changes_the_schema_of_a_server(place: Site) -> N
     assert attribatch("status").returncode == 0
 
 
-def test_migrate_and_beat_run_as_the_file_states_them(place: Site) -> None:
+def test_migrate_and_beat_run_as_the_file_states_them(place: Servers) -> None:
     environment = {**os.environ, **place.environment}
     with subprocess.Popen([ATTRIBATCH, *stated_command("beat")], env=environment, stderr=subprocess.PIPE) as beat:
         migrated = subprocess.run(
@@ -250,7 +252,7 @@ def test_asked_to_stop_units_go_back_uncounted(
 
 def test_every_production_command_of_the_readme_runs(
     production: Pipeline,
-    place: Site,
+    place: Servers,
     fleet: Fleet,
     reader: Path,
 ) -> None:
@@ -287,7 +289,7 @@ def test_every_production_command_of_the_readme_runs(
 
 
 def test_every_log_line_is_json_and_names_its_unit_and_nothing_stored_holds_a_secret(
-    production: Pipeline, place: Site, fleet: Fleet
+    production: Pipeline, place: Servers, fleet: Fleet
 ) -> None:
     said = fleet.log.read_text()
     lines = [json.loads(line) for line in said.splitlines()]

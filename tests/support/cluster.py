@@ -16,10 +16,10 @@ from pipeline.api import Pipeline, RunRequest
 from pipeline.engine.worker import open_workshop, work
 from pipeline.settings import Settings
 from tests.support import workers
-from tests.support.invariants import Undisturbed
-from tests.support.production import Site, eventually, site
+from tests.support.invariants import Reference
+from tests.support.production import Servers, eventually, start_servers
 from tests.support.tiny_model import factory_text, make_members
-from tests.support.workers import CALM, Suffering
+from tests.support.workers import NO_FAULT, Fault
 
 IMAGES, UNIT_SIZE = 24, 3
 UNITS = IMAGES // UNIT_SIZE
@@ -54,7 +54,7 @@ class Controlled(nn.Sequential):
 
 
 @dataclass
-class Small:
+class SmallData:
     """A data set of 24 images of 8 x 8, and a request to attribute them by two small networks in 8 units."""
 
     folder: Path
@@ -85,13 +85,13 @@ class Small:
         new.write_text(f"{behaviour} {figure}")
         new.replace(self.folder / "behaviour")
 
-    def undisturbed(self) -> Undisturbed:
+    def reference(self) -> Reference:
         """Computed here and now, in a home of its own."""
         home = {"ATTRIBATCH_HOME": str(self.folder / "calm"), "ATTRIBATCH_DEVICE": "cpu"}
         with Pipeline(Settings.from_env(home)) as pipeline:
             run = pipeline.submit(self.request)
             finish(pipeline, run)
-            return Undisturbed.of(pipeline, run)
+            return Reference.of(pipeline, run)
 
 
 def finish(pipeline: Pipeline, run: Run, *, seconds: float = 60.0) -> None:
@@ -108,76 +108,76 @@ def finish(pipeline: Pipeline, run: Run, *, seconds: float = 60.0) -> None:
 
 
 @dataclass
-class Place:
-    """An installation with workers to be hired."""
+class Cluster:
+    """An installation, and the workers that a test starts."""
 
-    site: Site
-    small: Small
-    undisturbed: Undisturbed
+    servers: Servers
+    data: SmallData
+    reference: Reference
     pipeline: Pipeline
     folder: Path
-    hired: list[ForkServerProcess] = field(default_factory=list)
+    started: list[ForkServerProcess] = field(default_factory=list)
     _seed: int = 0
 
     @property
     def notes(self) -> Path:
         return self.folder / "notes"
 
-    def said(self) -> str:
-        """The end of what the hands said."""
-        log = self.folder / "hands.log"
+    def log_tail(self) -> str:
+        """The end of the workers' log."""
+        log = self.folder / "workers.log"
         return log.read_text()[-3000:] if log.exists() else ""
 
-    def plan(self) -> RunRequest:
+    def new_request(self) -> RunRequest:
         """A run that was not there yet, over the same images."""
         self._seed += 1
-        return replace(self.small.request, seed=self._seed)
+        return replace(self.data.request, seed=self._seed)
 
     def submit(self) -> Run:
-        return self.pipeline.submit(self.plan())
+        return self.pipeline.submit(self.new_request())
 
-    def hire(self, run: Run | None = None, suffering: Suffering = CALM, **environment: str) -> ForkServerProcess:
+    def start_worker(self, run: Run | None = None, fault: Fault = NO_FAULT, **environment: str) -> ForkServerProcess:
         """A worker process: of one run, straight from SQL; or a Celery worker."""
-        given = {**self.site.environment, **environment}
-        hand = workers.start(given, self.folder, None if run is None else run.id, suffering)
-        self.hired.append(hand)
-        return hand
+        given = {**self.servers.environment, **environment}
+        worker = workers.start(given, self.folder, None if run is None else run.id, fault)
+        self.started.append(worker)
+        return worker
 
-    def dismiss(self) -> None:
-        for hand in self.hired:
-            hand.kill()
-            hand.join()
-        self.hired.clear()
+    def stop_workers(self) -> None:
+        for worker in self.started:
+            worker.kill()
+            worker.join()
+        self.started.clear()
 
-    def once(self) -> str:
-        """A file that is not there yet, for a suffering."""
+    def flag(self) -> str:
+        """The path of a new file, for `Fault.flag`."""
         self._seed += 1
-        return str(self.folder / f"once-{self._seed}")
+        return str(self.folder / f"flag-{self._seed}")
 
     def flush(self) -> None:
-        with redis_client.Redis.from_url(self.site.environment["ATTRIBATCH_BROKER_URL"]) as broker:
+        with redis_client.Redis.from_url(self.servers.environment["ATTRIBATCH_BROKER_URL"]) as broker:
             broker.flushall()
 
     def until_over(self, run: Run, seconds: float = 60.0) -> None:
-        """Wait for the hands."""
-        eventually(lambda: self.pipeline.status(run.id).over, seconds, self.said)
+        """Wait for the workers."""
+        eventually(lambda: self.pipeline.status(run.id).over, seconds, self.log_tail)
 
     def until_done(self, run: Run, images: int, seconds: float = 30.0) -> None:
         """Wait until so many images are done, not all of them."""
-        eventually(lambda: self.pipeline.status(run.id).images_done >= images, seconds, self.said, every=0.02)
+        eventually(lambda: self.pipeline.status(run.id).images_done >= images, seconds, self.log_tail, every=0.02)
         assert not self.pipeline.status(run.id).over, "the fault came too late to disturb anything"
 
 
 @contextlib.contextmanager
-def place(folder: Path) -> Iterator[Place]:
-    """Redis, PostgreSQL and S3, the reference, and nobody hired. Give the environment of `site` to whoever comes."""
-    small = Small(folder)
-    undisturbed = small.undisturbed()
-    with site(folder / "home") as found:
+def start_cluster(folder: Path) -> Iterator[Cluster]:
+    """Redis, PostgreSQL and S3, and the reference. Processes need the environment of its `servers`."""
+    data = SmallData(folder)
+    reference = data.reference()
+    with start_servers(folder / "home") as found:
         found.environment |= QUICK
         with Pipeline(Settings.from_env(found.environment)) as pipeline:
-            here = Place(found, small, undisturbed, pipeline, folder)
+            cluster = Cluster(found, data, reference, pipeline, folder)
             try:
-                yield here
+                yield cluster
             finally:
-                here.dismiss()
+                cluster.stop_workers()

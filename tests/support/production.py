@@ -26,7 +26,7 @@ QUICK = {"ATTRIBATCH_SWEEP_SECONDS": "1", "ATTRIBATCH_LEASE_SECONDS": "6"}
 
 
 @dataclass
-class Site:
+class Servers:
     """Servers, and the environment of whoever uses them."""
 
     redis: Server
@@ -36,7 +36,7 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(home: Path) -> Iterator[Site]:
+def start_servers(home: Path) -> Iterator[Servers]:
     """Redis, PostgreSQL and S3 with passwords, and the variables that compose.yaml gives to its services."""
     with (
         redis(SECRETS["REDIS_PASSWORD"]) as (broker_url, redis_process),
@@ -54,7 +54,7 @@ def site(home: Path) -> Iterator[Site]:
             "AWS_SECRET_ACCESS_KEY": s3.secret_key,
         }
         stated = {name: here.get(name, interpolated(str(value), {})) for name, value in stated_environment().items()}
-        yield Site(redis_process, postgres_process, stated | QUICK, [*SECRETS.values(), s3.secret_key])
+        yield Servers(redis_process, postgres_process, stated | QUICK, [*SECRETS.values(), s3.secret_key])
 
 
 def stated_environment() -> dict[str, str]:

@@ -9,14 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-Fate = Callable[[str, str], str]  # (method, path) -> one of the fates of `S3Wire`
+Faults = Callable[[str, str], str]  # (method, path) -> one of the faults of `S3Proxy`
 
 
-class S3Wire(ThreadingHTTPServer):
-    """Passes each request on, unless its fate is another.
+class S3Proxy(ThreadingHTTPServer):
+    """Forwards each request, unless `fault` names a fault for it.
 
-    Fates: "" passes it; "503" refuses it; "hang" never answers; "cut" breaks off in the middle of the answer's body;
-    "half" breaks off after half of the request's body; "swallow" passes it on and drops the answer.
+    Faults: "" forwards it; "503" refuses it; "hang" never answers; "cut" breaks off in the middle of the answer's body;
+    "half" breaks off after half of the request's body; "swallow" forwards it and drops the answer.
     """
 
     daemon_threads = True
@@ -24,8 +24,8 @@ class S3Wire(ThreadingHTTPServer):
     def __init__(self, endpoint_url: str) -> None:
         super().__init__(("127.0.0.1", 0), _Passage)
         self.upstream = urlsplit(endpoint_url).netloc
-        self.fate: Fate = lambda method, path: ""
-        self.met: list[str] = []  # fates other than ""
+        self.fault: Faults = lambda method, path: ""
+        self.applied: list[str] = []  # faults other than ""
         self.over = threading.Event()
 
     @property
@@ -38,23 +38,23 @@ class S3Wire(ThreadingHTTPServer):
 
 class _Passage(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: S3Wire
+    server: S3Proxy
 
     def _pass(self) -> None:
-        fate = self.server.fate(self.command, self.path)
-        if fate:
-            self.server.met.append(fate)
+        fault = self.server.fault(self.command, self.path)
+        if fault:
+            self.server.applied.append(fault)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if fate == "hang":
+        if fault == "hang":
             self.server.over.wait(60)
-        elif fate == "503":
+        elif fault == "503":
             return self._answer(503, [("Content-Type", "application/xml")], b"<Error><Code>SlowDown</Code></Error>")
-        elif fate == "half":
+        elif fault == "half":
             self._forward(body[: len(body) // 2], whole=False)
         else:
             status, headers, data = self._forward(body)
-            if fate != "swallow":
-                return self._answer(status, headers, data, cut=fate == "cut")
+            if fault != "swallow":
+                return self._answer(status, headers, data, cut=fault == "cut")
         return self._hang_up()
 
     def _forward(self, body: bytes, *, whole: bool = True) -> tuple[int, list[tuple[str, str]], bytes]:
@@ -97,20 +97,20 @@ class _Passage(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def before_s3(endpoint_url: str) -> Iterator[S3Wire]:
-    wire = S3Wire(endpoint_url)
-    thread = threading.Thread(target=wire.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+def s3_proxy(endpoint_url: str) -> Iterator[S3Proxy]:
+    proxy = S3Proxy(endpoint_url)
+    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        yield wire
+        yield proxy
     finally:
-        wire.over.set()
-        wire.shutdown()
-        wire.server_close()
+        proxy.over.set()
+        proxy.shutdown()
+        proxy.server_close()
         thread.join()
 
 
-class SqlWire:
+class SqlProxy:
     """Passes bytes to PostgreSQL and back, and cuts a connection at its COMMIT of a unit's rows.
 
     Attributes:
@@ -172,9 +172,9 @@ def _hang_up(*ends: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def before_sql(port: int) -> Iterator[SqlWire]:
-    wire = SqlWire(port)
+def sql_proxy(port: int) -> Iterator[SqlProxy]:
+    proxy = SqlProxy(port)
     try:
-        yield wire
+        yield proxy
     finally:
-        wire.close()
+        proxy.close()

@@ -23,7 +23,7 @@ from pipeline.runs.submit import RunRequest
 from pipeline.settings import Settings
 from tests.support import workers
 from tests.support.cluster import finish
-from tests.support.invariants import Undisturbed, whole
+from tests.support.invariants import Reference, check_run
 
 DISK_BYTES = 4 << 20
 _NEW_MOUNTS, _NEW_USER = 0x20000, 0x10000000
@@ -62,7 +62,7 @@ class Tmpfs:
         self._filler.unlink()
 
 
-class Pretended:
+class SimulatedDisk:
     """Says ENOSPC where objects are written and SQLITE_FULL where the index grows, while it is full."""
 
     def __init__(self, folder: Path) -> None:
@@ -94,11 +94,11 @@ def _checked(result: int) -> None:
         raise PermissionError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def run(request: RunRequest, undisturbed: Undisturbed, folder: Path, what: str, *, pretend: bool = False) -> int:
+def run(request: RunRequest, reference: Reference, folder: Path, what: str, *, simulate: bool = False) -> int:
     """The exit code of a process that fills the disk of the maps or of the index in the middle of a run."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([workers.__name__])
-    process = context.Process(target=_live, args=(request, undisturbed, folder, what, pretend))
+    process = context.Process(target=_live, args=(request, reference, folder, what, simulate))
     process.start()
     process.join(100)
     if process.is_alive():
@@ -106,17 +106,17 @@ def run(request: RunRequest, undisturbed: Undisturbed, folder: Path, what: str, 
     return process.exitcode or 0
 
 
-def _live(request: RunRequest, undisturbed: Undisturbed, folder: Path, what: str, pretend: bool) -> None:
+def _live(request: RunRequest, reference: Reference, folder: Path, what: str, simulate: bool) -> None:
     with (folder / "said").open("wb") as log:
         os.dup2(log.fileno(), 2)
     small, other = folder / "small", folder / "other"
     small.mkdir(parents=True)
     disk: Disk
     try:
-        disk = Pretended(small) if pretend else Tmpfs(small)
+        disk = SimulatedDisk(small) if simulate else Tmpfs(small)
     except OSError as error:
         sys.stderr.write(f"no disk may be mounted here ({error}): one is pretended\n")
-        disk = Pretended(small)
+        disk = SimulatedDisk(small)
     torch.set_num_threads(1)
     unit.RETRY_SECONDS = workers.RETRY_SECONDS
     homes = {"maps": (other, small), "index": (small, other)}[what]
@@ -131,10 +131,10 @@ def _live(request: RunRequest, undisturbed: Undisturbed, folder: Path, what: str
         }
     )
     with Pipeline(settings) as pipeline:
-        {"maps": _maps, "index": _index}[what](pipeline, request, undisturbed, disk, folder)
+        {"maps": _maps, "index": _index}[what](pipeline, request, reference, disk, folder)
 
 
-def _maps(pipeline: Pipeline, request: RunRequest, undisturbed: Undisturbed, disk: Disk, folder: Path) -> None:
+def _maps(pipeline: Pipeline, request: RunRequest, reference: Reference, disk: Disk, folder: Path) -> None:
     stored = pipeline.submit(request)
     disk.fill()
     finish(pipeline, stored)
@@ -142,14 +142,14 @@ def _maps(pipeline: Pipeline, request: RunRequest, undisturbed: Undisturbed, dis
     broken = status.units[UnitState.FAILED]
     assert broken > 0, "the disk was not full"
     assert any("No space left on device" in error for error in status.errors), status.errors
-    whole(pipeline, stored, undisturbed, failed_units=broken)
+    check_run(pipeline, stored, reference, failed_units=broken)
     disk.free()
     assert pipeline.retry(stored.id) == broken
     finish(pipeline, stored)
-    whole(pipeline, stored, undisturbed)
+    check_run(pipeline, stored, reference)
 
 
-def _index(pipeline: Pipeline, request: RunRequest, undisturbed: Undisturbed, disk: Disk, folder: Path) -> None:
+def _index(pipeline: Pipeline, request: RunRequest, reference: Reference, disk: Disk, folder: Path) -> None:
     stored = pipeline.submit(request)
     disk.fill()
     with suppress(StoreFull):  # or units are failed, where that can be recorded
@@ -158,7 +158,7 @@ def _index(pipeline: Pipeline, request: RunRequest, undisturbed: Undisturbed, di
     disk.free()
     _again(lambda: pipeline.retry(stored.id))
     finish(pipeline, stored)
-    whole(pipeline, stored, undisturbed)
+    check_run(pipeline, stored, reference)
 
 
 def _again(step: Callable[[], object]) -> None:

@@ -1,8 +1,8 @@
 """Worker processes for the tests, forked from a process that has imported everything: 20 ms each instead of 3 s.
 
-Each may be told to suffer: at one step of the protocol, the first of all hands to come there sends itself a signal.
-Each notes a unit in the file `notes` before it computes it (whoever only adopts notes nothing), and in `messages` the
-id of each unit that a message names.
+A `Fault` may be injected: at one step of the protocol, the first worker to reach it sends itself a signal. Each worker
+notes a unit in the file `notes` before it computes it (not if it only adopts it), and in `messages` the id of each unit
+that a message names.
 """
 
 import functools
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import boto3  # noqa: F401 - what the hands need is imported before they are forked
+import boto3  # noqa: F401 - what the workers need is imported before they are forked
 import psycopg  # noqa: F401
 import torch
 
@@ -43,21 +43,21 @@ RETRY_SECONDS = 0.05  # doubled by every attempt: the product waits 2 s
 
 
 @dataclass(frozen=True)
-class Suffering:
-    """What a hand goes through.
+class Fault:
+    """What is injected into a worker.
 
     Attributes:
         at: one of `STEPS`, or "" for none.
-        once: a file; whoever makes it suffers, the others do not.
-        signal: what it sends itself.
+        flag: a file; only the worker that creates it is hit.
+        signal: that it sends itself.
         image: key of an image that ends every process that decodes it.
         skew_seconds: by which its clock is wrong.
         visibility_seconds: Redis' patience with a message that is not acknowledged; None as the product sets it.
-        stuck_device: raise an error of CUDA while the file `once` is not there, and answer no more.
+        stuck_device: raise an error of CUDA while the file `flag` does not exist, then no device answers.
     """
 
     at: str = ""
-    once: str = ""
+    flag: str = ""
     signal: int = signal.SIGKILL
     image: str = ""
     skew_seconds: float = 0.0
@@ -65,18 +65,18 @@ class Suffering:
     stuck_device: bool = False
 
 
-CALM = Suffering()
+NO_FAULT = Fault()
 
 
 def start(
-    environment: dict[str, str], folder: Path, run_id: str | None = None, suffering: Suffering = CALM
+    environment: dict[str, str], folder: Path, run_id: str | None = None, fault: Fault = NO_FAULT
 ) -> ForkServerProcess:
     """A worker of one run that claims straight from SQL, or of all runs that Celery brings it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    hand = context.Process(target=_live, args=(environment, folder, run_id, suffering), daemon=True)
-    hand.start()
-    return hand
+    worker = context.Process(target=_live, args=(environment, folder, run_id, fault), daemon=True)
+    worker.start()
+    return worker
 
 
 def note_starts(notes: Path) -> OnStep:
@@ -90,7 +90,7 @@ def note_starts(notes: Path) -> OnStep:
     return on_step
 
 
-def _noting_messages(notes: Path) -> Callable[..., str]:
+def _recording_messages(notes: Path) -> Callable[..., str]:
     run = Consumer.run
 
     def note(self: Consumer, unit_id: int) -> str:
@@ -101,33 +101,33 @@ def _noting_messages(notes: Path) -> Callable[..., str]:
     return note
 
 
-def _live(environment: dict[str, str], folder: Path, run_id: str | None, suffering: Suffering) -> None:
+def _live(environment: dict[str, str], folder: Path, run_id: str | None, fault: Fault) -> None:
     os.environ.update(environment)
-    with (folder / "hands.log").open("ab") as log:
+    with (folder / "workers.log").open("ab") as log:
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(1)
     parent = os.getppid()
     with ExitStack() as patched:
         patched.enter_context(mock.patch.object(engine, "RETRY_SECONDS", RETRY_SECONDS))
-        for target, name, stand_in in _pains(suffering):
+        for target, name, stand_in in _replacements(fault):
             patched.enter_context(mock.patch.object(target, name, stand_in))
-        open_ = functools.partial(open_workshop, on_step=_steps(folder / "notes", suffering))
+        open_ = functools.partial(open_workshop, on_step=_steps(folder / "notes", fault))
         if run_id is None:
             patched.enter_context(mock.patch.object(celery_worker, "open_workshop", open_))
-            patched.enter_context(mock.patch.object(Consumer, "run", _noting_messages(folder / "messages")))
+            patched.enter_context(mock.patch.object(Consumer, "run", _recording_messages(folder / "messages")))
             sys.argv = ["worker", "--child", "0", "--parent", str(parent), "--device", "cpu"]
             sys.exit(celery_worker.main())
         logs.configure("console", level=logging.WARNING)
         _work(open_(Settings.from_env()), run_id, parent)
 
 
-def _steps(notes: Path, suffering: Suffering) -> OnStep:
+def _steps(notes: Path, fault: Fault) -> OnStep:
     note = note_starts(notes)
 
     def on_step(step: Step, unit: Unit) -> None:
         note(step, unit)
-        if step == suffering.at:
-            _send_once(suffering)
+        if step == fault.at:
+            _send_once(fault)
 
     return on_step
 
@@ -145,27 +145,27 @@ def _work(shop: Workshop, run_id: str, parent: int) -> None:
     shop.database.dispose()
 
 
-def _pains(suffering: Suffering) -> list[tuple[Any, str, Any]]:
+def _replacements(fault: Fault) -> list[tuple[Any, str, Any]]:
     """What is replaced by what: (object, attribute, stand-in)."""
-    pains: list[tuple[Any, str, Any]] = []
-    if suffering.image:
-        pains.append((Decoder, "one", _deadly(suffering.image)))
-    if suffering.skew_seconds:
+    replacements: list[tuple[Any, str, Any]] = []
+    if fault.image:
+        replacements.append((Decoder, "one", _deadly(fault.image)))
+    if fault.skew_seconds:
         right = time.time
-        pains.append((time, "time", lambda: right() + suffering.skew_seconds))
-    if suffering.visibility_seconds is not None:
-        pains.append((celery_worker, "make_app", _impatient(suffering.visibility_seconds)))
-    if suffering.stuck_device:
-        pains += _stuck(Path(suffering.once))
-    return pains
+        replacements.append((time, "time", lambda: right() + fault.skew_seconds))
+    if fault.visibility_seconds is not None:
+        replacements.append((celery_worker, "make_app", _impatient(fault.visibility_seconds)))
+    if fault.stuck_device:
+        replacements += _stuck(Path(fault.flag))
+    return replacements
 
 
-def _send_once(suffering: Suffering) -> None:
+def _send_once(fault: Fault) -> None:
     try:
-        Path(suffering.once).touch(exist_ok=False)
+        Path(fault.flag).touch(exist_ok=False)
     except FileExistsError:
         return
-    os.kill(os.getpid(), suffering.signal)
+    os.kill(os.getpid(), fault.signal)
 
 
 def _deadly(key: str) -> Callable[..., Any]:
@@ -191,13 +191,13 @@ def _impatient(seconds: int) -> Callable[..., Any]:
     return make_app
 
 
-def _stuck(once: Path) -> list[tuple[Any, str, Any]]:
+def _stuck(flag: Path) -> list[tuple[Any, str, Any]]:
     compute = Explainer.compute
     broken = []
 
     def fail_once(self: Explainer, pictures: Any) -> Any:
-        if not once.exists():
-            once.touch()
+        if not flag.exists():
+            flag.touch()
             broken.append(True)
         if broken:
             raise torch.AcceleratorError("CUDA error: device-side assert triggered")
