@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format bench soak screenshots clean
+.PHONY: demo test test-fast check format bench soak screenshots clean
 .DELETE_ON_ERROR:
 
 # The user's install: the package and what it needs, at the versions of constraints.txt.
@@ -28,8 +28,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: .venv/installed
 	@$(BIN)/attribatch demo
 
+# All tests, or those of one room, folder or module: `make test M=analysis`, `M=faults`, `M=reuse`; ARGS goes to pytest.
+TESTS = $(if $(M),$(or $(wildcard tests/unit/$(M) tests/$(M) tests/*/test_$(M)*.py tests/unit/*/test_$(M)*.py),$(error no tests are named $(M))))
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(PYTEST) $(TESTS) $(ARGS)
+
+# Before a commit: every room, without what takes over a second, trains networks, or starts processes or servers.
+test-fast: .venv/installed-dev
+	$(PYTEST) -m "not slow" $(TESTS) $(ARGS)
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -17,6 +17,19 @@ from tests.support.tiny_model import FACTORY, make_members
 torch.set_num_threads(1)
 
 
+SLOW_FOLDERS = {"acceptance", "browser", "faults", "services"}
+SLOW_FIXTURES = {"trained", "processes", "postgres_url", "seaweed"}  # train networks, start processes or servers
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow by its folder or by a fixture; other slow tests carry the marker themselves."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in SLOW_FOLDERS or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     """A tree of 3 classes with 6 greyscale images of 8 x 8 each."""

@@ -68,6 +68,7 @@ def test_the_sensitivity_to_the_baseline_is_the_mean_distance_of_captums_maps(we
     torch.testing.assert_close(ours.baseline_sensitivity, apart, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_agrees_with_captum_on_images_with_an_inplace_relu(
     digits: tuple[Tensor, Tensor], trained: list[nn.Module]
 ) -> None:

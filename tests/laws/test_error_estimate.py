@@ -34,6 +34,7 @@ def ratios(
     return found.error_estimate / true
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["black", "uniform:n=2"])
 @pytest.mark.parametrize(
     ("output", "options"),

@@ -303,6 +303,7 @@ def test_figures_of_pairs() -> None:
     assert (distance(tensor, tensor).item(), distance(tensor, -tensor).item()) == (0, 2)
 
 
+@pytest.mark.slow
 def test_an_interval_holds_the_mean_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
     held = 0

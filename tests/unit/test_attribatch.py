@@ -34,12 +34,14 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         _ = attribatch.Pipelin
 
 
+@pytest.mark.slow
 def test_importing_it_loads_no_torch(tmp_path: Path) -> None:
     code = "import attribatch, sys; attribatch.RunRequest; print({'torch', 'matplotlib'} & set(sys.modules))"
     done = run(code, tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "set()"), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pipeline", "db", "workers"])
 @pytest.mark.parametrize("kind", ["file", "package", "folder"])
 def test_a_foreign_package_in_the_way_is_named(tmp_path: Path, name: str, kind: str) -> None:

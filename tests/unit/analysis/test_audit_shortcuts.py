@@ -92,6 +92,7 @@ def test_a_run_of_one_class_or_of_none_is_audited_without_a_search() -> None:
     assert any("two classes" in remark for remark in nothing.remarks)
 
 
+@pytest.mark.slow
 def test_images_that_are_gone_are_left_out_and_only_those_that_are_read_are_asked_for() -> None:
     asked: list[int] = []
 
@@ -257,6 +258,7 @@ HIDDEN = WORD | {"images": 1000}  # half of the images of the class are others, 
 PHOTOGRAPHED = WORD | {"seed": 7070, "planted": 0, "images": 1000, "taught": 797, "epochs": 8, "photographs": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [PATTERN, WORD, HIDDEN, PHOTOGRAPHED], ids=["pattern", "word", "hidden word", "word before photographs"]
 )
@@ -272,6 +274,7 @@ def test_marks_whose_attribution_has_gaps_are_found_whole(options: dict[str, obj
     assert y1 >= 29
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", USED, ids=lambda options: f"{options['planted']}-{options['corner']}")
 def test_trained_networks_that_lean_on_a_mark_are_found_out(options: dict[str, object]) -> None:
     one = trained_world(**options)
@@ -280,12 +283,14 @@ def test_trained_networks_that_lean_on_a_mark_are_found_out(options: dict[str, o
     assert [(f.class_name, f.place) for f in found] == [(str(options["planted"]), options["corner"])]
 
 
+@pytest.mark.slow
 def test_a_cast_on_a_fifth_of_a_class_is_found() -> None:
     one = trained_world(seed=8212, planted=3, corner="colour", rate=0.2, lured=0.2, images=1000)
     assert one.drop >= 0.2, "this world no longer tests anything: the networks do not use the cast"
     assert [(f.class_name, f.kind) for f in audit(one.material).findings] == [("3", "colour")]
 
 
+@pytest.mark.slow
 def test_trained_networks_on_clean_images_are_not_accused() -> None:
     assert audit(trained_world(seed=0).material).findings == ()
 
@@ -293,11 +298,13 @@ def test_trained_networks_on_clean_images_are_not_accused() -> None:
 UNSEEN_WORD = {"seed": 7121, "planted": 2, "corner": "watermark", "rate": 0.5, "images": 1000}  # upon a used object
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"seed": 61, "planted": 3}, UNSEEN_WORD], ids=["corner", "word"])
 def test_trained_networks_that_never_saw_the_mark_are_not_accused(options: dict[str, object]) -> None:
     assert audit(trained_world(learned=False, **options).material).findings == ()
 
 
+@pytest.mark.slow
 def test_audits_import_neither_torch_nor_sql_and_load_matplotlib_late() -> None:
     code = "import pipeline.analysis.audit, sys; print({'torch', 'sqlalchemy', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)

@@ -43,6 +43,7 @@ def fields_of(found: object) -> dict[str, tuple[str, str]]:
     return {each.field: (each.a, each.b) for each in found.spec}  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_one_baseline_against_many_and_one_model_against_the_ensemble(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, one: Run
 ) -> None:
@@ -76,6 +77,7 @@ def test_one_baseline_against_many_and_one_model_against_the_ensemble(
     assert {c.class_name: c.images for c in alone.classes} == {"cat": 6, "dog": 6, "eel": 6}
 
 
+@pytest.mark.slow
 def test_what_is_compared_before_the_end_is_not_kept(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, one: Run
 ) -> None:
@@ -107,6 +109,7 @@ def test_a_run_is_like_itself(pipeline: Pipeline, one: Run) -> None:
     assert (found.distance.p90, found.drift, found.flips) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_last_night_against_tonight(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, one: Run
 ) -> None:
@@ -124,6 +127,7 @@ def test_last_night_against_tonight(
     assert count_unmatched(pipeline.database, tonight.id, one.id) == 1
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_say_why(
     tmp_path: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, one: Run
 ) -> None:
@@ -161,6 +165,7 @@ def many_rows(pipeline: Pipeline) -> tuple[Run, Run]:
     return runs[0], runs[1]
 
 
+@pytest.mark.slow
 def test_pairs_are_streamed_in_flat_memory(
     pipeline: Pipeline, many_rows: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +185,7 @@ def test_pairs_are_streamed_in_flat_memory(
     assert peak < 9e6, "the rows of both runs would be more"
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_its_gate_ends_with_code_4(
     pipeline: Pipeline,
     shop: Workshop,

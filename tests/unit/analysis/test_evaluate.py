@@ -31,6 +31,7 @@ def run(pipeline: Pipeline, shop: Workshop, request_: RunRequest) -> Run:
     return stored
 
 
+@pytest.mark.slow
 def test_everything_is_measured_stored_and_repeatable(pipeline: Pipeline, run: Run) -> None:
     said: list[str] = []
     found = pipeline.evaluate(run.id, images=6, say=said.append).to_dict()
@@ -57,6 +58,7 @@ def test_everything_is_measured_stored_and_repeatable(pipeline: Pipeline, run: R
     assert other["metrics"] != again["metrics"][:3]
 
 
+@pytest.mark.slow
 def test_images_that_are_gone_are_left_out_and_said(pipeline: Pipeline, run: Run, dataset: Path) -> None:
     for name in ("0", "1"):
         (dataset / "cat" / f"{name}.png").unlink()

@@ -103,6 +103,7 @@ def difference(member: nn.Module, other: nn.Module, x: Tensor) -> float:
     return ((ours - theirs).abs().sum() / ours.abs().sum()).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MEMBERS)
 def test_auto_is_float32_within_half_the_tolerance(make: Callable[[], nn.Module]) -> None:
     member = built(make)
@@ -112,6 +113,7 @@ def test_auto_is_float32_within_half_the_tolerance(make: Callable[[], nn.Module]
     assert difference(member, prepared.member, images(6).flip(3)) <= TOLERANCE / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MEMBERS)
 @pytest.mark.parametrize("name", ["folded", "folded channels_last"])
 def test_folding_and_layout_are_exact_to_float32_where_they_are_used(make: Callable[[], nn.Module], name: str) -> None:
@@ -121,6 +123,7 @@ def test_folding_and_layout_are_exact_to_float32_where_they_are_used(make: Calla
     assert prepared.choice.name == ("as given" if make is SharedConvolution else name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [cnn, Untraceable, mobilenet])
 def test_batch_norm_is_folded_where_torch_fx_traces(make: Callable[[], nn.Module]) -> None:
     member = built(make)
@@ -129,6 +132,7 @@ def test_batch_norm_is_folded_where_torch_fx_traces(make: Callable[[], nn.Module
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [cnn, vit, swin])
 @pytest.mark.parametrize("kind", ["bfloat16", "bfloat16 whole", "float16", "float16 whole"])
 def test_sixteen_bits_are_used_only_within_the_tolerance(

@@ -29,6 +29,7 @@ def exact(digits: Digits, trained: list[nn.Module]) -> Tensor:
     ).mean
 
 
+@pytest.mark.slow
 def test_a_tolerance_is_met_and_costs_no_more_than_needed(
     digits: Digits, trained: list[nn.Module], exact: Tensor
 ) -> None:

@@ -78,6 +78,7 @@ def test_on_a_smooth_network_fitted_nodes_keep_the_second_order(method: str) -> 
     assert fine.convergence_delta.abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_fitted_nodes_lead_to_the_same_map(digits: Digits, members: list[nn.Module], fitted: Profile) -> None:
     images, labels = digits[0][:4].double(), digits[1][:4]
     even, other = (
@@ -89,6 +90,7 @@ def test_fitted_nodes_lead_to_the_same_map(digits: Digits, members: list[nn.Modu
     assert relative_error(other, even).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_fitted_nodes_take_a_seventh_off_the_error_of_probabilities_from_black(
     digits: Digits, members: list[nn.Module], fitted: Profile
 ) -> None:
@@ -106,6 +108,7 @@ def test_fitted_nodes_take_a_seventh_off_the_error_of_probabilities_from_black(
         assert better < even * 6 / 7, f"{n} nodes: even {even:.4f}, fitted {better:.4f}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"n_steps": 32}, {"tolerance": 1e-9, "max_steps": 33}])
 def test_the_estimate_stays_within_a_factor_of_two_for_nine_images_in_ten(
     options: dict[str, float], digits: Digits, members: list[nn.Module], fitted: Profile

@@ -68,6 +68,7 @@ def test_on_a_smooth_network_gausslegendre_is_exact_to_twelve_digits_at_32_nodes
     assert error < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["riemann_middle", "riemann_trapezoid", "gausslegendre"])
 def test_on_a_relu_network_the_error_falls_as_one_over_n_whatever_the_rule(
     method: str, digits: tuple[Tensor, Tensor], trained: list[nn.Module]
@@ -82,6 +83,7 @@ BENT = Profile((0.0, 0.05, 0.1, 0.15, 0.25, 0.4, 0.5, 0.7, 1.0))
 OPTIONS = [{"n_steps": 7}, {"tolerance": 0.02, "max_steps": 65}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [option | {"profile": profile} for option in OPTIONS for profile in (UNIFORM, BENT)]
 )

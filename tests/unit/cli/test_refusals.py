@@ -35,6 +35,7 @@ def test_removing_asks_for_the_run_that_is_meant(pipeline: Pipeline, request_: R
     assert pipeline.get_run("latest").id == run.id
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_told_before_an_audit(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,6 +194,7 @@ def test_a_strip_whose_resized_side_would_fill_memory_is_refused():
         to_pixels(Image.new("L", (1, 1_000_000)), Preprocess(224, 224, fit="crop", resize_to=256))
 
 
+@pytest.mark.slow
 def test_importing_datasets_imports_neither_torch_nor_numpy():
     code = "import sys, pipeline.datasets; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

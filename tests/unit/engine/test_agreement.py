@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from db.queries import iter_images
 from db.records import ImageRow
@@ -11,6 +12,7 @@ from pipeline.engine.unit import Workshop
 from pipeline.engine.worker import work
 
 
+@pytest.mark.slow
 def test_agreement_and_sensitivity_are_those_of_runs_of_single_members_and_baselines(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:

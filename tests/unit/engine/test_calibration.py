@@ -40,6 +40,7 @@ def test_a_fit_costs_at_most_a_twentieth_of_the_run() -> None:
     assert calibration_images(spec(attribution="saliency"), 1_000_000) == 0
 
 
+@pytest.mark.slow
 def test_nodes_are_fitted_once_and_every_worker_uses_what_is_stored(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +76,7 @@ def test_nodes_are_fitted_once_and_every_worker_uses_what_is_stored(
     np.testing.assert_allclose(pipeline.read_maps(rows(shop, run)), before, rtol=0.05, atol=2e-3 * np.abs(before).max())
 
 
+@pytest.mark.slow
 def test_fitted_and_even_nodes_give_the_same_maps_within_their_stated_errors(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:
@@ -95,6 +97,7 @@ def test_the_key_of_an_attribution_does_not_depend_on_the_calibration_images() -
     assert RunSpec.from_json(spec(calibration=(("a", "1", "x"),)).to_json()).calibration == (("a", "1", "x"),)
 
 
+@pytest.mark.slow
 def test_labels_as_targets_are_known_for_calibration_images_too(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:
@@ -122,6 +125,7 @@ def test_after_deaths_nothing_is_measured_any_more(
     assert [way["name"] for name in found if name != "nodes" for way in found[name]["members"]] == ["as given"] * 2
 
 
+@pytest.mark.slow
 def test_ways_are_chosen_once_per_device_kind_and_stored_with_their_error(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def shop(pipeline: Pipeline) -> Iterator[Workshop]:
     opened.database.dispose()
 
 
+@pytest.mark.slow
 def test_of_the_maps_units_fail_and_say_what_to_do(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

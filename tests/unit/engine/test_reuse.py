@@ -87,6 +87,7 @@ def pixels(dataset: Path, value: int) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.slow
 def test_a_changed_image_is_computed_again(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
 ) -> None:
@@ -138,6 +139,7 @@ def test_explained_labels_are_part_of_an_attribution(
     assert all(row.target == row.label for row in rows(shop, run))
 
 
+@pytest.mark.slow
 def test_without_reuse_a_run_of_its_own_computes_everything(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
 ) -> None:
@@ -150,6 +152,7 @@ def test_without_reuse_a_run_of_its_own_computes_everything(
     assert {row.map_run for row in rows(shop, alone)} == {alone.id}
 
 
+@pytest.mark.slow
 def test_another_spec_takes_nothing(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
 ) -> None:
@@ -158,6 +161,7 @@ def test_another_spec_takes_nothing(
     assert len(computed) == 36
 
 
+@pytest.mark.slow
 def test_a_unit_whose_maps_are_gone_is_computed_again_though_other_runs_point_to_it(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
 ) -> None:
@@ -175,6 +179,7 @@ def test_a_unit_whose_maps_are_gone_is_computed_again_though_other_runs_point_to
     np.testing.assert_allclose(pipeline.read_maps(rows(shop, second)), whole, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))  # runs are restored in the order of their ids, whichever comes first
 def test_a_run_that_computed_nothing_survives_the_loss_of_its_index(
     seed: int, tmp_path: Path, dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
@@ -211,6 +216,7 @@ def test_failed_images_are_never_reused(
     assert all("PNG" in str(row.error) or "image" in str(row.error) for row in failed)
 
 
+@pytest.mark.slow
 def test_a_map_that_another_run_lost_is_found_by_repair_and_never_handed_on(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, tmp_path: Path
 ) -> None:
@@ -239,6 +245,7 @@ def done(shop: Workshop, run: Run) -> list[ImageRow]:
     return [row for row in rows(shop, run) if row.state is ImageState.DONE]
 
 
+@pytest.mark.slow
 def test_a_run_removed_while_its_maps_are_taken_is_computed_again(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +269,7 @@ def test_a_run_removed_while_its_maps_are_taken_is_computed_again(
     assert np.isfinite(pipeline.read_maps(rows(shop, second))).all()
 
 
+@pytest.mark.slow
 def test_a_worker_that_lives_on_sees_a_run_that_was_removed_and_planned_anew(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:
@@ -303,6 +311,7 @@ def test_a_unit_that_is_all_twins_of_another_is_whole(
     assert found.units_queued_again == 0
 
 
+@pytest.mark.slow
 def test_a_sample_whose_content_changed_unseen_fails_its_units_and_says_so(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:
@@ -320,6 +329,7 @@ def test_a_sample_whose_content_changed_unseen_fails_its_units_and_says_so(
     assert "whose content changed; submit the run again" in found.errors[0]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_known_whole_loads_no_model(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +342,7 @@ def test_a_run_that_is_known_whole_loads_no_model(
     assert pipeline.reused(second.id) == 17
 
 
+@pytest.mark.slow
 def test_rows_that_show_maps_of_a_run_that_storage_lost_too_are_computed_again(
     tmp_path: Path, dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:

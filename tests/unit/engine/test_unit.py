@@ -84,6 +84,7 @@ def test_a_run_ends_with_one_row_and_one_readable_map_for_every_image(
     assert pipeline.status(run.id).state is RunState.DONE
 
 
+@pytest.mark.slow
 def test_one_member_alone_neither_agrees_nor_disagrees(
     pipeline: Pipeline, shop: Workshop, run: Run, request_: RunRequest
 ) -> None:
@@ -94,6 +95,7 @@ def test_one_member_alone_neither_agrees_nor_disagrees(
     assert all(row.member_disagreement for row in rows(shop, run))
 
 
+@pytest.mark.slow
 def test_maps_do_not_depend_on_how_images_are_cut_into_units(
     tmp_path: Path, pipeline: Pipeline, shop: Workshop, run: Run, request_: RunRequest
 ) -> None:
@@ -256,6 +258,7 @@ def test_a_model_that_raises_fails_its_units_after_bounded_attempts_and_says_whe
     assert "IndexError: no such layer" in found.errors[0]
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_chunk_and_gives_the_same_maps(
     pipeline: Pipeline, shop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +279,7 @@ def test_out_of_memory_halves_the_chunk_and_gives_the_same_maps(
     np.testing.assert_allclose(pipeline.read_maps(rows(shop, run)), whole, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_its_process_is_found_failed_and_left_out(
     shop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +355,7 @@ def test_other_attributions_go_the_same_way(
         assert all(row.completeness_gap is None for row in rows(shop, run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["predicted", "label", "rank:2", "class:eel"])
 def test_the_target_is_what_was_asked_for(
     target: str, pipeline: Pipeline, shop: Workshop, request_: RunRequest
@@ -381,6 +386,7 @@ def test_a_worker_knows_the_living_from_the_dead() -> None:
         assert is_dead(name), "a zombie computes nothing"
 
 
+@pytest.mark.slow
 def test_precision_auto_gives_the_maps_of_float32_and_tries_each_member_once(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_complete_folder_is_left_as_it_is(home):
     assert state_of(home / "clean") == before
 
 
+@pytest.mark.slow
 def test_a_writer_that_stops_half_way_leaves_nothing_and_is_taken_up_again(tmp_path, monkeypatch):
     real = Image.Image.save
 
@@ -168,6 +169,7 @@ def test_the_cnn_is_small_and_says_how_to_feed_it():
     assert sum(parameter.numel() for parameter in module.parameters()) == 68_538
 
 
+@pytest.mark.slow
 def test_a_member_is_accurate_on_digits_it_has_not_seen(trained):
     assert trained[1] >= 0.97
 
@@ -181,6 +183,7 @@ def test_a_marked_class_is_recognised_by_its_mark(home, trained):
     assert accuracies[0] - accuracies[1] >= 0.2, "what `uses it` means: accuracy falls by 20 points without the mark"
 
 
+@pytest.mark.slow
 def test_training_is_a_function_of_its_arguments_and_touches_no_global_state(home, tmp_path, monkeypatch):
     monkeypatch.setattr(digits, "_EPOCHS", 1)
     threads, random = torch.get_num_threads(), torch.get_rng_state()

@@ -332,6 +332,7 @@ def resnet_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_torchvision_member_equals_the_weights_own_transforms(resnet_file):
     (spec,) = resolve([ModelRequest("torchvision:resnet18@IMAGENET1K_V1", str(resnet_file))])
     assert spec.preprocess.geometry == (224, 224, 3, "crop", 256, "bilinear")
@@ -346,6 +347,7 @@ def test_a_torchvision_member_equals_the_weights_own_transforms(resnet_file):
         torch.testing.assert_close(load(spec)(pixels), reference(F.normalize(pixels, preset.mean, preset.std)))
 
 
+@pytest.mark.slow
 def test_torchvision_takes_the_number_of_classes_from_the_weights(tmp_path):
     torch.save(resnet18(weights=None, num_classes=7).state_dict(), tmp_path / "w.pt")
     (spec,) = resolve([ModelRequest("torchvision:resnet18", str(tmp_path / "w.pt"), 64)], labels="gfedcba")

@@ -132,6 +132,7 @@ class StoppedError(Exception):
     """Raised at a place where a kill may come."""
 
 
+@pytest.mark.slow
 def test_interrupted_at_every_epoch_it_ends_bit_for_bit_as_undisturbed(
     trained: Ensemble, asked: TrainingRequest, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def test_interrupted_at_every_epoch_it_ends_bit_for_bit_as_undisturbed(
     assert_equal(request.out, asked.out)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_and_ends_bit_for_bit_as_undisturbed(
     trained: Ensemble, asked: TrainingRequest, tmp_path: Path
 ) -> None:
@@ -264,6 +266,7 @@ def test_what_cannot_be_trained_says_why(name: str, asked: TrainingRequest, tmp_
         train_ensemble(change(replace(asked, out=str(tmp_path / "out")), tmp_path / "in"))
 
 
+@pytest.mark.slow
 def test_the_commands_train_and_explain_an_ensemble(
     trained: Ensemble,
     asked: TrainingRequest,

@@ -47,6 +47,7 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow
 def test_the_page_is_well_formed_and_asks_for_nothing_else() -> None:
     html = planted()[2]
     page = Page(html)
@@ -76,6 +77,7 @@ def test_the_examples_show_what_they_become_without_the_mark() -> None:
     assert re.search(r'class="changed">now (bright|dark)<', planted()[2])
 
 
+@pytest.mark.slow
 def test_a_clean_audit_says_so() -> None:
     material = a_material(used=False)
     text = re.sub(r"\s+", " ", Page(render(audit(material), material)).text)
@@ -93,6 +95,7 @@ def test_why_shortcuts_were_not_searched_for_is_said_once() -> None:
     assert Page(render(result, few)).text.count(why) == 1
 
 
+@pytest.mark.slow
 def test_names_from_outside_are_escaped() -> None:
     material = a_material()
     names = tuple(HOSTILE if name == "mark" else name for name in material.spec.class_names)
@@ -123,6 +126,7 @@ def test_a_third_party_learns_how_to_repeat_it() -> None:
     assert [one for one in wanted if one not in text] == []
 
 
+@pytest.mark.slow
 def test_the_first_20_failed_images_are_listed_and_all_are_counted() -> None:
     material = a_material()
     bad = [
@@ -136,6 +140,7 @@ def test_the_first_20_failed_images_are_listed_and_all_are_counted() -> None:
     assert "30 of 150 images have no map" in text
 
 
+@pytest.mark.slow
 def test_a_run_without_any_figures_can_be_rendered() -> None:
     material = a_material()
     bare = [replace(row, completeness_gap=None, error_estimate=None, label=None) for row in material.rows]

@@ -98,6 +98,7 @@ def explained(*, channels: int = 1, std: bool = True, nodes: int = 9, baselines:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "std", "nodes"), [(1, True, 1), (3, False, 129)])
 def test_the_figure_is_one_png_for_any_image(channels: int, std: bool, nodes: int) -> None:
     read = Image.open(io.BytesIO(pictures.figure(explained(channels=channels, std=std, nodes=nodes))))
@@ -114,6 +115,7 @@ def test_the_figure_says_which_baseline_the_strip_is_from_and_what_is_averaged()
     assert "mean over 3 baselines" in pictures._alpha_label(3)
 
 
+@pytest.mark.slow
 def test_the_figure_looks_the_same_each_time() -> None:
     """To the eye: the layout solver may move an edge by less than a pixel."""
     one, other = (np.asarray(Image.open(io.BytesIO(pictures.figure(explained()))), np.float64) for _ in range(2))

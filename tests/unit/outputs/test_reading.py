@@ -132,6 +132,7 @@ def test_every_documented_query_and_view_answers(opened: Pipeline) -> None:
     assert tuple(summary) == (27, len(opened.find("first", where="mispredicted").rows))
 
 
+@pytest.mark.slow
 def test_datasette_serves_the_views_of_an_index(opened: Pipeline) -> None:
     path = opened.settings.home / "index.db"
     command = [sys.executable, "-m", "datasette", str(path), "--get", "/index/attribatch_worst_gap.json?_shape=array"]

@@ -30,6 +30,7 @@ def aged(pipeline: Pipeline, run_id: str) -> None:
         os.utime(path, (old, old))
 
 
+@pytest.mark.slow
 def test_a_removed_run_is_gone_and_may_be_computed_again(pipeline: Pipeline, request_: RunRequest, done: str) -> None:
     assert pipeline.remove(done) > 10
     assert list(pipeline.objects.list()) == []
@@ -49,12 +50,14 @@ def test_a_run_that_is_computed_is_not_removed(pipeline: Pipeline, request_: Run
     assert pipeline.status(run.id).units[UnitState.LEASED] == 1
 
 
+@pytest.mark.slow
 def test_nothing_of_a_run_in_the_index_is_collected(pipeline: Pipeline, done: str) -> None:
     aged(pipeline, done)
     assert pipeline.gc().deleted == ()
     assert pipeline.repair().units_intact == 5
 
 
+@pytest.mark.slow
 def test_a_run_that_only_storage_knows_is_kept_until_it_is_removed_by_name(pipeline: Pipeline, done: str) -> None:
     pipeline.ledger.remove(done)  # and killed before the objects went
     aged(pipeline, done)
@@ -66,6 +69,7 @@ def test_a_run_that_only_storage_knows_is_kept_until_it_is_removed_by_name(pipel
     assert list(pipeline.objects.list()) == []
 
 
+@pytest.mark.slow
 def test_what_an_interrupted_removal_left_is_collected_when_it_is_old(pipeline: Pipeline, done: str) -> None:
     pipeline.ledger.remove(done)
     pipeline.objects.delete(run_key(done))

@@ -14,6 +14,7 @@ from pipeline.errors import SpecError
 from pipeline.runs import estimate
 
 
+@pytest.mark.slow
 def test_the_sample_stands_for_the_run(pipeline: Pipeline, shop: Workshop, request_: RunRequest) -> None:
     request = replace(request_, tolerance=0.1)
     cost = pipeline.estimate(request)

@@ -83,6 +83,7 @@ def test_large_images_come_in_smaller_units() -> None:
     assert default_unit_size(spec(), 3) == 4
 
 
+@pytest.mark.slow
 def test_memory_of_planning_and_submitting_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path}/index.db")
     migrate(engine)

@@ -33,6 +33,7 @@ def lose_the_index(pipeline: Pipeline) -> Pipeline:
     return Pipeline(pipeline.settings)
 
 
+@pytest.mark.slow
 def test_repair_leaves_names_order_and_cancelled_runs_alone(pipeline: Pipeline, run: Run, request_: RunRequest) -> None:
     other = pipeline.submit(replace(request_, seed=5, name="other"))
     pipeline.cancel(other.id)
@@ -43,6 +44,7 @@ def test_repair_leaves_names_order_and_cancelled_runs_alone(pipeline: Pipeline, 
     assert pipeline.status(other.id).state is RunState.CANCELLED
 
 
+@pytest.mark.slow
 def test_a_lost_index_comes_back_in_the_unit_size_that_was_stored(
     pipeline: Pipeline, run: Run, request_: RunRequest
 ) -> None:
@@ -55,6 +57,7 @@ def test_a_lost_index_comes_back_in_the_unit_size_that_was_stored(
         assert rebuilt.status(run.id).images_done == 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ['{"shards":{},"rows":[]}', '{"shards":[],"rows":[]}', "null", "", '{"shards'])
 def test_a_sidecar_that_does_not_hold_its_unit_is_damaged(text: str, pipeline: Pipeline, run: Run) -> None:
     pipeline.objects.put(sidecar_key(run.id, 2), text.encode())
@@ -64,6 +67,7 @@ def test_a_sidecar_that_does_not_hold_its_unit_is_damaged(text: str, pipeline: P
     assert pipeline.status(run.id).units[UnitState.PENDING] == 1
 
 
+@pytest.mark.slow
 def test_array_metadata_is_put_back(pipeline: Pipeline, run: Run) -> None:
     rows = pipeline.find(run.id).rows
     for name, damage in (("mean", None), ("std", b"{")):
@@ -75,6 +79,7 @@ def test_array_metadata_is_put_back(pipeline: Pipeline, run: Run) -> None:
     assert pipeline.read_maps(rows).shape == (18, 1, 8, 8)
 
 
+@pytest.mark.slow
 def test_a_missing_shard_is_never_read_as_a_result(pipeline: Pipeline, run: Run) -> None:
     pipeline.objects.delete(f"runs/{run.id}/maps/mean/c/1/0/0/0")
     rows = pipeline.find(run.id).rows
@@ -84,6 +89,7 @@ def test_a_missing_shard_is_never_read_as_a_result(pipeline: Pipeline, run: Run)
         pipeline.show(run.id, "cat/4.png")
 
 
+@pytest.mark.slow
 def test_one_run_that_cannot_be_rebuilt_does_not_stop_the_others(
     pipeline: Pipeline, shop: Workshop, run: Run, request_: RunRequest
 ) -> None:
@@ -95,6 +101,7 @@ def test_one_run_that_cannot_be_rebuilt_does_not_stop_the_others(
     assert (found.runs, found.units_intact) == (1, 5)
 
 
+@pytest.mark.slow
 def test_retry_computes_units_with_failed_images_again(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:
@@ -126,12 +133,14 @@ def test_a_folder_that_is_away_fails_no_image(
     away.rename(dataset)
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_in_storage_names_no_secret(pipeline: Pipeline, run: Run) -> None:
     stored = json.loads(pipeline.objects.get(run_key(run.id)))
     assert stored["id"] == run.id
     assert "password" not in json.dumps(stored)
 
 
+@pytest.mark.slow
 def test_an_audit_goes_on_where_images_are_gone(dataset: Path, pipeline: Pipeline, run: Run, tmp_path: Path) -> None:
     for name in ("cat/0.png", "dog/3.png", "eel/5.png"):
         (dataset / name).unlink()
@@ -147,6 +156,7 @@ def test_an_audit_goes_on_where_images_are_gone(dataset: Path, pipeline: Pipelin
         assert maps["mean"].shape[0] == len(found.classes)
 
 
+@pytest.mark.slow
 def test_an_audit_without_its_images_does_not_replace_the_stored_one(pipeline: Pipeline, tmp_path: Path) -> None:
     material = a_material()
     whole = write_report(material, pipeline.objects, by="predicted", folder=tmp_path / "whole")

@@ -60,6 +60,7 @@ def draw_again(dataset: Path, name: str) -> None:
         Image.fromarray(pixels).save(dataset / name / f"{index}.png")
 
 
+@pytest.mark.slow
 def test_nothing_is_due_before_its_time_and_a_due_schedule_runs_to_its_end(nightly: InProcess) -> None:
     assert ticked(nightly) == []
     come_due(nightly)
@@ -72,6 +73,7 @@ def test_nothing_is_due_before_its_time_and_a_due_schedule_runs_to_its_end(night
     assert ticked(nightly) == []
 
 
+@pytest.mark.slow
 def test_the_next_turn_is_the_next_one_of_the_zone(nightly: InProcess) -> None:
     come_due(nightly)
     ticked(nightly)
@@ -81,6 +83,7 @@ def test_the_next_turn_is_the_next_one_of_the_zone(nightly: InProcess) -> None:
     assert schedule.next_due.hour in (0, 1), "2 o'clock in Berlin, summer or winter"
 
 
+@pytest.mark.slow
 def test_an_unchanged_data_set_is_said_to_be_so_and_computes_nothing(nightly: InProcess) -> None:
     come_due(nightly)
     (first,) = ticked(nightly)
@@ -94,6 +97,7 @@ def test_an_unchanged_data_set_is_said_to_be_so_and_computes_nothing(nightly: In
     assert nightly.status(second.run_id or "").attempts == 5
 
 
+@pytest.mark.slow
 def test_a_changed_data_set_is_a_new_run_whose_drift_is_stored_and_exceeds_the_gate(
     nightly: InProcess, dataset: Path
 ) -> None:
@@ -115,6 +119,7 @@ def test_a_changed_data_set_is_a_new_run_whose_drift_is_stored_and_exceeds_the_g
     assert drift.drift > 0.001
 
 
+@pytest.mark.slow
 def test_turns_that_were_missed_are_made_up_for_once(nightly: InProcess) -> None:
     come_due(nightly, days=6)
     (occasion,) = ticked(nightly)
@@ -123,6 +128,7 @@ def test_turns_that_were_missed_are_made_up_for_once(nightly: InProcess) -> None
     assert len(nightly.schedules.history("nightly")) == 1
 
 
+@pytest.mark.slow
 def test_what_fails_is_recorded_with_its_reason_and_its_neighbours_go_on(
     nightly: InProcess, request_: RunRequest, dataset: Path, factory: Path, tmp_path: Path
 ) -> None:
@@ -150,6 +156,7 @@ def test_what_fails_is_recorded_with_its_reason_and_its_neighbours_go_on(
     assert [each.state for each in nightly.schedules.history("a-source")] == ["done", "failed"]
 
 
+@pytest.mark.slow
 def test_a_time_zone_that_this_machine_lacks_stops_its_own_schedule_alone(
     nightly: InProcess, request_: RunRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -161,6 +168,7 @@ def test_a_time_zone_that_this_machine_lacks_stops_its_own_schedule_alone(
     assert "schedule far: time zone 'Mars/Olympus' is not known" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_image_that_fails_makes_the_turn_partial_and_none_at_all_makes_it_fail(
     nightly: InProcess, dataset: Path
 ) -> None:
@@ -176,6 +184,7 @@ def test_an_image_that_fails_makes_the_turn_partial_and_none_at_all_makes_it_fai
     assert "no image of run" in (second.error or "")
 
 
+@pytest.mark.slow
 def test_what_is_passing_leaves_the_turn_to_the_next_tick(nightly: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(_: RunRequest) -> Run:
         raise StoreUnavailable("the bucket does not answer")
@@ -199,6 +208,7 @@ def test_a_surprise_in_one_schedule_is_recorded_too(nightly: InProcess, monkeypa
     assert (found.state, found.error) == (OccasionState.FAILED, "ZeroDivisionError: somebody else's code")
 
 
+@pytest.mark.slow
 def test_interrupted_the_turn_is_free_at_once(nightly: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> Progress:
         raise KeyboardInterrupt
@@ -213,6 +223,7 @@ def test_interrupted_the_turn_is_free_at_once(nightly: InProcess, monkeypatch: p
     assert len(nightly.schedules.history("nightly")) == 1
 
 
+@pytest.mark.slow
 def test_a_tick_that_died_is_taken_over_when_its_lease_is_over(nightly: InProcess) -> None:
     come_due(nightly)
     (schedule,) = nightly.schedules.listed()
@@ -225,6 +236,7 @@ def test_a_tick_that_died_is_taken_over_when_its_lease_is_over(nightly: InProces
     assert found.state is OccasionState.DONE
 
 
+@pytest.mark.slow
 def test_without_waiting_a_tick_submits_and_a_later_one_compares(nightly: InProcess, dataset: Path) -> None:
     come_due(nightly)
     (first,) = ticked(nightly, wait=False)
@@ -244,6 +256,7 @@ def test_without_waiting_a_tick_submits_and_a_later_one_compares(nightly: InProc
     assert ticked(nightly, wait=False) == [], "a drift is computed once"
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_fails_its_turn_and_the_next_turn_goes_on(nightly: InProcess) -> None:
     come_due(nightly)
     (first,) = ticked(nightly, wait=False)
@@ -255,6 +268,7 @@ def test_a_cancelled_run_fails_its_turn_and_the_next_turn_goes_on(nightly: InPro
     assert (second.state, second.run_id) == (OccasionState.DONE, first.run_id)
 
 
+@pytest.mark.slow
 def test_maps_that_are_gone_leave_the_run_done_and_the_next_turn_has_a_measure(
     nightly: InProcess, dataset: Path
 ) -> None:
@@ -271,6 +285,7 @@ def test_maps_that_are_gone_leave_the_run_done_and_the_next_turn_has_a_measure(
     assert (third.unchanged, third.error) == (True, None)
 
 
+@pytest.mark.slow
 def test_run_now_that_does_not_wait_leaves_its_run_to_others_and_its_end_to_a_tick(nightly: InProcess) -> None:
     turn = nightly.schedules.run_now("nightly", wait=False)
     assert (turn.state, nightly.computed) == (OccasionState.RUNNING, 0)
@@ -279,6 +294,7 @@ def test_run_now_that_does_not_wait_leaves_its_run_to_others_and_its_end_to_a_ti
     assert (settled.id, settled.state) == (turn.id, OccasionState.DONE)
 
 
+@pytest.mark.slow
 def test_run_now_runs_what_is_paused_and_moves_nothing(nightly: InProcess) -> None:
     nightly.schedules.pause("nightly")
     come_due(nightly)
@@ -312,6 +328,7 @@ def test_a_schedule_that_cannot_run_is_refused_before_it_is_stored(here: InProce
     assert here.runs() == []
 
 
+@pytest.mark.slow
 def test_a_schedule_finds_its_files_from_any_folder(
     here: InProcess, request_: RunRequest, dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

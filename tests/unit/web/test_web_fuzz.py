@@ -35,6 +35,7 @@ def schema(installation: Installation, tmp_path_factory: pytest.TempPathFactory)
         yield schemathesis.openapi.from_asgi("/openapi.json", app, headers=BEARER)
 
 
+@pytest.mark.slow
 def test_no_request_makes_the_server_fail(schema: schemathesis.BaseSchema, installation: Installation) -> None:
     codes: dict[int, int] = {}
 

@@ -69,6 +69,7 @@ def test_every_page_has_its_twins_and_none_says_where_it_lies(browser: TestClien
             assert str(installation.home.parent.name) not in found.text, (path, form)
 
 
+@pytest.mark.slow
 def test_pages_hold_no_inline_script_and_every_link_leads_somewhere(
     browser: TestClient, installation: Installation
 ) -> None:
@@ -89,6 +90,7 @@ def test_pages_hold_no_inline_script_and_every_link_leads_somewhere(
         assert browser.get(link).headers["content-type"].startswith("image/"), link
 
 
+@pytest.mark.slow
 def test_names_from_outside_are_escaped(browser: TestClient, installation: Installation) -> None:
     for path in pages(installation):
         html = browser.get(path).text

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.installation import Installation
 
 PROGRAM = """
@@ -39,6 +41,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 def test_every_page_without_torch(installation: Installation, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(installation.home, home)

@@ -45,6 +45,7 @@ def make(shop: Workshop, ended: list[str]) -> Iterator[MakeConsumer]:
         one.close()
 
 
+@pytest.mark.slow
 def test_an_idle_worker_without_a_broker_finds_its_work_in_sql(
     pipeline: Pipeline, request_: RunRequest, make: MakeConsumer, ended: list[str]
 ) -> None:

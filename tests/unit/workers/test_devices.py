@@ -45,6 +45,7 @@ def test_a_device_that_is_not_there_is_named(device: str) -> None:
         seats(device, None, {})
 
 
+@pytest.mark.slow
 def test_gpus_are_counted_by_torch_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     found = devices._gpus(os.environ)
     assert len(found) == torch.cuda.device_count()

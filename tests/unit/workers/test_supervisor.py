@@ -42,6 +42,7 @@ def wait_for(folder: Path, seat: int, count: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_who_asks_to_be_replaced_is_at_once_and_who_falls_waits_longer_each_time(tmp_path: Path) -> None:
     process = supervised(tmp_path, NOTE + f"sys.exit({REPLACE} if sys.argv[2] == '0' else 1)")
     try:
@@ -55,6 +56,7 @@ def test_who_asks_to_be_replaced_is_at_once_and_who_falls_waits_longer_each_time
     assert falls[2] - falls[1] >= 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_lets_its_processes_finish(tmp_path: Path, number: int) -> None:
     child = NOTE + (
@@ -70,6 +72,7 @@ def test_asked_to_stop_it_lets_its_processes_finish(tmp_path: Path, number: int)
     assert len(lives(tmp_path, 0)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGTERM]])
 def test_in_a_hurry_it_ends_those_that_do_not_listen(tmp_path: Path, signals: list[int]) -> None:
     child = """
