@@ -13,7 +13,8 @@ import sys, time
 import numpy as np
 from benchmarks.peaks import peak
 from db.records import ImageRow, ImageState
-from pipeline.analysis.audit import Material, audit
+from pipeline.analysis.audit import audit
+from pipeline.runs.view import RunView
 from tests.support.planted_worlds import a_run, a_spec
 
 count = int(sys.argv[1])
@@ -34,7 +35,7 @@ def some(of):
 def predict(batch):
     return np.full((len(batch), 10), 0.1, np.float32)
 
-material = Material(a_run(count), a_spec(), Rows(), some(store), some(pixels), predict, spreads=some(np.abs(store)))
+material = RunView(a_run(count), a_spec(), Rows(), some(store), some(pixels), predict, spreads=some(np.abs(store)))
 marks = []
 started = time.process_time()
 audit(material, on_progress=lambda what, done, of: marks.append(time.process_time()) if done == of else None)

@@ -349,7 +349,7 @@ class Pipeline:
         row = stored.find_image(image)
         if row.state is ImageState.FAILED:
             raise UsageError(f"image {row.key!r} has no map to show: {row.error}")
-        return show(self.objects, stored.run, row, row.image(), stored.samples())
+        return show(stored, row)
 
     def export(
         self,

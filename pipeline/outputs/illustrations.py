@@ -13,7 +13,7 @@ from pipeline.analysis.audit.casts import shift
 from pipeline.analysis.audit.measure import read_available
 from pipeline.analysis.audit.results import Audit, ClassFigures, ClassMaps, Cluster, Finding
 from pipeline.outputs import pictures
-from pipeline.runs.view import Floats, Material
+from pipeline.runs.view import Floats, RunView
 
 THUMBNAILS = 3  # images of a cluster
 MOST_THUMBNAILS = 90  # on the page
@@ -74,24 +74,24 @@ class ClassPage:
     clusters: Sequence[ShownCluster]
 
 
-def show_finding(finding: Finding, audit: Audit, material: Material) -> ShownFinding:
+def show_finding(finding: Finding, audit: Audit, view: RunView) -> ShownFinding:
     """The class's mean map with the place framed, and what becomes of six images without it."""
     figures = next(one for one in audit.classes if one.class_name == finding.class_name)
     shown = None
     if figures.maps is not None:
         picture = pictures.upscale(Image.fromarray(pictures.signed_colours(figures.maps.mean)), 208)
-        uri = pictures.data_uri(_boxed(picture, finding, material))
+        uri = pictures.data_uri(_boxed(picture, finding, view))
         shown = Picture(uri, f"Mean map of class {finding.class_name}. {finding.sentence}")
-    return ShownFinding(finding, figures.images, shown, _examples(finding, audit, material))
+    return ShownFinding(finding, figures.images, shown, _examples(finding, audit, view))
 
 
-def class_pages(audit: Audit, material: Material, classes: Sequence[ClassFigures]) -> list[ClassPage]:
+def class_pages(audit: Audit, view: RunView, classes: Sequence[ClassFigures]) -> list[ClassPage]:
     """The maps and clusters of some classes; at most 90 images are read for all of them."""
     found, left = [], MOST_THUMBNAILS
     for figures in classes:
         clusters = []
         for cluster in (one for one in audit.clusters if one.class_name == figures.class_name):
-            clusters.append(_show_cluster(cluster, audit, material, min(THUMBNAILS, left)))
+            clusters.append(_show_cluster(cluster, audit, view, min(THUMBNAILS, left)))
             left -= len(clusters[-1].examples)
         if figures.maps is not None:
             found.append(_class_page(figures, figures.maps, clusters))
@@ -123,10 +123,10 @@ def _class_page(figures: ClassFigures, maps: ClassMaps, clusters: Sequence[Shown
     )
 
 
-def _show_cluster(cluster: Cluster, audit: Audit, material: Material, most: int) -> ShownCluster:
+def _show_cluster(cluster: Cluster, audit: Audit, view: RunView, most: int) -> ShownCluster:
     rows = [audit.sample[key] for key in cluster.examples if key in audit.sample]
-    kept, pixels = read_available(material, rows, most) if most > 0 else ([], np.zeros((0, 1, 1, 1), np.float32))
-    maps = material.maps(kept) if kept else pixels
+    kept, pixels = read_available(view, rows, most) if most > 0 else ([], np.zeros((0, 1, 1, 1), np.float32))
+    maps = view.maps(kept) if kept else pixels
     alt = (
         f"Cluster {cluster.cluster + 1} of class {cluster.class_name}, {cluster.images} of {cluster.examined} images: "
         "where their positive evidence lies"
@@ -145,18 +145,18 @@ def _show_cluster(cluster: Cluster, audit: Audit, material: Material, most: int)
     )
 
 
-def _examples(finding: Finding, audit: Audit, material: Material) -> list[Example]:
+def _examples(finding: Finding, audit: Audit, view: RunView) -> list[Example]:
     rows = [audit.sample[key] for key in finding.examples if key in audit.sample]
     if not rows:
         return []
-    pixels, maps = material.images(rows), material.maps(rows)
-    donors = _donors(finding, audit, material, len(rows))
+    pixels, maps = view.images(rows), view.maps(rows)
+    donors = _donors(finding, audit, view, len(rows))
     if finding.kind == "colour":
         swapped = shift(pixels, donors)
     else:
         swapped = paste(pixels, donors, np.repeat(np.array([finding.region]), len(rows), axis=0))
-    names = material.spec.class_names
-    before, after = material.ask(pixels), material.ask(swapped)
+    names = view.spec.class_names
+    before, after = view.ask(pixels), view.ask(swapped)
     what = "cast" if finding.kind == "colour" else finding.place
     found = []
     for i, row in enumerate(rows):
@@ -169,24 +169,22 @@ def _examples(finding: Finding, audit: Audit, material: Material) -> list[Exampl
             ),
             (pictures.to_picture(swapped[i]), f"{row.key} with the {what} of another class: predicted {now}"),
         )
-        framed = [
-            Picture(pictures.data_uri(_boxed(pictures.upscale(one), finding, material)), alt) for one, alt in shown
-        ]
+        framed = [Picture(pictures.data_uri(_boxed(pictures.upscale(one), finding, view)), alt) for one, alt in shown]
         found.append(Example(row.key, was, now, *framed))
     return found
 
 
-def _donors(finding: Finding, audit: Audit, material: Material, count: int) -> Floats:
+def _donors(finding: Finding, audit: Audit, view: RunView, count: int) -> Floats:
     """Pixels of sampled images of other classes, evenly spread."""
     others = [row for row in audit.sample.values() if row.predicted != finding.class_name]
     start = np.linspace(0, len(others) - 1, count + 2)[1:-1].round().astype(int)
     drawn: list[ImageRow] = [others[(place + offset) % len(others)] for offset in range(len(others)) for place in start]
-    _, pixels = read_available(material, drawn, count)
+    _, pixels = read_available(view, drawn, count)
     return pixels
 
 
-def _boxed(picture: Image.Image, finding: Finding, material: Material) -> Image.Image:
-    return picture if finding.kind == "colour" else pictures.boxed(picture, finding.region, material.size)
+def _boxed(picture: Image.Image, finding: Finding, view: RunView) -> Image.Image:
+    return picture if finding.kind == "colour" else pictures.boxed(picture, finding.region, view.size)
 
 
 def _large(pixels: NDArray[np.uint8]) -> str:

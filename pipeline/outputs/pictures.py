@@ -1,4 +1,4 @@
-"""Maps and images as pictures: colours, overlays, boxes, and the figure of one explained image. Arrays in, no I/O.
+"""Maps and images as pictures: colours, overlays, boxes. Arrays in, no I/O.
 
 Images are (C, H, W) in [0, 1], C = 1 or 3; maps are (H, W), or (C, H, W) and then summed over channels. Signed maps go
 from blue (speaks against the class) over white (0) to red (speaks for it): the two ends of ColorBrewer's RdBu
@@ -9,18 +9,11 @@ rest; what is beyond has the end's colour.
 
 import base64
 import io
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-
-from pipeline.formatting import percent
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
 
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
@@ -35,31 +28,7 @@ _SIGNED: dict[str, Anchors] = {
 _STRONG = {"blue-red": ((25, 90, 185), (190, 20, 40)), "purple-orange": ((84, 39, 136), (200, 85, 0))}
 _MAGNITUDE: Anchors = ((247, 247, 247), (253, 212, 158), (252, 141, 89), (215, 48, 31), (103, 0, 13))
 COLOURS = tuple(_SIGNED)  # of signed maps: against - for
-_FOR, _AGAINST, _INK, _GREY = "#b2182b", "#2166ac", "#1b1b1b", "#595959"
 LEAST_PIXELS = 160
-
-
-@dataclass(frozen=True)
-class Explained:
-    """All that `figure` draws of one image. A is the number of alphas, S that of the images in the strip."""
-
-    key: str
-    target: str  # the explained class
-    predicted: str
-    probability: float  # of the predicted class
-    completeness_gap: float
-    error_estimate: float
-    image: Floats  # (C, H, W)
-    map: Floats  # (C, H, W) or (H, W), mean over members and baselines
-    std: Floats | None  # same shape, over members; None where there is one member
-    alphas: Floats  # (A,), 0 at the baseline, 1 at the image
-    outputs: Floats  # (A,) F(alpha) of the target, mean over members and baselines
-    gradients: Floats  # (A,) mean absolute gradient, likewise
-    strip: Floats  # (S, C, H, W) images interpolated from one of the baselines
-    strip_alphas: Floats  # (S,)
-    strip_baseline: str  # its declaration
-    baselines: int  # that map, curve, gap and error are averaged over, draws counted singly
-    output: str = "logit"
 
 
 def flat(values: Floats) -> Floats:
@@ -179,100 +148,6 @@ def png_bytes(picture: Image.Image, *, fast: bool = False) -> bytes:
 def data_uri(picture: Image.Image) -> str:
     """A picture as a `data:` address, for a page that needs no other file."""
     return "data:image/png;base64," + base64.b64encode(png_bytes(picture)).decode("ascii")
-
-
-def figure(one: Explained) -> bytes:
-    """One PNG that explains one image: the pictures, the path's curve, and the images along it.
-
-    Top: image, overlay, what speaks for the class, where members differ. Middle: F(alpha) and the mean absolute
-    gradient. Bottom: the images from one baseline, which is named, to the image.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    page = Figure(figsize=(11, 9), dpi=110, layout="constrained", facecolor="white")
-    FigureCanvasAgg(page)
-    page.suptitle(_title(one), fontsize=12, color=_INK, parse_math=False)
-    parts = page.subfigures(3, 1, squeeze=False, height_ratios=(3.3, 3.4, 1.9))
-    for draw, part in zip((_draw_maps, _draw_curve, _draw_strip), parts[:, 0], strict=True):
-        draw(part, one)
-    return _saved(page)
-
-
-def _title(one: Explained) -> str:
-    return (
-        f"{one.key}\nexplained: {one.target}    predicted: {one.predicted} (probability {one.probability:.3f})\n"
-        f"completeness gap {percent(one.completeness_gap)}    estimated error {percent(one.error_estimate)}"
-    )
-
-
-def _draw_maps(place: "SubFigure", one: Explained) -> None:
-    summed = flat(one.map)
-    panels = [
-        ("image", to_picture(one.image)),
-        ("for (red) and against (blue)", overlay(one.image, summed)),
-        ("speaks for the class", Image.fromarray(magnitude_colours(np.clip(summed, 0, None)))),
-    ]
-    if one.std is not None:
-        panels.append(("where members differ (std)", Image.fromarray(magnitude_colours(flat(one.std)))))
-    for axes, (title, picture) in zip(place.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        axes.imshow(np.asarray(picture), interpolation="nearest")
-        axes.set_title(title, fontsize=10, color=_INK)
-        _bare(axes)
-
-
-def _draw_curve(place: "SubFigure", one: Explained) -> None:
-    axes = place.subplots(1, 1)
-    many = len(one.alphas) > 40
-    axes.plot(one.alphas, one.outputs, color=_FOR, linewidth=2, marker="" if many else "o", markersize=4)
-    axes.set_xlabel(_alpha_label(one.baselines), color=_INK)
-    axes.set_ylabel(f"F(alpha), {one.output} of {one.target}", color=_FOR, parse_math=False)
-    axes.tick_params(axis="y", colors=_FOR)
-    axes.set_xlim(0, 1)
-    axes.grid(visible=True, alpha=0.25)
-    second = axes.twinx()
-    second.fill_between(one.alphas, one.gradients, color=_AGAINST, alpha=0.15, linewidth=0)
-    second.plot(one.alphas, one.gradients, color=_AGAINST, linewidth=1.5, linestyle="--")
-    second.set_ylim(bottom=0)
-    second.set_ylabel("mean absolute gradient (dashed)", color=_AGAINST)
-    second.tick_params(axis="y", colors=_AGAINST)
-    axes.set_zorder(second.get_zorder() + 1)  # the curve over the filled area
-    axes.patch.set_visible(False)
-    for edge in (axes, second):
-        edge.spines["top"].set_visible(False)
-
-
-def _alpha_label(baselines: int) -> str:
-    ends = "alpha: 0 is the baseline, 1 is the image"
-    return ends if baselines == 1 else f"{ends} (mean over {baselines} baselines, as the map)"
-
-
-def _strip_title(one: Explained) -> str:
-    few = "" if one.baselines == 1 else f", 1 of {one.baselines} baselines"
-    return f"path from {one.strip_baseline}{few}"
-
-
-def _draw_strip(place: "SubFigure", one: Explained) -> None:
-    place.suptitle(_strip_title(one), fontsize=10, color=_INK, parse_math=False)
-    for axes, alpha, image in zip(
-        place.subplots(1, len(one.strip), squeeze=False)[0], one.strip_alphas, one.strip, strict=True
-    ):
-        axes.imshow(np.asarray(to_picture(image)), interpolation="nearest")
-        axes.set_title(f"alpha {float(alpha):.2f}", fontsize=8, color=_GREY)
-        _bare(axes)
-
-
-def _bare(axes: "Axes") -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_color("#bdbdbd")
-
-
-def _saved(page: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    page.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
 def _ramp(positions: Floats, anchors: Anchors) -> Bytes:

@@ -2,5 +2,5 @@
 
 No torch, no build step, no request to another machine. Read in this order: serving, app, safety, answers; the pages
 runs, gallery, images, drawing, audits, comparing, schedules. `material` reads arrays, `places` hides paths, `turns`
-works in the background; `words` and `plots` turn figures into sentences and SVG.
+works in the background; `words` turn figures into sentences.
 """

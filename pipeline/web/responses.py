@@ -14,14 +14,15 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2 import Environment, pass_context
 from jinja2.runtime import Context
 
 from db.records import ImageRow, Run, Schedule
-from pipeline import formatting
 from pipeline.errors import AttribatchError
+from pipeline.outputs import charts
+from pipeline.outputs.page import environment
 from pipeline.schedules.cron import on_clock
-from pipeline.web import plots, redaction, sentences
+from pipeline.web import redaction, sentences
 
 if TYPE_CHECKING:
     from pipeline.api import Pipeline
@@ -161,22 +162,10 @@ def _answering(handler: Callable[..., View], form: str) -> Callable[..., Respons
 
 def make_templates() -> Environment:
     """The templates, which escape whatever they are given."""
-    found = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("visible", "number", "duration"):
-        found.filters[name] = getattr(formatting, name)
-    found.filters |= {
-        "percent": lambda *given: formatting.unbroken(formatting.percent(*given)),
-        "unbroken": formatting.unbroken,
-    }
-    found.filters |= {"whole": lambda value: f"{value:,}", "moment": _moment, "on_clock": on_clock}
+    found = environment(Path(__file__).parent / "templates")
+    found.filters |= {"moment": _moment, "on_clock": on_clock}
     found.filters |= {"query": with_query, "public": _public, "finding": _finding, "base_name": redaction.base_name}
-    found.globals |= {"plots": plots, "words": sentences, "static_key": _static_key()}
+    found.globals |= {"charts": charts, "words": sentences, "static_key": _static_key()}
     return found
 
 

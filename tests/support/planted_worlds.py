@@ -19,8 +19,8 @@ from sklearn.datasets import load_digits, load_sample_images
 from torch import nn
 
 from db.records import ImageRow, ImageState, Run
-from pipeline.analysis.audit import Material
 from pipeline.attribution import Baseline
+from pipeline.runs.view import RunView
 from pipeline.spec.run_spec import ModelSpec, Preprocess, RunSpec
 
 SIDE = 32
@@ -39,7 +39,7 @@ Floats = NDArray[np.float32]
 class World:
     """What was planted, and what came of it."""
 
-    material: Material
+    material: RunView
     drop: float  # accuracy on the marked images, minus the same with the mark removed
     p_value: float  # of that drop: McNemar's exact test, two-sided
     accuracy: float
@@ -213,7 +213,7 @@ def world(
     return World(found, drop, p_value, float((predicted == labels[held]).mean()))
 
 
-def material(pixels: Floats, maps: Floats, labels: NDArray[np.int64], models: Sequence[nn.Module]) -> Material:
+def material(pixels: Floats, maps: Floats, labels: NDArray[np.int64], models: Sequence[nn.Module]) -> RunView:
     """Arrays as an audit's input, with one failed image."""
     scores = probabilities(models, pixels)
     rng = np.random.default_rng(0)
@@ -228,7 +228,7 @@ def material(pixels: Floats, maps: Floats, labels: NDArray[np.int64], models: Se
         for i, (label, row) in enumerate(zip(labels, scores, strict=True))
     ]  # fmt: skip
     failed = replace(rows[0], row=len(rows), key="bad.png", state=ImageState.FAILED, error="truncated file")
-    return Material(
+    return RunView(
         run=a_run(len(rows) + 1),
         spec=a_spec(channels=pixels.shape[1]),
         rows=[*rows, failed],

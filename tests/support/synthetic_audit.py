@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.records import ImageRow, ImageState
-from pipeline.analysis.audit import Material, classes
-from pipeline.runs.view import By, class_of, natural
+from pipeline.analysis.audit import classes
+from pipeline.runs.view import By, RunView, class_of, natural
 from tests.support.planted_worlds import CORNERS, a_run, a_spec
 
 CLASSES = ("mark", "bright", "dark")
@@ -37,7 +37,7 @@ def corner_model(corner: str) -> Callable[[Floats], Floats]:
 
 def a_material(
     *, count: int = 120, corner: str = "top-left corner", rate: float = 1.0, used: bool = True, seed: int = 0
-) -> Material:
+) -> RunView:
     """A third of the images belongs to 'mark', of which `rate` bear one; the maps say so.
 
     The images of 'mark' that bear none show a faint pattern instead. With `used=False` all show the pattern, and the
@@ -57,7 +57,7 @@ def a_material(
     predict = corner_model(corner) if used else object_model
     scores = predict(pixels)
     rows = [_row(i, CLASSES[truth[i]], scores[i], rng) for i in range(count)]
-    return Material(
+    return RunView(
         run=a_run(count + 1),
         spec=a_spec(CLASSES),
         rows=[*rows, ImageRow("r", count, "bad.png", "v", ImageState.FAILED, error="truncated file")],
@@ -79,7 +79,7 @@ def _row(index: int, label: str, scores: Floats, rng: np.random.Generator) -> Im
     )  # fmt: skip
 
 
-def rows_of(material: Material) -> list[ImageRow]:
+def rows_of(material: RunView) -> list[ImageRow]:
     """The rows that have maps."""
     return list(material.done())
 

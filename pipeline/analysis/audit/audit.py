@@ -13,30 +13,30 @@ import numpy as np
 
 from db.records import ImageRow
 from pipeline.analysis.audit.boxes import Boxes, grid_shares, grid_step, window_shares, windows
-from pipeline.analysis.audit.classes import MEDIAN_OF, ClassSums, block_step, by_class
+from pipeline.analysis.audit.classes import MEDIAN_OF, SKETCHED_OVERALL, ClassSums, block_step, by_class
 from pipeline.analysis.audit.clusters import cluster_classes
 from pipeline.analysis.audit.results import Audit, Finding, Unconfirmed
 from pipeline.analysis.audit.search import Examined, find_shortcuts
 from pipeline.analysis.audit.survey import Survey, survey
 from pipeline.analysis.audit.thresholds import MIN_IMAGES
-from pipeline.runs.view import By, Floats, Material
+from pipeline.runs.view import By, Floats, RunView
 
 UNSEEN = 0.1  # tolerated error of a map where the run names none
 SMALL = 0.1  # of the run's median |F(x) - F(x')|: below it a completeness gap says little
-Tell = Callable[[str, int, int], None]  # what is done, how many of how many
+OnProgress = Callable[[str, int, int], None]  # what is done, how many of how many
 
 
-def audit(material: Material, *, by: By = "predicted", seed: int = 0, on_progress: Tell = lambda *_: None) -> Audit:
+def audit(view: RunView, *, by: By = "predicted", seed: int = 0, on_progress: OnProgress = lambda *_: None) -> Audit:
     """Figures per class and shortcuts of a whole run.
 
-    Classes are the predicted ones, or the labels. The answer depends on the material, `by` and `seed` alone.
+    Classes are the predicted ones, or the labels. The answer depends on the view, `by` and `seed` alone.
     `on_progress` is told of maps that were read, and of places that were tested.
     """
-    gone = _Gone(material.available)
-    material = replace(material, available=gone)
-    seen = survey(material.rows, by, seed)
-    sample, remarks = _examined(material, seen)
-    pass_ = _Pass(material, seen, sample, by)
+    gone = _Gone(view.available)
+    view = replace(view, available=gone)
+    seen = survey(view.rows, by, seed)
+    sample, remarks = _examined(view, seen)
+    pass_ = _Pass(view, seen, sample, by)
     for done in pass_.run():
         on_progress("maps", done, seen.images)
     examined = pass_.examined(seed)
@@ -45,13 +45,13 @@ def audit(material: Material, *, by: By = "predicted", seed: int = 0, on_progres
     comparable = searched = len(examined.rows) >= 2
     if comparable:
         findings, candidates, searched = find_shortcuts(
-            material, examined, seed=seed, on_tested=lambda done, of: on_progress("places", done, of)
+            view, examined, seed=seed, on_tested=lambda done, of: on_progress("places", done, of)
         )
-    unfinished, untested = _unfinished(material, seen), gone.untested(examined.rows)
-    pixels = material.size[0] * material.size[1]
+    unfinished, untested = _unfinished(view, seen), gone.untested(examined.rows)
+    pixels = view.size[0] * view.size[1]
     differences = pass_.overall.sketches["difference"]
     return Audit(
-        run_id=material.run.id,
+        run_id=view.run.id,
         by=by,
         seed=seed,
         images=seen.images,
@@ -62,7 +62,7 @@ def audit(material: Material, *, by: By = "predicted", seed: int = 0, on_progres
         clusters=tuple(examined.clusters),
         failed=seen.failed,
         remarks=(*unfinished, *gone.remarks(), *untested, *remarks),
-        tolerance=tolerance_of(material),
+        tolerance=tolerance_of(view),
         unreliable_gaps=differences.share_below(SMALL * (differences.quantile(0.5) or 0)),
         searched=searched,
         complete=searched is comparable and not unfinished and not untested,
@@ -71,9 +71,9 @@ def audit(material: Material, *, by: By = "predicted", seed: int = 0, on_progres
     )
 
 
-def tolerance_of(material: Material) -> float:
+def tolerance_of(view: RunView) -> float:
     """The error of a map above which it is counted as uncertain."""
-    return material.spec.tolerance or UNSEEN
+    return view.spec.tolerance or UNSEEN
 
 
 @dataclass
@@ -115,14 +115,14 @@ class _Gone:
 class _Pass:
     """The pass over the maps: sums of all images, shares of the sampled ones."""
 
-    def __init__(self, material: Material, seen: Survey, sample: Mapping[str, Sequence[ImageRow]], by: By) -> None:
-        self._material, self._sample, self._by = material, sample, by
-        step = block_step(len(seen.names), *material.size)
-        tolerance = tolerance_of(material)
+    def __init__(self, view: RunView, seen: Survey, sample: Mapping[str, Sequence[ImageRow]], by: By) -> None:
+        self._view, self._sample, self._by = view, sample, by
+        step = block_step(len(seen.names), *view.size)
+        tolerance = tolerance_of(view)
         self.sums = {name: ClassSums(step, tolerance) for name in seen.names}
-        self.overall = ClassSums(step, tolerance)
-        self._boxes: Boxes = windows(*material.size)
-        self._step = grid_step(*material.size)
+        self.overall = ClassSums(step, tolerance, SKETCHED_OVERALL)
+        self._boxes: Boxes = windows(*view.size)
+        self._step = grid_step(*view.size)
         self._wanted = {row.row for part in sample.values() for row in part}
         self._kept = {row.row for part in seen.sample.values() for row in part[:MEDIAN_OF]}
         self._shares: dict[int, Floats] = {}  # row number -> (k,)
@@ -131,7 +131,7 @@ class _Pass:
     def run(self) -> Iterator[int]:
         """Read all maps; yields how many were read so far."""
         done = 0
-        for rows, maps, spreads in self._material.read_maps():
+        for rows, maps, spreads in self._view.read_maps():
             self._reduce(rows, maps, spreads)
             picked = [place for place, row in enumerate(rows) if row.row in self._wanted]
             shares, grids = window_shares(maps[picked], self._boxes), grid_shares(maps[picked], self._step)
@@ -148,7 +148,7 @@ class _Pass:
             shares={name: np.stack([self._shares[row.row] for row in part]) for name, part in self._sample.items()},
             grids=grids,
             boxes=self._boxes,
-            size=self._material.size,
+            size=self._view.size,
             step=self._step,
             clusters=cluster_classes(self._sample, grids, seed),
         )
@@ -162,14 +162,14 @@ class _Pass:
             sums.add_maps(maps[places], None if spreads is None else spreads[places], keep)
 
 
-def _unfinished(material: Material, seen: Survey) -> list[str]:
-    of, done = material.run.image_count, seen.images + sum(seen.failed.values())
+def _unfinished(view: RunView, seen: Survey) -> list[str]:
+    of, done = view.run.image_count, seen.images + sum(seen.failed.values())
     return [f"the run is not finished: {done} of {of} images are done, and the audit covers these"] if done < of else []
 
 
-def _examined(material: Material, seen: Survey) -> tuple[dict[str, list[ImageRow]], tuple[str, ...]]:
+def _examined(view: RunView, seen: Survey) -> tuple[dict[str, list[ImageRow]], tuple[str, ...]]:
     """Images per class that the shortcut search looks at: their map must explain their class. And what was left out."""
-    known = set(material.spec.class_names)
+    known = set(view.spec.class_names)
     examined = {name: part for name, part in seen.explained.items() if name in known and len(part) >= MIN_IMAGES}
     small = [name for name in seen.names if name not in examined]
     few = ", ".join(small[:5]) + (", ..." if len(small) > 5 else "")

@@ -20,7 +20,7 @@ from pipeline.analysis.audit.measure import DONORS, LEANING, RECEIVERS, Pool, Tr
 from pipeline.analysis.audit.propose import Candidate, permuted
 from pipeline.analysis.audit.thresholds import MIN_IMAGES
 from pipeline.analysis.statistics import Estimate, wilson
-from pipeline.runs.view import Floats, Material
+from pipeline.runs.view import Floats, RunView
 
 IN_ALL, PER_CLASS, LEAST_EACH = 960, 48, 8
 _OPPONENT = np.array([[1 / 3, 1 / 3, 1 / 3], [0.5, -0.5, 0], [0.25, 0.25, -0.5]], np.float32)
@@ -60,14 +60,14 @@ def shift(images: Floats, sources: Floats, turn: int = 0) -> Floats:
     return found
 
 
-def read_palette(material: Material, examined: Mapping[str, Sequence[ImageRow]]) -> Palette:
+def read_palette(view: RunView, examined: Mapping[str, Sequence[ImageRow]]) -> Palette:
     """The casts of a few images of each class, the largest classes first."""
     most = max(LEAST_EACH, min(PER_CLASS, IN_ALL // max(1, len(examined))))
     largest = sorted(examined, key=lambda name: -len(examined[name]))[: IN_ALL // most]
     rows: dict[str, Sequence[ImageRow]] = {}
     colours: dict[str, Floats] = {}
     for name in (name for name in examined if name in set(largest)):
-        kept, pixels = read_available(material, examined[name], most)
+        kept, pixels = read_available(view, examined[name], most)
         if len(kept) >= MIN_IMAGES:
             rows[name], colours[name] = kept, opponent(cast_of(pixels))
     return Palette(rows, colours)
@@ -104,14 +104,14 @@ def propose_colours(palette: Palette, size: tuple[int, int], *, permutations: in
 
 
 def run_colour_trial(
-    material: Material, candidate: Candidate, palette: Palette, pool: Pool, *, index: int, seed: int
+    view: RunView, candidate: Candidate, palette: Palette, pool: Pool, *, index: int, seed: int
 ) -> Trial | None:
     """Measure one colour; see `interventions.run_trial`."""
     rng = np.random.default_rng([seed, index, 3])
     leaning = candidate.order[: min(LEANING, max(MIN_IMAGES, candidate.leaning))]
     wanted = [palette.rows[candidate.class_name][place] for place in leaning]
-    pixels = material.read_images(wanted)
-    kept = material.ask(pixels) == index
+    pixels = view.read_images(wanted)
+    kept = view.ask(pixels) == index
     others = np.flatnonzero(pool.predicted != index)
     if kept.sum() < MIN_IMAGES or len(others) < MIN_IMAGES:
         return None
@@ -121,8 +121,8 @@ def run_colour_trial(
     givers = own[rng.integers(0, len(own), RECEIVERS)]
 
     def measured(control: bool) -> tuple[Estimate, Estimate]:
-        lost = (material.ask(shift(images, donors, int(control))) != index).mean()
-        turned = (material.ask(shift(receivers, givers, int(control))) == index).mean()
+        lost = (view.ask(shift(images, donors, int(control))) != index).mean()
+        turned = (view.ask(shift(receivers, givers, int(control))) == index).mean()
         return wilson(float(lost), len(own)), wilson(float(turned), min(RECEIVERS, len(others)))
 
     return conclude(

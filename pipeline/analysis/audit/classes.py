@@ -23,6 +23,7 @@ MEDIAN_OF = 32
 MAP_BYTES = 512 * 2**20  # of all classes' maps together
 _PIXEL_BYTES = 4 * 8 + 4 * MEDIAN_OF
 SKETCHED = ("completeness_gap", "error_estimate", "member_disagreement", "baseline_sensitivity")
+SKETCHED_OVERALL = (*SKETCHED, "border_share", "gini", "probability")  # over all images, for their histograms
 CORNERS = ("top_left_share", "top_right_share", "bottom_left_share", "bottom_right_share")
 AVERAGED = ("border_share", "center_share", *CORNERS, "center_x", "center_y", "entropy", "gini", "sign_agreement")
 
@@ -46,14 +47,21 @@ def blocks(maps: NDArray[Any], step: int) -> Doubles:
 
 
 class ClassSums:
-    """Everything that is reduced over the images of one class; errors above `tolerance` are counted."""
+    """Everything that is reduced over the images of one class.
 
-    def __init__(self, step: int, tolerance: float) -> None:
+    Args:
+        step: side, in pixels, of the blocks over which maps are averaged.
+        tolerance: error estimates above it are counted.
+        sketched: columns of the index whose distribution is kept.
+    """
+
+    def __init__(self, step: int, tolerance: float, sketched: Sequence[str] = SKETCHED) -> None:
+        self._sketched = sketched
         self._step = step
         self._maps, self._absolute, self._spread = Moments(), Moments(), Moments()
         self._kept: list[Floats] = []  # for the median
         self._averages = {name: Moments() for name in AVERAGED}
-        self.sketches = {name: Sketch() for name in (*SKETCHED, "difference")}
+        self.sketches = {name: Sketch() for name in (*sketched, "difference")}
         self.sketches["error_estimate"] = Sketch(tolerance)
         self._right, self._labelled, self.images = 0, 0, 0
 
@@ -72,7 +80,7 @@ class ClassSums:
         labelled = [row for row in rows if row.label is not None]
         self._labelled += len(labelled)
         self._right += sum(row.label == row.predicted for row in labelled)
-        for name in SKETCHED:
+        for name in self._sketched:
             self.sketches[name].add([getattr(row, name) for row in rows])
         differences = [
             abs(row.output - row.baseline_output)
@@ -107,7 +115,7 @@ class ClassSums:
             member_disagreement=spread.quantile(0.5),
             sign_agreement=means["sign_agreement"],
             baseline_sensitivity=baselines.quantile(0.5),
-            distributions={key: self.sketches[key].to_dict() for key in SKETCHED},
+            distributions={key: self.sketches[key].to_dict() for key in self._sketched},
             maps=self.maps(),
         )
 

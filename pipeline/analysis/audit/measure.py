@@ -25,7 +25,7 @@ from pipeline.analysis.audit.boxes import Box, area_of, cut, overlap, paste
 from pipeline.analysis.audit.propose import Candidate
 from pipeline.analysis.audit.thresholds import ALIKE, MIN_IMAGES, USE
 from pipeline.analysis.statistics import Estimate, wilson
-from pipeline.runs.view import Floats, Material
+from pipeline.runs.view import Floats, RunView
 
 LEANING = 24  # images that lean on the window most: at 16 a loss of 20 points would not exceed a control of 0
 DONORS = 4  # per leaning image
@@ -77,18 +77,18 @@ class Pool:
     contrast: Floats  # (n, H, W), see `likeness.contrast`
 
 
-def read_available(material: Material, rows: Sequence[ImageRow], most: int) -> tuple[list[ImageRow], Floats]:
+def read_available(view: RunView, rows: Sequence[ImageRow], most: int) -> tuple[list[ImageRow], Floats]:
     """The first `most` rows whose images are still there, and their pixels. No other image is asked for."""
     kept: list[ImageRow] = []
     for row in rows:
         if len(kept) == most:
             break
-        if material.available(row):
+        if view.available(row):
             kept.append(row)
-    return kept, material.read_images(kept)
+    return kept, view.read_images(kept)
 
 
-def draw_pool(material: Material, rows: Sequence[ImageRow], rng: np.random.Generator) -> Pool:
+def draw_pool(view: RunView, rows: Sequence[ImageRow], rng: np.random.Generator) -> Pool:
     """A random pool, balanced over predicted classes."""
     seen: dict[str | None, int] = {}
     turns = []
@@ -97,12 +97,12 @@ def draw_pool(material: Material, rows: Sequence[ImageRow], rng: np.random.Gener
         turns.append((seen.setdefault(name, 0), int(index)))
         seen[name] += 1
     drawn = [rows[index] for _, index in sorted(turns, key=lambda turn: turn[0])]
-    _, pixels = read_available(material, drawn, POOL)
-    return Pool(pixels, material.ask(pixels), contrast(pixels))
+    _, pixels = read_available(view, drawn, POOL)
+    return Pool(pixels, view.ask(pixels), contrast(pixels))
 
 
 def run_trial(
-    material: Material,
+    view: RunView,
     candidate: Candidate,
     rows: Sequence[ImageRow],
     pool: Pool,
@@ -120,39 +120,39 @@ def run_trial(
     """
     rng = np.random.default_rng([seed, index, *candidate.region])
     ordered = [rows[position] for position in candidate.order]
-    wanted, own = _predicted_as(index, material, ordered, min(LEANING, max(MIN_IMAGES, candidate.leaning)))
+    wanted, own = _predicted_as(index, view, ordered, min(LEANING, max(MIN_IMAGES, candidate.leaning)))
     others = np.flatnonzero(pool.predicted != index)
     if len(own) < MIN_IMAGES or len(others) < MIN_IMAGES:
         return None
-    places = np.array([candidate.region, *_elsewhere(candidate.region, material.size, rng)])  # (5, 4): then controls
+    places = np.array([candidate.region, *_elsewhere(candidate.region, view.size, rng)])  # (5, 4): then controls
     images, donors = np.repeat(own, DONORS, axis=0), pool.pixels[rng.choice(others, len(own) * DONORS)]
     receivers = pool.pixels[rng.choice(others, RECEIVERS, replace=len(others) < RECEIVERS)]
 
     def turned(sources: Floats, control: bool) -> Estimate:
         givers = sources[rng.integers(0, len(sources), RECEIVERS)]
-        answers = material.ask(paste(receivers, givers, _places(places, RECEIVERS, control=control)))
+        answers = view.ask(paste(receivers, givers, _places(places, RECEIVERS, control=control)))
         return wilson(float((answers == index).mean()), min(RECEIVERS, len(others)))
 
     def measured(control: bool) -> tuple[Estimate, Estimate]:
-        answers = material.ask(paste(images, donors, _places(places, len(images), control=control)))
+        answers = view.ask(paste(images, donors, _places(places, len(images), control=control)))
         return wilson(float((answers != index).mean()), len(own)), turned(own, control)
 
     trial = conclude(candidate, measured, examples=[row.key for row in wanted])
     trial = _with_content(trial, wanted, own, pool, others, compared=len(own))
     if candidate.leaning > LEANING and (trial.worth or lower_end(trial.alike_likeness, len(trial.alike)) >= ALIKE):
-        wanted, own = _predicted_as(index, material, ordered, min(COMPARED, candidate.leaning))
+        wanted, own = _predicted_as(index, view, ordered, min(COMPARED, candidate.leaning))
         compared = trial.necessity.images if bare is None else len(own)
         trial = _with_content(trial, wanted, own, pool, others, compared=compared)
     if trial.worth and bare is not None and len(bare) >= MIN_IMAGES:
-        _, without = _predicted_as(index, material, bare, LEANING)
+        _, without = _predicted_as(index, view, bare, LEANING)
         trial = replace(trial, without=turned(without, control=False) if len(without) >= MIN_IMAGES else None)
     return trial
 
 
-def _predicted_as(index: int, material: Material, rows: Sequence[ImageRow], most: int) -> tuple[list[ImageRow], Floats]:
+def _predicted_as(index: int, view: RunView, rows: Sequence[ImageRow], most: int) -> tuple[list[ImageRow], Floats]:
     """Those of the first `most` available rows that are predicted as a class, and their pixels."""
-    wanted, pixels = read_available(material, rows, most)
-    kept = material.ask(pixels) == index
+    wanted, pixels = read_available(view, rows, most)
+    kept = view.ask(pixels) == index
     return [row for row, keep in zip(wanted, kept, strict=True) if keep], pixels[kept]
 
 

@@ -154,7 +154,7 @@ class ClassFigures:
     member_disagreement: float | None  # median
     sign_agreement: float | None  # mean share of |map| where all members have one sign
     baseline_sensitivity: float | None  # median
-    distributions: Mapping[str, Any]  # of `reductions.SKETCHED`; see `Sketch.to_dict`
+    distributions: Mapping[str, Any]  # of `classes.SKETCHED`; see `Sketch.to_dict`
     maps: ClassMaps | None
 
 

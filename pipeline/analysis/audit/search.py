@@ -17,7 +17,7 @@ from pipeline.analysis.audit.measure import Trial, draw_pool, run_trial
 from pipeline.analysis.audit.propose import Candidate, Scan, fit_all, means_elsewhere, moved
 from pipeline.analysis.audit.results import Cluster, Finding, Unconfirmed
 from pipeline.analysis.audit.thresholds import ALPHA, FAMILIES, PART, PERMUTATIONS, SAME, TESTED
-from pipeline.runs.view import Floats, Material
+from pipeline.runs.view import Floats, RunView
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,28 @@ class Examined:
 
 
 def find_shortcuts(
-    material: Material, examined: Examined, *, seed: int, on_tested: Callable[[int, int], None] = lambda *_: None
+    view: RunView, examined: Examined, *, seed: int, on_tested: Callable[[int, int], None] = lambda *_: None
 ) -> tuple[list[Finding], list[Unconfirmed], bool]:
     """Findings, strongest first, the candidates that failed, and whether any was tested: not where images are gone.
 
     Of those that failed, the ones that the model uses come first.
     `on_tested` is told how many candidates of how many were tested.
     """
-    pool = draw_pool(material, list(chain.from_iterable(examined.rows.values())), np.random.default_rng([seed, 1]))
-    palette = read_palette(material, examined.rows)
-    colours = propose_colours(palette, material.size, permutations=PERMUTATIONS, seed=seed)
+    pool = draw_pool(view, list(chain.from_iterable(examined.rows.values())), np.random.default_rng([seed, 1]))
+    palette = read_palette(view, examined.rows)
+    colours = propose_colours(palette, view.size, permutations=PERMUTATIONS, seed=seed)
     proposed = [replace(one, p_value=min(1.0, FAMILIES * one.p_value)) for one in [*_places(examined, seed), *colours]]
 
     def tested(candidate: Candidate, bare: Sequence[str] | None = None) -> Trial | None:
-        index = material.spec.class_names.index(candidate.class_name)
+        index = view.spec.class_names.index(candidate.class_name)
         if candidate.kind == "colour":
-            return run_colour_trial(material, candidate, palette, pool, index=index, seed=seed)
+            return run_colour_trial(view, candidate, palette, pool, index=index, seed=seed)
         rows = examined.rows[candidate.class_name]
         if bare is None:
-            return run_trial(material, candidate, rows, pool, index=index, seed=seed)
+            return run_trial(view, candidate, rows, pool, index=index, seed=seed)
         by_key = {row.key: row for row in rows}
         others = [by_key[key] for key in bare if by_key[key].label in (None, by_key[key].predicted)]
-        return run_trial(material, candidate, rows, pool, index=index, seed=seed, bare=others)
+        return run_trial(view, candidate, rows, pool, index=index, seed=seed, bare=others)
 
     trials: list[Trial] = []
     failed: list[tuple[Candidate, Trial | None, str]] = []
@@ -73,8 +73,8 @@ def find_shortcuts(
             trials.append(replace(trial, candidate=place, extent=place.region))
     confirmed, rejected = decide(trials)
     failed += [(trial.candidate, trial, reason) for trial, reason in rejected]
-    findings = [_finding(trial, len(examined.rows[trial.candidate.class_name]), material.size) for trial in confirmed]
-    places = [_unconfirmed(*one, size=material.size) for one in failed]
+    findings = [_finding(trial, len(examined.rows[trial.candidate.class_name]), view.size) for trial in confirmed]
+    places = [_unconfirmed(*one, size=view.size) for one in failed]
     return findings, sorted(places, key=lambda one: (not one.used, -one.effect, one.p_value)), bool(len(pool.pixels))
 
 

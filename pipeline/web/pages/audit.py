@@ -9,11 +9,11 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from PIL import Image
 
-from db.distributions import histograms
 from db.records import ImageRow, Progress, Run
 from pipeline.errors import NotFound, ObjectMissing
 from pipeline.formatting import plural, visible
-from pipeline.outputs import pictures
+from pipeline.outputs import charts, pictures
+from pipeline.outputs.report import measured
 from pipeline.runs.stored import Floats
 from pipeline.spec.run_spec import RunSpec
 from pipeline.storage.keys import report_key
@@ -24,15 +24,6 @@ from pipeline.web.responses import Asked, Here, View, twins, with_query
 
 EXAMPLES, CLASS_IMAGES, CANDIDATES = 6, 24, 50
 AVERAGED = 32  # maps of a class, where the audit stored no mean
-DISTRIBUTIONS = {
-    "border_share": "Border share",
-    "error_estimate": "Error estimate",
-    "completeness_gap": "Completeness gap",
-    "member_disagreement": "Member disagreement",
-    "baseline_sensitivity": "Baseline sensitivity",
-    "probability": "Probability",
-    "gini": "Gini coefficient",
-}
 By = Literal["predicted", "label"]
 MapKind = Literal["mean", "absolute", "median", "std", "member_std"]
 CLASS_MAPS: dict[MapKind, str] = {
@@ -59,16 +50,15 @@ def audit(here: Here, run: str, by: By = "predicted") -> View:
         "audit": found,
         "stale": None if found is None else note is not None,
         "evaluation": here.pipeline.evaluation(stored.id),
-        "distributions": histograms(here.pipeline.database, stored.id, stored.image_count, list(DISTRIBUTIONS)),
     }
     more = {
         "stored": stored,
         "note": note,
-        "names": DISTRIBUTIONS,
+        "distributions": charts.of_audit(found) if found else [],
         "verdicts": sentences.VERDICTS,
         "findings": [_shown(here, stored, finding) for finding in (found or {}).get("findings", ())],
         "candidates": (found or {}).get("candidates", [])[:CANDIDATES],
-        "measured": {name for each in (found or {}).get("classes", ()) for name in each if each[name] is not None},
+        "measured": measured(found) if found else set(),
         "size": _size(stored),
         "pixelated": is_small(stored),
         "class_map": lambda name, kind="mean": class_map_address(stored, name, by, kind),

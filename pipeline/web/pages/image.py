@@ -7,8 +7,9 @@ from fastapi import APIRouter
 
 from db.records import ImageRow, ImageState, Run
 from pipeline.formatting import number, percent, visible
+from pipeline.outputs import charts
 from pipeline.spec.run_spec import RunSpec
-from pipeline.web import plots, sentences
+from pipeline.web import sentences
 from pipeline.web.pages import thumbnails
 from pipeline.web.pages.gallery import is_small, public_row
 from pipeline.web.responses import Asked, Here, View, twins
@@ -56,7 +57,7 @@ def image(here: Here, run: str, row: thumbnails.RowNumber) -> View:
         "neighbours": [each.key for each in like],
     }
     path = data["path"]
-    curve = None if path is None else plots.curve(**path, target=visible(found.target))
+    curve = None if path is None else charts.curve(**path, target=visible(found.target))
     more = {
         "stored": stored,
         "curve": curve,

@@ -14,11 +14,11 @@ from fastapi.responses import RedirectResponse, Response
 from db.records import ClassDrift, Occasion, Run, Schedule
 from pipeline.errors import NotFound, UsageError
 from pipeline.formatting import visible
+from pipeline.outputs import charts
 from pipeline.schedules.cron import on_clock
-from pipeline.spec.describe import model_name
 from pipeline.spec.gate import Gate
 from pipeline.spec.request import repeat
-from pipeline.web import plots, redaction
+from pipeline.web import redaction
 from pipeline.web.pages.runs import WRITES
 from pipeline.web.responses import Asked, Here, View, twins
 
@@ -45,7 +45,7 @@ def schedule(here: Here, name: Name) -> View:
     moved = [(on_clock(turn.due_at, found.timezone), turn.drift) for turn in reversed(turns) if turn.drift is not None]
     data = {"schedule": _record(here, found), "history": history}
     more = {
-        "curve": plots.drift(moved, _level(found)) if moved else None,
+        "curve": charts.drift(moved, _level(found)) if moved else None,
         "classes": most_moved(here, turns),
         "said": here.public(here.site.turns.said(name) or ""),
         "live_run": next((turn.run_id for turn in turns if turn.ended_at is None and turn.run_id), None),
@@ -117,7 +117,7 @@ def _record(here: Asked, found: Schedule) -> dict[str, Any]:
         "next_due": found.next_due,
         "fail_on": found.fail_on,
         "source": redaction.base_name(request["source"]),
-        "models": [model_name(model["source"]) for model in request["models"]],
+        "models": [sentences.model_name(model["source"]) for model in request["models"]],
         "last_state": None if last is None else str(last.state),
         "last_drift": None if last is None else last.drift,
         "last_exceeded": None if last is None else last.exceeded,

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.analysis.audit import Audit, Material, audit
+from pipeline.analysis.audit import Audit, audit
 from pipeline.analysis.audit.classes import CORNERS, MEDIAN_OF, ClassSums, block_step, blocks
 from pipeline.analysis.audit.survey import IN_ALL, PER_CLASS, survey
 from pipeline.analysis.statistics import Sketch
-from pipeline.runs.view import batches
+from pipeline.runs.view import RunView, batches
 from tests.support.synthetic_audit import a_material, classes_of, rows_of
 
 
@@ -82,7 +82,7 @@ def test_a_sketch_of_nothing_or_of_zeros() -> None:
     assert (sketch.quantile(0.9), sketch.to_dict()["histogram"]["counts"]) == (0.0, [3])
 
 
-def with_centres(material: Material) -> Material:
+def with_centres(material: RunView) -> RunView:
     rng = np.random.default_rng(1)
     rows = [
         replace(row, **dict(zip(("center_x", "center_y", "entropy", "gini"), rng.random(4), strict=True)))
@@ -92,12 +92,12 @@ def with_centres(material: Material) -> Material:
 
 
 @pytest.fixture(scope="module")
-def audited() -> tuple[Material, Audit]:
+def audited() -> tuple[RunView, Audit]:
     material = with_centres(a_material(count=80))
     return material, audit(material)
 
 
-def test_class_figures_equal_numpy_on_the_rows(audited: tuple[Material, Audit]) -> None:
+def test_class_figures_equal_numpy_on_the_rows(audited: tuple[RunView, Audit]) -> None:
     material, result = audited
     found = {one.class_name: one for one in result.classes}
     for name, rows in classes_of(material.done(), "predicted").items():
@@ -125,7 +125,7 @@ def test_class_figures_equal_numpy_on_the_rows(audited: tuple[Material, Audit]) 
         assert one.effective_pixels == pytest.approx(1024**one.entropy)
 
 
-def test_class_maps_equal_numpy_on_the_full_array(audited: tuple[Material, Audit]) -> None:
+def test_class_maps_equal_numpy_on_the_full_array(audited: tuple[RunView, Audit]) -> None:
     material, result = audited
     arrays = result.arrays()
     assert arrays["classes"].tolist() == [one.class_name for one in result.classes]

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.analysis.audit import Material, audit
+from pipeline.analysis.audit import audit
 from pipeline.analysis.audit.boxes import grid_shares, grid_step
 from pipeline.analysis.audit.casts import cast_of, shift
 from pipeline.analysis.audit.clusters import MIN_CLUSTERED, embed
 from pipeline.analysis.audit.propose import Candidate, fit_all
+from pipeline.runs.view import RunView
 from tests.support.synthetic_audit import CLASSES, a_material, rows_of
 
 
@@ -80,7 +81,7 @@ def test_a_cast_is_the_border_median_and_is_shifted_onto_other_images() -> None:
     np.testing.assert_allclose(cast_of(shift(one, other, 1))[:, 1] - cast_of(one)[:, 1], 0.3, atol=0.03)
 
 
-def cast_material(*, used: bool) -> Material:
+def cast_material(*, used: bool) -> RunView:
     """'mark' is whatever is reddish, or what has the faint pattern of `closed.object_model`."""
     plain = a_material(count=150, used=False, rate=0.0)
     rows = rows_of(plain)

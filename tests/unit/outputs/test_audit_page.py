@@ -8,9 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from db.records import ImageState
-from pipeline.analysis.audit import Audit, Material, audit
+from pipeline.analysis.audit import Audit, audit
 from pipeline.formatting import unbroken
-from pipeline.outputs.audit_page import render
+from pipeline.outputs.report import render
+from pipeline.runs.view import RunView
 from tests.support.synthetic_audit import a_material
 
 HOSTILE = "<script>alert('x')</script>&\"'>"
@@ -18,7 +19,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 @lru_cache
-def planted() -> tuple[Material, Audit, str]:
+def planted() -> tuple[RunView, Audit, str]:
     material = a_material()
     result = audit(material)
     return material, result, render(result, material)

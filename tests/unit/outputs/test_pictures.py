@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.outputs import pictures
-from pipeline.outputs.pictures import Explained
+from pipeline.outputs import figure, pictures
+from pipeline.outputs.figure import FigureData
 
 
 def test_colours_are_symmetric_about_zero_and_zero_is_neutral() -> None:
@@ -86,10 +86,10 @@ def test_a_png_reads_back_as_it_was(fast: bool) -> None:
     assert pictures.data_uri(picture).startswith("data:image/png;base64,iVBOR")
 
 
-def explained(*, channels: int = 1, std: bool = True, nodes: int = 9, baselines: int = 1) -> Explained:
+def explained(*, channels: int = 1, std: bool = True, nodes: int = 9, baselines: int = 1) -> FigureData:
     rng = np.random.default_rng(0)
     alphas = (np.arange(nodes) + 0.5) / nodes
-    return Explained(
+    return FigureData(
         key="a_$strange^name_{.png", target="3", predicted="8", probability=0.91, completeness_gap=0.012,
         error_estimate=0.034, image=rng.uniform(size=(channels, 20, 24)), map=rng.normal(size=(channels, 20, 24)),
         std=rng.uniform(size=(1, 20, 24)) if std else None, alphas=alphas, outputs=alphas**2, gradients=1 - alphas,
@@ -101,7 +101,7 @@ def explained(*, channels: int = 1, std: bool = True, nodes: int = 9, baselines:
 @pytest.mark.slow
 @pytest.mark.parametrize(("channels", "std", "nodes"), [(1, True, 1), (3, False, 129)])
 def test_the_figure_is_one_png_for_any_image(channels: int, std: bool, nodes: int) -> None:
-    read = Image.open(io.BytesIO(pictures.figure(explained(channels=channels, std=std, nodes=nodes))))
+    read = Image.open(io.BytesIO(figure.figure(explained(channels=channels, std=std, nodes=nodes))))
     assert read.format == "PNG"
     assert read.size == (1210, 990)
     assert len(np.unique(np.asarray(read.convert("L")))) > 50
@@ -109,8 +109,8 @@ def test_the_figure_is_one_png_for_any_image(channels: int, std: bool, nodes: in
 
 def test_the_figure_says_which_baseline_the_strip_is_from_and_what_is_averaged() -> None:
     alone, several = explained(), explained(baselines=3)
-    assert pictures._strip_title(alone) == "path from black"
-    assert pictures._strip_title(several) == "path from black, 1 of 3 baselines"
+    assert figure._strip_title(alone) == "path from black"
+    assert figure._strip_title(several) == "path from black, 1 of 3 baselines"
     assert "mean" not in pictures._alpha_label(1)
     assert "mean over 3 baselines" in pictures._alpha_label(3)
 
@@ -118,5 +118,5 @@ def test_the_figure_says_which_baseline_the_strip_is_from_and_what_is_averaged()
 @pytest.mark.slow
 def test_the_figure_looks_the_same_each_time() -> None:
     """To the eye: the layout solver may move an edge by less than a pixel."""
-    one, other = (np.asarray(Image.open(io.BytesIO(pictures.figure(explained()))), np.float64) for _ in range(2))
+    one, other = (np.asarray(Image.open(io.BytesIO(figure.figure(explained()))), np.float64) for _ in range(2))
     assert np.abs(one - other).mean() < 0.5

@@ -286,7 +286,7 @@ def test_audit_and_class_pages_show_what_was_stored(browser: TestClient, install
     assert '<rect class="over" x="4.89" y="-0.11" width="3.22" height="3.22"/>' in html, "around x 5-8, y 0-3"
     assert "deletion" in html
     found = browser.get(f"/runs/{installation.run.id}/audit.json").json()
-    assert sum(found["distributions"]["border_share"]["counts"]) == 13
+    assert sum(found["audit"]["overall"]["distributions"]["border_share"]["histogram"]["counts"]) == 13
     assert "No audit of this run by label is stored" in browser.get(f"/runs/{installation.run.id}/audit?by=label").text
     name = found["audit"]["classes"][0]["class"]
     png = browser.get(f"/runs/{installation.run.id}/class.png", params={"name": name})

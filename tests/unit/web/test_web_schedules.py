@@ -6,8 +6,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pipeline.api import Pipeline
+from pipeline.outputs.charts import drift
 from pipeline.spec.request import RunRequest, repeat
-from pipeline.web.plots import drift
 from tests.support.installation import Installation
 
 
