@@ -453,10 +453,10 @@ class Pipeline:
         Raises:
             UsageError: an unknown metric, no map yet, or no image that can still be read.
         """
-        from pipeline.analysis.evaluation import Asked, evaluate
+        from pipeline.analysis.evaluation import EvaluationRequest, evaluate
 
         stored = self.open_run(ref)
-        found = evaluate(stored, Asked(images, seed, metrics), say=say)
+        found = evaluate(stored, EvaluationRequest(images, seed, metrics), say=say)
         stored.put_report("evaluation.json", found.to_dict())
         return found
 

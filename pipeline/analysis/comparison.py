@@ -25,8 +25,7 @@ from db.pair_queries import count_unmatched, iter_pairs
 from db.records import Drift, ImageRow, Run
 from db.session import Engine
 from pipeline.analysis.drift import CellSums, drift_of
-from pipeline.analysis.statistics import Floats as Doubles
-from pipeline.analysis.statistics import Histogram, cosines, rank_correlations
+from pipeline.analysis.statistics import Doubles, Histogram, cosines, rank_correlations
 from pipeline.errors import UsageError
 from pipeline.record_format import numbered
 from pipeline.runs.view import BATCH_BYTES, By, Floats, class_of

@@ -22,8 +22,7 @@ from db.objects import Objects
 from db.queries import iter_images
 from db.records import ClassDrift, Drift, ImageRow, ImageState, Run
 from db.session import Engine
-from pipeline.analysis.statistics import Floats as Doubles
-from pipeline.analysis.statistics import cosine_distance
+from pipeline.analysis.statistics import Doubles, cosine_distance
 from pipeline.runs.view import BATCH_BYTES, Floats
 from pipeline.spec.run_spec import RunSpec
 from pipeline.storage.arrays import layout_of

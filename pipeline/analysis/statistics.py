@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 
 SMALLEST, LARGEST = 1e-6, 1e4  # a sketch counts smaller values as 0, larger ones as LARGEST
 _LOG = np.log(1.01)
@@ -51,7 +51,7 @@ def exceeds(one: Estimate, other: Estimate) -> bool:
     return one.value - other.value > math.hypot(one.value - one.low, other.high - other.value)
 
 
-def bootstrap_mean(values: Floats, weights: Floats | None = None, *, seed: int) -> Estimate:
+def bootstrap_mean(values: Doubles, weights: Doubles | None = None, *, seed: int) -> Estimate:
     """Mean over images with its percentile bootstrap interval at 95 % (Efron and Tibshirani 1993, chapter 13).
 
     Args:
@@ -70,7 +70,7 @@ def bootstrap_mean(values: Floats, weights: Floats | None = None, *, seed: int) 
     if n == 1:
         return Estimate(value, value, value, n)
 
-    def ratio(values: Floats, weights: Floats, axis: int) -> Floats:
+    def ratio(values: Doubles, weights: Doubles, axis: int) -> Doubles:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(values.sum(axis) / weights.sum(axis))
 
@@ -82,7 +82,7 @@ def bootstrap_mean(values: Floats, weights: Floats | None = None, *, seed: int) 
     return Estimate(value, float(low), float(high), n)
 
 
-def cosines(one: Floats, other: Floats, *, reference: bool = False) -> Floats:
+def cosines(one: Doubles, other: Doubles, *, reference: bool = False) -> Doubles:
     """Cosine of each row, (n, k) twice -> (n,), -1..1. Two rows of zeros have 1, one such row has 0.
 
     With `reference`, rows of `one` are compared with: NaN for those that are zero.
@@ -95,7 +95,7 @@ def cosines(one: Floats, other: Floats, *, reference: bool = False) -> Floats:
     return np.asarray(np.clip(np.divide(product, both, out=undefined, where=both > 0), -1, 1))
 
 
-def rank_correlations(one: Floats, other: Floats, *, reference: bool = False) -> Floats:
+def rank_correlations(one: Doubles, other: Doubles, *, reference: bool = False) -> Doubles:
     """Spearman's rank correlation of each row, (n, k) twice -> (n,), -1..1; ties share their mean rank.
 
     Two constant rows have 1, one such row has 0. With `reference`, NaN for rows of `one` that are constant.
@@ -103,14 +103,14 @@ def rank_correlations(one: Floats, other: Floats, *, reference: bool = False) ->
     return cosines(_centred_ranks(one), _centred_ranks(other), reference=reference)
 
 
-def _centred_ranks(values: Floats) -> Floats:
+def _centred_ranks(values: Doubles) -> Doubles:
     """Ranks within each row minus their mean, (n, k) -> (n, k); ties share their mean rank."""
     from scipy.stats import rankdata
 
     return np.asarray(rankdata(values, axis=1) - (values.shape[1] + 1) / 2, np.float64)
 
 
-def cosine_distance(one: Floats, other: Floats) -> float:
+def cosine_distance(one: Doubles, other: Doubles) -> float:
     """1 - cosine of two vectors (k,) without negative numbers, 0..1. Two zero vectors have 0, one zero vector has 1."""
     if not one.any() or not other.any():
         return float(one.any() or other.any())
@@ -123,10 +123,10 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean: Floats = np.zeros(0)
-        self._squares: Floats = np.zeros(0)
+        self.mean: Doubles = np.zeros(0)
+        self._squares: Doubles = np.zeros(0)
 
-    def add(self, values: Floats) -> None:
+    def add(self, values: Doubles) -> None:
         """Add values (n, ...)."""
         n, mean = len(values), values.mean(axis=0)
         squares = ((values - mean) ** 2).sum(axis=0)
@@ -139,7 +139,7 @@ class Moments:
         self.count = total
 
     @property
-    def std(self) -> Floats:
+    def std(self) -> Doubles:
         """Standard deviation, population."""
         return np.sqrt(self._squares / max(1, self.count))
 
@@ -152,7 +152,7 @@ class Histogram:
         self._counts = np.zeros(LINEAR_BINS, np.int64)
         self._seen = (high, low)  # smallest, largest
 
-    def add(self, values: Floats) -> None:
+    def add(self, values: Doubles) -> None:
         """Add values (n,); rounding may have put them slightly beyond the bounds."""
         values = np.clip(values, self._edges[0], self._edges[-1])
         self._counts += np.histogram(values, self._edges)[0]
@@ -245,6 +245,6 @@ class Sketch:
         edges = self._limit * 10.0 ** (np.arange(first, last + 2) / per_decade)
         return {"edges": [float(f"{edge:.4g}") for edge in edges], "counts": counts.astype(int).tolist()}
 
-    def _values(self) -> Floats:
+    def _values(self) -> Doubles:
         """The middle of each bin."""
         return np.concatenate([[0.0], self._limit * np.exp((self._first + np.arange(_BINS) + 0.5) * _LOG)])

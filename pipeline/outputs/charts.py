@@ -38,13 +38,13 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Plot:
     """Where a chart's axes are, in the units of its view box; `left`, `right`, `top` and `bottom` are margins."""
 
     width: int
     height: int
     left: int = 64
-    right: int = 16
+    right: int = 20
     top: int = 24
     bottom: int = 44
 
@@ -100,7 +100,7 @@ class Frame:
         )
 
 
-CURVE, TURNS, HISTOGRAM = Frame(560, 240, right=30, top=14), Frame(560, 176, top=14), Frame(420, 230)
+CURVE, TURNS, HISTOGRAM = Plot(560, 240, right=30, top=14), Plot(560, 176, top=14), Plot(420, 230)
 
 
 def of_audit(audit: Mapping[str, Any]) -> list[Chart]:
@@ -128,7 +128,7 @@ def histogram(title: str, distribution: Mapping[str, Any], limit: float | None) 
         distribution: from `Sketch.to_dict`, with at least one value.
         limit: the run's tolerance.
     """
-    frame = HISTOGRAM
+    plot = HISTOGRAM
     edges, counts = (distribution["histogram"][key] for key in ("edges", "counts"))
     low, high = min([*edges, *([] if limit is None else [limit])]), max([*edges, *([] if limit is None else [limit])])
     log = high >= 10 * low
@@ -138,28 +138,26 @@ def histogram(title: str, distribution: Mapping[str, Any], limit: float | None) 
 
     ticks = log_ticks(low, high) if log else linear_ticks(low, high)
     most = max(counts)
-    body = frame.ticks_y([(f"{tick:,.0f}", tick / most) for tick in linear_ticks(0, most, whole=True)])
+    body = plot.ticks_y([(f"{tick:,.0f}", tick / most) for tick in linear_ticks(0, most, whole=True)])
     for (start, end), count in zip(pairwise(edges), counts, strict=True):
-        x, y = frame.x(part(start)), frame.y(count / most)
-        width = max(frame.x(part(end)) - x - 0.5, 0.5)
-        body += f'<rect class="bar" x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{frame.y(0) - y:.2f}"/>'
-    body += frame.ticks_x([(f"{tick:g}", part(tick)) for tick in ticks]) + frame.labels(title, "images")
+        x, y = plot.x(part(start)), plot.y(count / most)
+        width = max(plot.x(part(end)) - x - 0.5, 0.5)
+        body += f'<rect class="bar" x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{plot.y(0) - y:.2f}"/>'
+    body += plot.ticks_x([(f"{tick:g}", part(tick)) for tick in ticks]) + plot.labels(title, "images")
     if limit is not None:
         at = part(limit)
-        body += frame.upright("gate", at) + _text(
-            frame.x(at), 15, f"tolerance {limit:g}", "end" if at > 0.5 else "start"
-        )
+        body += plot.upright("gate", at) + _text(plot.x(at), 15, f"tolerance {limit:g}", "end" if at > 0.5 else "start")
     quantiles = distribution["quantiles"]
     caption = (
         f"Histogram of the {title}, {plural(distribution['images'], 'image')}: median {quantiles['0.5']:.3g}, "
         f"95 % of the images at most {at_most(quantiles['0.95'])}"
     )
-    return Chart(frame.svg(body, caption), caption)
+    return Chart(plot.svg(body, caption), caption)
 
 
 def class_shares(classes: Sequence[Mapping[str, Any]]) -> Chart:
     """Border, centre and strongest corner of each class, in the order given. `classes` as in `Audit.to_dict`."""
-    frame = Frame(420, 74 + 22 * len(classes), left=134, top=30)
+    plot = Plot(420, 74 + 22 * len(classes), left=134, top=30)
     shares = [
         [one["border_share"], one["center_share"], max([v for v in one["corner_shares"] if v is not None], default=0.0)]
         for one in classes
@@ -167,21 +165,21 @@ def class_shares(classes: Sequence[Mapping[str, Any]]) -> Chart:
     most = max(max(row) for row in shares) or 1.0
     body = ""
     for tick in linear_ticks(0, 100 * most):
-        body += frame.upright("grid", tick / 100 / most) + frame.ticks_x([(f"{tick:g}", tick / 100 / most)])
+        body += plot.upright("grid", tick / 100 / most) + plot.ticks_x([(f"{tick:g}", tick / 100 / most)])
     for index, (one, row) in enumerate(zip(classes, shares, strict=True)):
-        y = frame.y(1 - (index + 0.5) / len(classes))
-        body += _text(frame.left - 8, y + 4, shortened(one["class"]), "end")
-        body += "".join(_mark(kind, frame.x(share / most), y) for kind, share in enumerate(row))
+        y = plot.y(1 - (index + 0.5) / len(classes))
+        body += _text(plot.left - 8, y + 4, shortened(one["class"]), "end")
+        body += "".join(_mark(kind, plot.x(share / most), y) for kind, share in enumerate(row))
     for kind, name in enumerate(("border", "centre", "strongest corner")):
-        x = frame.left + 4 + 70 * kind
+        x = plot.left + 4 + 70 * kind
         body += _mark(kind, x, 12) + _text(x + 10, 16, name, "start")
-    body += frame.labels("share of |attribution|, %", "")
+    body += plot.labels("share of |attribution|, %", "")
     first, many = classes[0], "1 class" if len(classes) == 1 else f"{len(classes)} classes"
     caption = (
         f"Border, centre and strongest corner of {many}: class {first['class']} has the largest share on the border, "
         f"{100 * first['border_share']:.0f} %"
     )
-    return Chart(frame.svg(body, caption), caption)
+    return Chart(plot.svg(body, caption), caption)
 
 
 def curve(alphas: Sequence[float], outputs: Sequence[float], gradients: Sequence[float], target: str) -> Markup:
@@ -193,21 +191,21 @@ def curve(alphas: Sequence[float], outputs: Sequence[float], gradients: Sequence
         gradients: (n,) mean absolute gradients.
         target: the explained class.
     """
-    frame = CURVE
+    plot = CURVE
     low, high = min(outputs), max(outputs)
     low, high = (low, high) if high > low else (low - 1, high + 1)
     most = max(gradients) or 1.0
-    line = frame.points(alphas, [(value - low) / (high - low) for value in outputs])
-    area = frame.points([0.0, *alphas, 1.0], [0.0, *(value / most for value in gradients), 0.0])
+    line = plot.points(alphas, [(value - low) / (high - low) for value in outputs])
+    area = plot.points([0.0, *alphas, 1.0], [0.0, *(value / most for value in gradients), 0.0])
     verb = "falls" if outputs[-1] < outputs[0] else "rises"
     caption = f"F along the path {verb} from {outputs[0]:.3g} at the baseline to {outputs[-1]:.3g} at the image"
     body = (
-        frame.ticks_y([(f"{low + part * (high - low):.3g}", part) for part in (0.0, 0.5, 1.0)])
+        plot.ticks_y([(f"{low + part * (high - low):.3g}", part) for part in (0.0, 0.5, 1.0)])
         + f'<polygon class="area" points="{area}"/><polyline class="line" points="{line}"/>'
-        + frame.ticks_x([(f"{part:g}", part) for part in (0, 0.25, 0.5, 0.75, 1)])
-        + frame.labels("alpha: 0 is the baseline, 1 is the image", "F(alpha)", f"gradient, 0 to {most:.2g} (area)")
+        + plot.ticks_x([(f"{part:g}", part) for part in (0, 0.25, 0.5, 0.75, 1)])
+        + plot.labels("alpha: 0 is the baseline, 1 is the image", "F(alpha)", f"gradient, 0 to {most:.2g} (area)")
     )
-    return frame.svg(body, f"{caption}; output of {target}")
+    return plot.svg(body, f"{caption}; output of {target}")
 
 
 def drift(turns: Sequence[tuple[str, float]], gate: float | None) -> Markup:
@@ -217,25 +215,25 @@ def drift(turns: Sequence[tuple[str, float]], gate: float | None) -> Markup:
         turns: the time of a turn, which begins with its date, and how far the evidence moved.
         gate: the largest drift that the schedule allows.
     """
-    frame = TURNS
+    plot = TURNS
     values = [value for _, value in turns]
     high = max([*values, gate or 0.0, 1e-3]) * 1.1
     places = [index / max(len(turns) - 1, 1) if len(turns) > 1 else 0.5 for index in range(len(turns))]
-    body = frame.ticks_y([(f"{part * high:.3g}", part) for part in (0.0, 0.5, 1.0)])
+    body = plot.ticks_y([(f"{part * high:.3g}", part) for part in (0.0, 0.5, 1.0)])
     if gate is not None:
-        text = _text(frame.width - frame.right, frame.y(gate / high) - 5, f"gate {gate:g}", "end")
-        body += frame.level("gate", gate / high) + text
-    body += f'<polyline class="line" points="{frame.points(places, [value / high for value in values])}"/>'
+        text = _text(plot.width - plot.right, plot.y(gate / high) - 5, f"gate {gate:g}", "end")
+        body += plot.level("gate", gate / high) + text
+    body += f'<polyline class="line" points="{plot.points(places, [value / high for value in values])}"/>'
     for place, (when, value) in zip(places, turns, strict=True):
         body += (
-            f'<circle class="mark" cx="{frame.x(place):.1f}" cy="{frame.y(value / high):.1f}" r="4">'
+            f'<circle class="mark" cx="{plot.x(place):.1f}" cy="{plot.y(value / high):.1f}" r="4">'
             f"<title>{escape(when)}: {value:.4f}</title></circle>"
         )
     ends = [(0, "start"), (-1, "end")][: min(len(turns), 2)]
     for index, anchor in ends:
-        body += _text(frame.x(-index), frame.height - frame.bottom + 16, turns[index][0].split()[0], anchor)
-    body += frame.labels("time of the turn", "drift")
-    return frame.svg(body, f"Drift of {plural(len(turns), 'turn')}, the last {values[-1]:.4f}")
+        body += _text(plot.x(-index), plot.height - plot.bottom + 16, turns[index][0].split()[0], anchor)
+    body += plot.labels("time of the turn", "drift")
+    return plot.svg(body, f"Drift of {plural(len(turns), 'turn')}, the last {values[-1]:.4f}")
 
 
 def share(value: float | None, title: str) -> Markup:

@@ -20,7 +20,7 @@ MOST_THUMBNAILS = 90  # on the page
 
 
 @dataclass(frozen=True)
-class Picture:
+class Illustration:
     """A `data:` address, what it shows in words, and its caption."""
 
     uri: str
@@ -35,9 +35,9 @@ class Example:
     key: str
     predicted: str
     predicted_after: str
-    image: Picture
-    evidence: Picture
-    after: Picture
+    image: Illustration
+    evidence: Illustration
+    after: Illustration
 
     @property
     def changed(self) -> bool:
@@ -51,7 +51,7 @@ class ShownFinding:
 
     finding: Finding
     images: int
-    mean_map: Picture | None
+    mean_map: Illustration | None
     examples: Sequence[Example]
 
 
@@ -60,8 +60,8 @@ class ShownCluster:
     """One cluster with its mean map and the images in its middle."""
 
     cluster: Cluster
-    mean_map: Picture
-    examples: Sequence[Picture]
+    mean_map: Illustration
+    examples: Sequence[Illustration]
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class ClassPage:
     """One class with its maps and clusters."""
 
     figures: ClassFigures
-    small: Picture
-    maps: Sequence[Picture]
+    small: Illustration
+    maps: Sequence[Illustration]
     clusters: Sequence[ShownCluster]
 
 
@@ -81,7 +81,7 @@ def show_finding(finding: Finding, audit: Audit, view: RunView) -> ShownFinding:
     if figures.maps is not None:
         picture = pictures.upscale(Image.fromarray(pictures.signed_colours(figures.maps.mean)), 208)
         uri = pictures.data_uri(_boxed(picture, finding, view))
-        shown = Picture(uri, f"Mean map of class {finding.class_name}. {finding.sentence}")
+        shown = Illustration(uri, f"Mean map of class {finding.class_name}. {finding.sentence}")
     return ShownFinding(finding, figures.images, shown, _examples(finding, audit, view))
 
 
@@ -117,8 +117,8 @@ def _class_page(figures: ClassFigures, maps: ClassMaps, clusters: Sequence[Shown
     said = f"Where the evidence for class {name} lies, mean of {figures.images} images"
     return ClassPage(
         figures,
-        Picture(pictures.data_uri(small), said),
-        [Picture(_large(pixels), f"{caption}: {alt}", caption) for pixels, caption, alt in drawn],
+        Illustration(pictures.data_uri(small), said),
+        [Illustration(_large(pixels), f"{caption}: {alt}", caption) for pixels, caption, alt in drawn],
         clusters,
     )
 
@@ -133,9 +133,9 @@ def _show_cluster(cluster: Cluster, audit: Audit, view: RunView, most: int) -> S
     )
     return ShownCluster(
         cluster,
-        Picture(_large(pictures.magnitude_colours(cluster.mean_map)), alt),
+        Illustration(_large(pictures.magnitude_colours(cluster.mean_map)), alt),
         [
-            Picture(
+            Illustration(
                 pictures.data_uri(pictures.shrink(pictures.upscale(pictures.overlay(image, one), 96), 224)),
                 f"{row.key}: an image of this cluster under its map",
                 row.key,
@@ -169,7 +169,9 @@ def _examples(finding: Finding, audit: Audit, view: RunView) -> list[Example]:
             ),
             (pictures.to_picture(swapped[i]), f"{row.key} with the {what} of another class: predicted {now}"),
         )
-        framed = [Picture(pictures.data_uri(_boxed(pictures.upscale(one), finding, view)), alt) for one, alt in shown]
+        framed = [
+            Illustration(pictures.data_uri(_boxed(pictures.upscale(one), finding, view)), alt) for one, alt in shown
+        ]
         found.append(Example(row.key, was, now, *framed))
     return found
 

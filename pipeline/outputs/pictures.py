@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from pipeline.analysis.audit.boxes import Box
+
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
-Box = tuple[int, int, int, int]
 
 Anchors = tuple[tuple[int, int, int], ...]
 

@@ -16,7 +16,7 @@ from pipeline.analysis.evaluation.measures import Measured
 from pipeline.analysis.evaluation.randomisation import layers, randomised, stages
 from pipeline.analysis.evaluation.removal import area, curve, impute, places
 from pipeline.analysis.evaluation.stability import infidelity, max_sensitivity, squares
-from pipeline.analysis.evaluation.subject import Ask, Engine, Subject
+from pipeline.analysis.evaluation.subject import Ask, RunEngine, Subject
 from pipeline.analysis.statistics import bootstrap_mean, cosines, rank_correlations
 from pipeline.attribution import baseline_stack, integrated_gradients
 from pipeline.attribution.ensemble import distance
@@ -55,7 +55,7 @@ def subject_of(
     declared = tuple(Baseline.parse(text) for text in baselines)
     run = RunSpec((spec,) * len(members), declared, n_steps=12, nodes="uniform")
     pictures = [Picture(Entry(i, f"{i}", "1"), f"{i:064}", image.numpy()) for i, image in enumerate(images)]
-    return Subject(Engine(run, members, images[:4].numpy(), {}, "cpu", False), pictures, targets, maps, 0)
+    return Subject(RunEngine(run, members, images[:4].numpy(), {}, "cpu", False), pictures, targets, maps, 0)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from db.records import ImageRow
 from pipeline.analysis.audit.results import ClassFigures, ClassMaps
-from pipeline.analysis.statistics import Floats as Doubles
-from pipeline.analysis.statistics import Moments, Sketch
+from pipeline.analysis.statistics import Doubles, Moments, Sketch
 from pipeline.runs.view import By, Floats, class_of
 
 MEDIAN_OF = 32

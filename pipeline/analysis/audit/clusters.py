@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from db.records import ImageRow
 from pipeline.analysis.audit.results import Cluster
-from pipeline.analysis.statistics import Floats as Doubles
+from pipeline.analysis.statistics import Doubles
 from pipeline.runs.view import Floats
 
 MIN_EMBEDDED = 8  # images that an embedding needs

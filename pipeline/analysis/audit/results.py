@@ -14,9 +14,7 @@ from pipeline.analysis.audit.propose import Kind
 from pipeline.analysis.audit.thresholds import STRONG
 from pipeline.formatting import percent, plural
 from pipeline.record_format import FORMAT
-from pipeline.runs.view import By
-
-Map = NDArray[np.float32]
+from pipeline.runs.view import By, Floats
 
 
 @dataclass(frozen=True)
@@ -121,12 +119,12 @@ class Unconfirmed:
 class ClassMaps:
     """A class in maps (h, w) float32, summed over channels, in output units; h, w are H, W or a coarser grid."""
 
-    mean: Map
-    mean_absolute: Map
-    std: Map  # over images
-    median: Map | None  # of `median_images` random images: all of them where the class has no more
+    mean: Floats
+    mean_absolute: Floats
+    std: Floats  # over images
+    median: Floats | None  # of `median_images` random images: all of them where the class has no more
     median_images: int
-    member_std: Map | None  # mean over images of the standard deviation over members; None for a single one
+    member_std: Floats | None  # mean over images of the standard deviation over members; None for a single one
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +166,7 @@ class Cluster:
     examined: int  # images of the class that were clustered
     examples: tuple[str, ...]  # keys of the images nearest to the middle of the cluster
     rows: tuple[int, ...]  # row numbers of all its images, the nearest to the middle first
-    mean_map: Map  # (h, w), at most 16 x 16: mean share of the positive attribution, sums to 1
+    mean_map: Floats  # (h, w), at most 16 x 16: mean share of the positive attribution, sums to 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +286,7 @@ def _plain(one: Finding | Unconfirmed | ClassFigures | Cluster) -> dict[str, Any
     return {"class": values.pop("class_name"), **values}
 
 
-def _rounded(values: Map) -> list[list[float]]:
+def _rounded(values: Floats) -> list[list[float]]:
     return [[float(f"{value:.3g}") for value in row] for row in values]
 
 

@@ -6,8 +6,17 @@ Read in this order: results, figures, subject, removal, imputing, randomising, s
 measures, sampling, running. Every measure is computed on the engine that made the maps, in the same full chunks.
 """
 
-from pipeline.analysis.evaluation.evaluate import Asked, evaluate
+from pipeline.analysis.evaluation.evaluate import EvaluationRequest, evaluate
 from pipeline.analysis.evaluation.measures import MEASURES
 from pipeline.analysis.evaluation.results import BaselinePair, ClassAgreement, Curve, Evaluation, Metric
 
-__all__ = ["MEASURES", "Asked", "BaselinePair", "ClassAgreement", "Curve", "Evaluation", "Metric", "evaluate"]
+__all__ = [
+    "MEASURES",
+    "BaselinePair",
+    "ClassAgreement",
+    "Curve",
+    "Evaluation",
+    "EvaluationRequest",
+    "Metric",
+    "evaluate",
+]

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.analysis.evaluation.subject import Subject, as_array, summed
-from pipeline.analysis.statistics import Floats, cosines, rank_correlations
+from pipeline.analysis.statistics import Doubles, cosines, rank_correlations
 from pipeline.attribution.ensemble import distance
 from pipeline.spec.choices import Baseline
 from pipeline.spec.run_spec import RunSpec
@@ -27,14 +27,14 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselinePlan:
     """Which baselines are tried, and which of them are held against each other, by name."""
 
     variants: dict[str, tuple[Baseline, ...]]
     pairs: tuple[Pair, ...]
 
 
-def comparison_of(spec: RunSpec, samples: int) -> Comparison:
+def plan_baselines(spec: RunSpec, samples: int) -> BaselinePlan:
     """What is compared for a run.
 
     Args:
@@ -54,24 +54,21 @@ def comparison_of(spec: RunSpec, samples: int) -> Comparison:
     for name, average, single in _averages(side, min(samples, AVERAGED)):
         variants |= {name: average, str(single): (single,)}
         pairs += [(THIS_RUN, name), (name, str(single))]
-    return Comparison(variants, tuple(dict.fromkeys(pairs)))
+    return BaselinePlan(variants, tuple(dict.fromkeys(pairs)))
 
 
-def measure_baselines(subject: Subject) -> dict[Pair, Floats]:
+def measure_baselines(subject: Subject) -> dict[Pair, Doubles]:
     """Cosine, rank correlation and distance of each pair, (N, 3)."""
     engine = subject.engine
-    comparison = comparison_of(engine.spec, 0 if engine.samples is None else len(engine.samples))
+    plan = plan_baselines(engine.spec, 0 if engine.samples is None else len(engine.samples))
     known: dict[tuple[Baseline, ...], Tensor] = {engine.spec.baselines: subject.found.mean}
-    for baselines in comparison.variants.values():
+    for baselines in plan.variants.values():
         if baselines not in known:
             known[baselines] = subject.explain(baselines=baselines).mean
-    return {
-        (one, other): _apart(known[comparison.variants[one]], known[comparison.variants[other]])
-        for one, other in comparison.pairs
-    }
+    return {(one, other): _apart(known[plan.variants[one]], known[plan.variants[other]]) for one, other in plan.pairs}
 
 
-def _apart(one: Tensor, other: Tensor) -> Floats:
+def _apart(one: Tensor, other: Tensor) -> Doubles:
     signed, scores = (as_array(one.flatten(1)), as_array(other.flatten(1))), (summed(one), summed(other))
     ranks = rank_correlations(*map(as_array, scores), reference=True)
     apart = as_array(distance(one.flatten(1), other.flatten(1)))

@@ -15,8 +15,8 @@ from db.records import Entry, ImageRow, ImageState
 from pipeline.analysis.evaluation.baseline_dependence import AVERAGED
 from pipeline.analysis.evaluation.measures import MEASURES, Measured, skip_reason
 from pipeline.analysis.evaluation.results import MEANINGS, BaselinePair, ClassAgreement, Curve, Evaluation, Metric
-from pipeline.analysis.evaluation.subject import Engine, Subject
-from pipeline.analysis.statistics import Floats, bootstrap_mean
+from pipeline.analysis.evaluation.subject import RunEngine, Subject
+from pipeline.analysis.statistics import bootstrap_mean
 from pipeline.attribution import Profile
 from pipeline.datasets.decoder import Picture
 from pipeline.datasets.sampling import Sample, draw_readable, hash_key
@@ -31,7 +31,7 @@ _PART, _PART_OF_LARGE = 64, 16  # images that are computed together; of more tha
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationRequest:
     """What somebody wants to know."""
 
     images: int = 32  # at most; all where the run has fewer
@@ -39,7 +39,7 @@ class Asked:
     measures: Sequence[str] = ()  # names in MEASURES; empty for all
 
 
-def evaluate(stored: StoredRun, asked: Asked, *, say: Callable[[str], None] = lambda _: None) -> Evaluation:
+def evaluate(stored: StoredRun, asked: EvaluationRequest, *, say: Callable[[str], None] = lambda _: None) -> Evaluation:
     """Measure a random sample of a run's maps, with the run's own members.
 
     Args:
@@ -80,7 +80,7 @@ def evaluate(stored: StoredRun, asked: Asked, *, say: Callable[[str], None] = la
     )
 
 
-def _checked(asked: Asked) -> Sequence[str]:
+def _checked(asked: EvaluationRequest) -> Sequence[str]:
     if asked.images < 1:
         raise UsageError(f"{asked.images} images cannot be evaluated; ask for at least 1")
     if unknown := [name for name in asked.measures if name not in MEASURES]:
@@ -98,11 +98,11 @@ def draw(rows: Iterable[ImageRow], wanted: int, seed: int, read: Callable[[Image
     )
 
 
-def _engine(stored: StoredRun, asked: Asked, drawn: Drawn) -> Engine:
+def _engine(stored: StoredRun, asked: EvaluationRequest, drawn: Drawn) -> RunEngine:
     spec, device, samples = stored.spec, stored.device(), stored.samples()
     take_turns = must_take_turns(spec, device)
     others = drawn.values[asked.images :]  # to average over; where there are too few, some of the sample
-    return Engine(
+    return RunEngine(
         spec=spec,
         members=load_members(spec, "cpu" if take_turns else device, stored.settings.allowed_modules),
         samples=np.stack(others if len(others) > 1 else drawn.values[:AVERAGED]) if samples is None else samples,
@@ -112,7 +112,7 @@ def _engine(stored: StoredRun, asked: Asked, drawn: Drawn) -> Engine:
     )
 
 
-def _subject(engine: Engine, rows: Sequence[ImageRow], pixels: Sequence[Pixels], maps: Pixels, seed: int) -> Subject:
+def _subject(engine: RunEngine, rows: Sequence[ImageRow], pixels: Sequence[Pixels], maps: Pixels, seed: int) -> Subject:
     return Subject(
         engine=engine,
         pictures=[
@@ -125,7 +125,9 @@ def _subject(engine: Engine, rows: Sequence[ImageRow], pixels: Sequence[Pixels],
     )
 
 
-def _remarks(stored: StoredRun, asked: Asked, drawn: Drawn, reasons: Mapping[str, str | None]) -> Iterator[str]:
+def _remarks(
+    stored: StoredRun, asked: EvaluationRequest, drawn: Drawn, reasons: Mapping[str, str | None]
+) -> Iterator[str]:
     images = min(len(drawn.items), asked.images)
     if not stored.progress().over:
         yield "the run is not finished: the sample is drawn from the images that are done so far"
@@ -176,8 +178,7 @@ def _agreement(found: Measured, rows: Sequence[ImageRow], seed: int) -> tuple[Cl
         groups[row.target or ""].append(position)
 
     def known(name: str, members: list[int]) -> tuple[float, float, float]:
-        values: Floats = found.values[name][members]
-        one = bootstrap_mean(values, seed=seed)
+        one = bootstrap_mean(found.values[name][members], seed=seed)
         return one.value, one.low, one.high
 
     return tuple(

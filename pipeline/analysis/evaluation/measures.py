@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.analysis.evaluation import baseline_dependence, randomisation, removal, stability
 from pipeline.analysis.evaluation.subject import Subject, as_array
-from pipeline.analysis.statistics import Floats
+from pipeline.analysis.statistics import Doubles
 from pipeline.attribution.ensemble import distance, share_agreed
 from pipeline.spec.run_spec import RunSpec
 
@@ -17,11 +17,11 @@ from pipeline.spec.run_spec import RunSpec
 class Measured:
     """Figures of N images. `merge` adds those of others."""
 
-    values: dict[str, Floats] = field(default_factory=dict)  # by metric, (N,)
-    weights: dict[str, Floats] = field(default_factory=dict)  # of metrics that are ratios of means, (N,)
-    curves: dict[str, Floats] = field(default_factory=dict)  # (N, points)
+    values: dict[str, Doubles] = field(default_factory=dict)  # by metric, (N,)
+    weights: dict[str, Doubles] = field(default_factory=dict)  # of metrics that are ratios of means, (N,)
+    curves: dict[str, Doubles] = field(default_factory=dict)  # (N, points)
     axes: dict[str, tuple[str, tuple[float, ...]]] = field(default_factory=dict)  # of curves: what x is, and x
-    pairs: dict[baseline_dependence.Pair, Floats] = field(default_factory=dict)  # (N, 3): cosine, rank, distance
+    pairs: dict[baseline_dependence.Pair, Doubles] = field(default_factory=dict)  # (N, 3): cosine, rank, distance
 
     def merge(self, other: "Measured") -> None:
         """Add the images, or the metrics, of another."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.analysis.evaluation.subject import Subject, as_array, summed
-from pipeline.analysis.statistics import Floats, rank_correlations
+from pipeline.analysis.statistics import Doubles, rank_correlations
 
 STAGES = 5
 
@@ -64,7 +64,7 @@ def randomised(member: nn.Module, names: list[str], seed: int) -> nn.Module:
     return made.to(device).eval().requires_grad_(requires_grad=False)
 
 
-def correlations(subject: Subject) -> dict[str, Floats]:
+def correlations(subject: Subject) -> dict[str, Doubles]:
     """Rank correlation of the map with the randomised model's: (N, stages) of values, and of absolute values.
 
     All members of an ensemble are randomised, each with a seed of its own.

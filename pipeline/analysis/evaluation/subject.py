@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.analysis.statistics import Floats as Doubles
+from pipeline.analysis.statistics import Doubles
 from pipeline.attribution import Attribution, Profile
 from pipeline.attribution.batch import default_batch_size
 from pipeline.datasets.decoder import Picture
@@ -22,7 +22,7 @@ Ask = Callable[[Tensor, Tensor], Tensor]  # pixels (B, C, H, W), targets (B,) ->
 
 
 @dataclass(frozen=True)
-class Engine:
+class RunEngine:
     """A run's spec and what computes it.
 
     Members are run as they were given, in the spec's own precision, and channels are kept.
@@ -62,7 +62,7 @@ class Subject:
         seed: of everything random.
     """
 
-    engine: Engine
+    engine: RunEngine
     pictures: Sequence[Picture]
     targets: Tensor
     maps: Tensor

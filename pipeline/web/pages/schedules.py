@@ -16,6 +16,7 @@ from pipeline.errors import NotFound, UsageError
 from pipeline.formatting import visible
 from pipeline.outputs import charts
 from pipeline.schedules.cron import on_clock
+from pipeline.spec.describe import model_name
 from pipeline.spec.gate import Gate
 from pipeline.spec.request import repeat
 from pipeline.web import redaction
@@ -117,7 +118,7 @@ def _record(here: Asked, found: Schedule) -> dict[str, Any]:
         "next_due": found.next_due,
         "fail_on": found.fail_on,
         "source": redaction.base_name(request["source"]),
-        "models": [sentences.model_name(model["source"]) for model in request["models"]],
+        "models": [model_name(model["source"]) for model in request["models"]],
         "last_state": None if last is None else str(last.state),
         "last_drift": None if last is None else last.drift,
         "last_exceeded": None if last is None else last.exceeded,

@@ -10,7 +10,7 @@ import pytest
 
 from db.records import ImageRow, ImageState, Run
 from pipeline.analysis.evaluation import MEASURES
-from pipeline.analysis.evaluation.baseline_dependence import comparison_of
+from pipeline.analysis.evaluation.baseline_dependence import plan_baselines
 from pipeline.analysis.evaluation.evaluate import draw
 from pipeline.analysis.evaluation.measures import skip_reason
 from pipeline.api import Pipeline, RunRequest
@@ -103,7 +103,7 @@ def test_one_class_has_no_probability_to_lose() -> None:
 
 def test_a_run_with_one_baseline_is_held_against_a_standard_set() -> None:
     one = replace(spec(), baselines=(Baseline.parse("black"),))
-    found = comparison_of(one, samples=4)
+    found = plan_baselines(one, samples=4)
     singles = ["black", "white", "mean", "blurred:sigma=1", "uniform:n=1"]
     assert list(found.variants)[:5] == singles
     assert len([pair for pair in found.pairs if set(pair) <= set(singles)]) == 10
@@ -111,7 +111,7 @@ def test_a_run_with_one_baseline_is_held_against_a_standard_set() -> None:
     assert averages == ["average of 4 blurred", "average of 4 uniform noise", "average of 4 images of the data set"]
     assert all(("this run", name) in found.pairs for name in averages)
     assert ("average of 4 uniform noise", "uniform:n=1") in found.pairs
-    several = comparison_of(spec(), samples=0)
+    several = plan_baselines(spec(), samples=0)
     assert several.pairs[0] == ("black", "color:0.1,0.2,0.3")
     assert ("this run", "black") in several.pairs
     assert "white" not in several.variants

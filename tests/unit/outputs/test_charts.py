@@ -51,7 +51,7 @@ def all_charts() -> Iterator[str]:
     yield charts.drift([("2026-01-01 00:00", 0.1), ("2026-01-02 00:00", 0.2)], 0.15)
 
 
-@pytest.mark.parametrize("svg", all_charts())
+@pytest.mark.parametrize("svg", list(all_charts()))
 def test_every_chart_is_well_formed_stays_in_its_box_and_has_a_sentence(svg: str) -> None:
     chart = ElementTree.fromstring(svg)
     assert (chart.attrib["role"], len(chart.attrib["aria-label"]) > 20) == ("img", True)
