@@ -456,7 +456,7 @@ class Pipeline:
         from pipeline.analysis.evaluation import EvaluationRequest, evaluate
 
         stored = self.open_run(ref)
-        found = evaluate(stored, EvaluationRequest(images, seed, metrics), say=say)
+        found = evaluate(stored, EvaluationRequest(images, seed, metrics), on_progress=say)
         stored.put_report("evaluation.json", found.to_dict())
         return found
 

@@ -1,6 +1,6 @@
-"""Two runs over the same images: how far each image's map moved, and which moved most.
+"""Compares two runs over the same images: the distance of each image's two maps, and the images that moved most.
 
-Of each pair of maps:
+Figures of each pair of maps:
 
     cosine            of the signed maps, over all their values: 1 the same up to a positive factor, -1 the opposite.
                       Where one run stored channels and the other their sum, both are summed first
@@ -8,9 +8,9 @@ Of each pair of maps:
     distance          L1 of the difference over the mean L1 of the two maps, 0..2: for maps that are close, the
                       relative L1 error of one against the other
 
-Two maps of which a figure is not defined (all zero, or the same everywhere) count as equal, one such map as unrelated
-to the other: 1 and 0. Quantiles come from histograms of 65,536 bins, so memory is one batch of maps, 64 numbers a class
-and the images that are listed, whatever the number of images. Knows nothing of where maps lie.
+Two maps for which a figure is not defined (all zero, or constant) count as equal (1), one such map as unrelated to the
+other (0). Quantiles come from histograms of 65,536 bins. Memory does not grow with the number of images: it holds one
+batch of maps, 64 numbers a class and the listed images.
 """
 
 from collections.abc import Sequence
@@ -76,14 +76,14 @@ class ClassComparison:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What two runs say of the images that both have a map of."""
+    """The comparison of two runs over the images that have a map in both."""
 
     run_a: str
     run_b: str
     by: By
     spec: tuple[Difference, ...]
     shared_images: int
-    only_a: int  # images with a map in A alone
+    only_a: int  # images with a map only in A
     only_b: int
     changed_files: int  # shared images whose bytes differ
     flips: int  # shared images that are predicted differently
@@ -97,7 +97,7 @@ class Comparison:
     changed: tuple[Moved, ...]  # the lowest cosine first
 
     def figures(self) -> dict[str, float | None]:
-        """What a gate may be set on: medians over the shared images, the share of flips, and the drifts."""
+        """The figures that a gate can compare: medians over the shared images, the share of flips, and the drifts."""
         return {
             "cosine": self.cosine.median,
             "rank_correlation": self.rank_correlation.median,
@@ -120,18 +120,18 @@ FIGURES = ("cosine", "rank_correlation", "distance", "flip_share", "drift", "cla
 
 
 def compare(database: Engine, objects: Objects, a: Run, b: Run, *, by: By = "predicted", limit: int = 20) -> Comparison:
-    """What differs between two runs, image by image. Memory does not grow with the number of images.
+    """Compare two runs image by image. Memory does not grow with the number of images.
 
     Args:
-        database: the index.
-        objects: where the maps are.
+        database: index of both runs.
+        objects: store of both runs' maps.
         a: the run that is compared with.
         b: the other one.
-        by: classes are the ones that A has predicted, or those of its labels.
+        by: classes are the predicted ones of A, or its labels.
         limit: images to list.
 
     Raises:
-        UsageError: no image has a map in both, or the maps have another height and width.
+        UsageError: no image has a map in both, or the maps differ in height or width.
         ObjectMissing: a map that the index names is gone.
     """
     spec_a, spec_b = RunSpec.from_json(a.spec), RunSpec.from_json(b.spec)
@@ -140,7 +140,7 @@ def compare(database: Engine, objects: Objects, a: Run, b: Run, *, by: By = "pre
     while batch := list(islice(pairs, batch_size(values))):
         sums.add(batch, read_maps(objects, [row for row, _ in batch]), read_maps(objects, [row for _, row in batch]))
     if not sums.images:
-        raise UsageError(f"runs {a.id} and {b.id} have no image in common that both have a map of; keys are compared")
+        raise UsageError(f"runs {a.id} and {b.id} share no image that has a map in both (images are matched by key)")
     moved = sums.drift(a.id, b.id)
     return Comparison(
         run_a=a.id,
@@ -202,7 +202,7 @@ def alike(one: Floats, other: Floats) -> Alike:
 
 @dataclass
 class Sums:
-    """What is kept of the pairs that were seen.
+    """Running sums over pairs of maps.
 
     Args:
         by: class of an image, as run A has it.
@@ -259,7 +259,7 @@ class Sums:
 
 
 def batch_size(map_values: int) -> int:
-    """Pairs of maps of so many values that are read at a time: both maps and their ranks stand in memory."""
+    """Pairs of maps of so many values that are read at a time: both maps and their ranks are in memory."""
     return max(1, min(MOST, BATCH_BYTES // (8 * map_values)))
 
 

@@ -1,4 +1,4 @@
-"""How far the evidence moved from one run to another: where the absolute attribution lies, class by class.
+"""Drift: how far the absolute attribution moved from one run to another, class by class.
 
 A map is summed over channels, its absolute value over each of 8 x 8 cells of the image (pixels on an edge are split).
 Averaged over images that is a vector of 64 numbers, for each predicted class and for all images together.
@@ -9,7 +9,7 @@ Averaged over images that is a vector of 64 numbers, for each predicted class an
                  old run's cells as relevance (linear gain, log2 discount, ties averaged), 1 the same ranking
     class_drift  the largest drift of a class that both runs have 5 images of or more
 
-Memory is 64 numbers per class and one batch of maps, whatever the number of images.
+Memory is 64 numbers per class and one batch of maps; it does not grow with the number of images.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +29,7 @@ from pipeline.storage.arrays import layout_of
 from pipeline.storage.reader import read_maps
 
 CELLS = 8  # on each side
-MIN_CLASS_IMAGES = 5  # images of a class in both runs: fewer say little, and do not count for `class_drift`
+MIN_CLASS_IMAGES = 5  # images of a class in both runs; classes with fewer do not count for `class_drift`
 MOST = 256  # maps that are read at a time
 
 
@@ -42,7 +42,7 @@ class CellSums:
         self.counts: dict[str, int] = {}
 
     def add(self, names: Sequence[str | None], maps: Floats) -> None:
-        """Add maps (n, H, W), one class name each; those without a name count for the total alone."""
+        """Add maps (n, H, W), one class name each; those without a name count only for the total."""
         height, width = maps.shape[1:]
         cells = _overlaps(height) @ np.abs(maps).astype(np.float64) @ _overlaps(width).T  # (n, 8, 8)
         for name, vector in zip(names, cells.reshape(len(maps), -1), strict=True):
@@ -98,10 +98,10 @@ def drift_of(run_id: str, after: CellSums, previous_run_id: str, before: CellSum
 
 
 def ndcg(relevance: Doubles, scores: Doubles) -> float:
-    """Normalised discounted cumulative gain of a ranking, 0..1: linear gain, log2 discount, ties averaged.
+    """Normalized discounted cumulative gain of a ranking, 0..1: linear gain, log2 discount, ties averaged.
 
     Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, 2002; ties as McSherry and Najork, 2008.
-    Where nothing is relevant it is 1 if nothing is ranked either, else 0.
+    Without any relevance it is 1 if all scores are 0 too, else 0.
     """
     from sklearn.metrics import ndcg_score
 
@@ -119,7 +119,7 @@ def _class_drift(name: str, before: CellSums, after: CellSums) -> ClassDrift:
 
 
 def _overlaps(pixels: int) -> Doubles:
-    """Which part of each pixel lies in each cell, (CELLS, pixels): every column sums to 1."""
+    """Share of each pixel in each cell, (CELLS, pixels): every column sums to 1."""
     edges = np.linspace(0, pixels, CELLS + 1)[:, None]
     starts = np.arange(pixels)
     inside = np.minimum(edges[1:], starts + 1) - np.maximum(edges[:-1], starts)

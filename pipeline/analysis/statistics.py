@@ -1,7 +1,7 @@
 """Statistics of runs: cosines, rank correlations, intervals of means and rates, distributions in bounded memory.
 
 numpy and scipy only. `Sketch` counts in bins whose width is 1 % of their value, so that its quantiles are within half a
-percent of numpy's on all values, whatever their number (the guarantee of DDSketch: Masson, Rim and Lee, VLDB 2019).
+percent of numpy's on any number of values (the guarantee of DDSketch: Masson, Rim and Lee, VLDB 2019).
 `Histogram` counts in bins of equal width between two known bounds. `Moments` keeps exact means and variances.
 """
 
@@ -57,7 +57,7 @@ def bootstrap_mean(values: Doubles, weights: Doubles | None = None, *, seed: int
     Args:
         values: (n,), NaN for an image without a value; those are left out.
         weights: (n,) non-negative: the estimate is sum(values) / sum(weights), as a ratio of means.
-        seed: of the resampling.
+        seed: determines the resamples; equal seeds give equal intervals.
     """
     from scipy.stats import bootstrap
 
@@ -166,7 +166,7 @@ class Histogram:
 
 
 class Sketch:
-    """The distribution of non-negative values in 10 kB, whatever their number.
+    """The distribution of any number of non-negative values, in 10 kB.
 
     Args:
         limit: an edge between two bins, so that the values above it are counted exactly: adaptive runs end just below

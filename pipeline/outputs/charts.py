@@ -1,4 +1,4 @@
-"""Charts as inline SVG, for the report and the web page, whose style sheets give the colours of light and dark mode.
+"""Charts as inline SVG, for the report and the web page, whose style sheets give the colors of light and dark mode.
 
 Every chart names its axes and has a sentence for those who do not see it.
 """
@@ -88,7 +88,7 @@ class Plot:
         return "".join(_text(self.x(part), y, text, "middle") for text, part in ticks)
 
     def ticks_y(self, ticks: Sequence[tuple[str, float]]) -> str:
-        """Texts beside the vertical axis, each with its part of the axis and a line across."""
+        """Texts left of the vertical axis, each with its part of the axis and a line across."""
         left = self.left - 8
         return "".join(self.level("grid", part) + _text(left, self.y(part) + 4, text, "end") for text, part in ticks)
 
@@ -156,7 +156,7 @@ def histogram(title: str, distribution: Mapping[str, Any], limit: float | None) 
 
 
 def class_shares(classes: Sequence[Mapping[str, Any]]) -> Chart:
-    """Border, centre and strongest corner of each class, in the order given. `classes` as in `Audit.to_dict`."""
+    """Border, center and strongest corner of each class, in the order given. `classes` as in `Audit.to_dict`."""
     plot = Plot(420, 74 + 22 * len(classes), left=134, top=30)
     shares = [
         [one["border_share"], one["center_share"], max([v for v in one["corner_shares"] if v is not None], default=0.0)]
@@ -176,7 +176,7 @@ def class_shares(classes: Sequence[Mapping[str, Any]]) -> Chart:
     body += plot.labels("share of |attribution|, %", "")
     first, many = classes[0], "1 class" if len(classes) == 1 else f"{len(classes)} classes"
     caption = (
-        f"Border, centre and strongest corner of {many}: class {first['class']} has the largest share on the border, "
+        f"Border, center and strongest corner of {many}: class {first['class']} has the largest share on the border, "
         f"{100 * first['border_share']:.0f} %"
     )
     return Chart(plot.svg(body, caption), caption)

@@ -32,12 +32,12 @@ class FigureData:
     key: str
     target: str  # the explained class
     predicted: str
-    probability: float  # of the predicted class
+    probability: float  # that of the predicted class
     completeness_gap: float
     error_estimate: float
     image: Floats  # (C, H, W)
     map: Floats  # (C, H, W) or (H, W), mean over members and baselines
-    std: Floats | None  # same shape, over members; None where there is one member
+    std: Floats | None  # same shape, over members; None for a single member
     alphas: Floats  # (A,), 0 at the baseline, 1 at the image
     outputs: Floats  # (A,) F(alpha) of the target, mean over members and baselines
     gradients: Floats  # (A,) mean absolute gradient, likewise
@@ -94,7 +94,7 @@ def _number(value: float | None) -> float:
 def figure(one: FigureData) -> bytes:
     """One PNG that explains one image: the pictures, the path's curve, and the images along it.
 
-    Top: image, overlay, what speaks for the class, where members differ. Middle: F(alpha) and the mean absolute
+    Top: image, overlay, evidence for the class, spread over members. Middle: F(alpha) and the mean absolute
     gradient. Bottom: the images from one baseline, which is named, to the image.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,4 +1,4 @@
-"""Pictures of findings, classes and clusters, each with the words that stand for it. Reads a few images and maps."""
+"""Pictures of findings, classes and clusters, each with its alternative text. Reads a few images and maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from pipeline.outputs import pictures
 from pipeline.runs.view import Floats, RunView
 
 THUMBNAILS = 3  # images of a cluster
-MOST_THUMBNAILS = 90  # on the page
+MOST_THUMBNAILS = 90  # images of clusters in the report
 
 
 @dataclass(frozen=True)
 class Illustration:
-    """A `data:` address, what it shows in words, and its caption."""
+    """A `data:` address, its alternative text, and its caption."""
 
     uri: str
     alt: str
@@ -75,7 +75,7 @@ class ClassPage:
 
 
 def show_finding(finding: Finding, audit: Audit, view: RunView) -> ShownFinding:
-    """The class's mean map with the place framed, and what becomes of six images without it."""
+    """The class's mean map with the place framed, and six images before and after the swap."""
     figures = next(one for one in audit.classes if one.class_name == finding.class_name)
     shown = None
     if figures.maps is not None:
@@ -103,7 +103,7 @@ def _class_page(figures: ClassFigures, maps: ClassMaps, clusters: Sequence[Shown
     magnitude, signed = pictures.magnitude_colours, pictures.signed_colours
     some = "" if maps.median_images >= figures.images else f" of {maps.median_images} random images"
     drawn: list[tuple[NDArray[np.uint8], str, str]] = [
-        (signed(maps.mean), "mean", f"what speaks for (red) and against (blue) class {name} on average"),
+        (signed(maps.mean), "mean", f"evidence for (red) and against (blue) class {name} on average"),
         (magnitude(maps.mean_absolute), "mean of |map|", f"how much each place matters for class {name}"),
     ]
     if maps.median is not None:
@@ -114,7 +114,7 @@ def _class_page(figures: ClassFigures, maps: ClassMaps, clusters: Sequence[Shown
     if maps.member_std is not None:
         drawn.append((magnitude(maps.member_std), "std over members", f"where the members differ about class {name}"))
     small = pictures.shrink(Image.fromarray(magnitude(maps.mean_absolute)), 96)
-    said = f"Where the evidence for class {name} lies, mean of {figures.images} images"
+    said = f"Where the evidence for class {name} is, mean of {figures.images} images"
     return ClassPage(
         figures,
         Illustration(pictures.data_uri(small), said),
@@ -129,7 +129,7 @@ def _show_cluster(cluster: Cluster, audit: Audit, view: RunView, most: int) -> S
     maps = view.maps(kept) if kept else pixels
     alt = (
         f"Cluster {cluster.cluster + 1} of class {cluster.class_name}, {cluster.images} of {cluster.examined} images: "
-        "where their positive evidence lies"
+        "where their positive evidence is"
     )
     return ShownCluster(
         cluster,
@@ -165,7 +165,7 @@ def _examples(finding: Finding, audit: Audit, view: RunView) -> list[Example]:
             (pictures.to_picture(pixels[i]), f"{row.key}, predicted {was}: the {finding.place} is framed"),
             (
                 pictures.overlay(pixels[i], maps[i]),
-                f"{row.key}: what speaks for and against {finding.class_name}, the {finding.place} is framed",
+                f"{row.key}: evidence for and against {finding.class_name}, the {finding.place} is framed",
             ),
             (pictures.to_picture(swapped[i]), f"{row.key} with the {what} of another class: predicted {now}"),
         )

@@ -1,10 +1,10 @@
-"""Maps and images as pictures: colours, overlays, boxes. Arrays in, no I/O.
+"""Maps and images as pictures: colors, overlays, boxes. Arrays in, no I/O.
 
 Images are (C, H, W) in [0, 1], C = 1 or 3; maps are (H, W), or (C, H, W) and then summed over channels. Signed maps go
-from blue (speaks against the class) over white (0) to red (speaks for it): the two ends of ColorBrewer's RdBu
-(Brewer, 2003), which people with any common colour vision tell apart, or by wish from purple to orange (PuOr). The
-scale is symmetric about 0 and ends at the 99th percentile of |map|, so that a few extreme pixels do not bleach the
-rest; what is beyond has the end's colour.
+from blue (against the class) over white (0) to red (for it): the two ends of ColorBrewer's RdBu (Brewer, 2003), which
+people with any common color vision can distinguish. PuOr, from purple to orange, is an option. The scale is symmetric
+about 0 and ends at the 99th percentile of |map|, so that a few extreme pixels do not bleach the rest; larger values
+have the color of the end.
 """
 
 import base64
@@ -33,12 +33,12 @@ LEAST_PIXELS = 160
 
 
 def flat(values: Floats) -> Floats:
-    """A map as (H, W): summed over channels where it has some."""
+    """A map as (H, W): summed over channels if it has some."""
     return values.sum(axis=0) if values.ndim == 3 else values
 
 
 def scale_of(values: Floats) -> float:
-    """Where the colours end: the 99th percentile of |values|, or the maximum where that is 0; never 0."""
+    """Where the colors end: the 99th percentile of |values|, or the maximum if that is 0; never 0."""
     size = np.abs(values)
     return float(np.quantile(size, 0.99)) or float(size.max()) or 1.0
 
@@ -50,7 +50,7 @@ def signed_colours(values: Floats, colours: str = "blue-red") -> Bytes:
 
 
 def one_sided_colours(values: Floats, colours: str = "blue-red", *, positive: bool = True) -> Bytes:
-    """What speaks for (or against) the class alone, in that end's colours on white, (H, W, 3) uint8."""
+    """Only the evidence for (or against) the class, in that end's colors on white, (H, W, 3) uint8."""
     summed = flat(values)
     part = np.clip(summed if positive else -summed, 0, None)
     middle = len(_SIGNED[colours]) // 2
@@ -59,7 +59,7 @@ def one_sided_colours(values: Floats, colours: str = "blue-red", *, positive: bo
 
 
 def layer(values: Floats, colours: str = "blue-red") -> Image.Image:
-    """A map to be laid over its image, RGBA: the sign's colour, the more opaque the larger |map|."""
+    """A map to be laid over its image, RGBA: the sign's color, the more opaque the larger |map|."""
     summed = flat(values)
     cover = 255 * np.clip(np.abs(summed) / scale_of(summed), 0, 1) ** 0.7
     ends = np.asarray(_STRONG[colours], np.uint8)[(summed >= 0).astype(np.intp)]  # (H, W, 3)
@@ -73,16 +73,16 @@ def magnitude_colours(values: Floats) -> Bytes:
 
 
 def overlay(image: Floats, values: Floats, opacity: float = 0.85) -> Image.Image:
-    """The image in pale grey under its map: the larger |map|, the more opaque the colour, up to `opacity` (0..1)."""
+    """The image in pale gray under its map: the larger |map|, the more opaque the color, up to `opacity` (0..1)."""
     summed = flat(values)
-    grey = 255 * (0.5 + 0.5 * np.clip(image.mean(axis=0), 0, 1))[..., None]  # pale: black would swallow the colours
+    grey = 255 * (0.5 + 0.5 * np.clip(image.mean(axis=0), 0, 1))[..., None]  # pale: black would swallow the colors
     cover = opacity * np.clip(np.abs(summed) / scale_of(summed), 0, 1)[..., None] ** 0.7
     mixed = (1 - cover) * grey + cover * _ends(summed)
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
 def _ends(values: Floats) -> Floats:
-    """The strong colour of each pixel's sign, (H, W, 3): opacity alone says how much."""
+    """The strong color of each pixel's sign, (H, W, 3): the opacity shows the size."""
     against, speaks_for = _STRONG["blue-red"]
     return np.where(values[..., None] >= 0, speaks_for, against).astype(np.float64)
 
@@ -96,7 +96,7 @@ def to_picture(image: Floats) -> Image.Image:
 def upscale(picture: Image.Image, least: int = LEAST_PIXELS) -> Image.Image:
     """A small picture enlarged by the smallest whole factor that makes its shorter side `least` pixels or more.
 
-    Nearest neighbour: pixels stay squares, nothing is smoothed that the model saw as it is.
+    Nearest neighbor: pixels stay squares, no pixel of the model's input is smoothed.
     """
     factor = -(-least // min(picture.size))
     size = (picture.width * factor, picture.height * factor)
@@ -113,7 +113,7 @@ def shrink(picture: Image.Image, most: int) -> Image.Image:
 def boxed(picture: Image.Image, region: Box, size: tuple[int, int]) -> Image.Image:
     """A copy with a region's frame. `region` is in pixels of an image of `size` (height, width).
 
-    The frame is yellow between two black lines, so that it shows on any ground. It lies around the region where there
+    The frame is yellow between two black lines, so that it shows on any ground. It is outside the region if there
     is room, so that it hides none of it.
     """
     across, down = picture.width / size[1], picture.height / size[0]
@@ -135,7 +135,7 @@ def boxed(picture: Image.Image, region: Box, size: tuple[int, int]) -> Image.Ima
 
 
 def shortened(text: str, most: int = 18) -> str:
-    """A name that fits beside a chart: its end gives way to an ellipsis."""
+    """A name that fits next to a chart: its end is replaced by an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
@@ -152,7 +152,7 @@ def data_uri(picture: Image.Image) -> str:
 
 
 def _ramp(positions: Floats, anchors: Anchors) -> Bytes:
-    """Colours at positions 0..1 between evenly spaced anchors, (H, W, 3)."""
+    """Colors at positions 0..1 between evenly spaced anchors, (H, W, 3)."""
     places = np.linspace(0, 1, len(anchors))
     channels = [np.interp(positions, places, [anchor[channel] for anchor in anchors]) for channel in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)

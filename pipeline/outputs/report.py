@@ -1,4 +1,4 @@
-"""The report of an audit: one HTML page that needs no other file, and what is stored beside it.
+"""The report of an audit: one HTML page that needs no other file, stored with the audit's JSON and maps.
 
 Pictures are `data:` addresses, charts are inline SVG, no script runs. Each audit replaces the stored objects of the one
 before (`pipeline.storage.keys.report_key`):
@@ -47,8 +47,8 @@ def write_report(
     A stored complete audit is not replaced by an incomplete one (images are gone since).
 
     Args:
-        view: the run.
-        objects: where the results are stored.
+        view: reads the run's rows, maps and images, and runs its models.
+        objects: receives the results under `report_key`.
         by: classes are the predicted ones, or the labels.
         folder: receives `audit.json`, `audit.npz` and `report.html`.
         on_progress: receives a stage ("maps" or "places"), the number done, and the total.
@@ -83,7 +83,7 @@ def render(audit: Audit, view: RunView, evaluation: Mapping[str, Any] | None = N
     """The HTML page. Reads six images per finding and 90 of clusters, and runs the models twice per finding.
 
     Args:
-        audit: the results.
+        audit: the results that the page shows.
         view: the run they are of.
         evaluation: the content of `evaluation.json`: `metrics` (name, value, low, high, better, images, meaning),
             `baseline_sensitivity` (baseline, other, cosine, rank_correlation, distance) and `remarks`; each may be
@@ -124,7 +124,7 @@ def measured(audit: Mapping[str, Any]) -> set[str]:
 
 
 def warnings(audit: Audit) -> list[str]:
-    """What a reader must know before trusting the figures."""
+    """The caveats that a reader must know before trusting the figures."""
     found = []
     above, unreliable = audit.overall.error_above, audit.unreliable_gaps
     if above is not None and above >= NOTEWORTHY:

@@ -16,7 +16,7 @@ from pipeline.analysis.evaluation.measures import Measured
 from pipeline.analysis.evaluation.randomisation import layers, randomised, stages
 from pipeline.analysis.evaluation.removal import area, curve, impute, places
 from pipeline.analysis.evaluation.stability import infidelity, max_sensitivity, squares
-from pipeline.analysis.evaluation.subject import Ask, RunEngine, Subject
+from pipeline.analysis.evaluation.subject import RunEngine, Score, Subject
 from pipeline.analysis.statistics import bootstrap_mean, cosines, rank_correlations
 from pipeline.attribution import baseline_stack, integrated_gradients
 from pipeline.attribution.ensemble import distance
@@ -35,11 +35,11 @@ QUANTUS = json.loads((Path(__file__).parent / "quantus.json").read_text())
 BASELINES = ("black", "uniform:n=2")
 
 
-def probability(model: nn.Module) -> Ask:
+def probability(model: nn.Module) -> Score:
     return lambda pixels, targets: model(pixels).softmax(1).gather(1, targets[:, None])[:, 0]
 
 
-def output(model: nn.Module) -> Ask:
+def output(model: nn.Module) -> Score:
     return lambda pixels, targets: model(pixels).gather(1, targets[:, None])[:, 0]
 
 

@@ -1,12 +1,11 @@
-"""What a run says about the whole data set: figures per class, shortcuts, a report. No torch, no SQL.
+"""Audit of a run over the whole data set: figures per class and shortcuts. No torch, no SQL.
 
     from pipeline.analysis.audit import audit
 
     result = audit(view)          # findings, candidates, classes, failed; result.to_json()
 
-Read in this order: view, auditing, sampling, reductions, candidates, fitting, clusters, likeness, interventions,
-colours, shortcuts, deciding, results, gates, illustrations, charts, report.
-`sketches` serves reductions; drift and comparison are of two runs.
+Read in this order: audit, survey, classes, boxes, propose, clusters, appearance, measure, casts, search, thresholds,
+decide, results, gate_figures.
 """
 
 from pipeline.analysis.audit.audit import audit

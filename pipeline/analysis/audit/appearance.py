@@ -1,13 +1,13 @@
-"""Is what stands in a place a mark? Marks look alike wherever they are; what an object shows there varies.
+"""Is the content of a place a mark? A mark looks alike in all images; the content of an object varies.
 
-A window's content is compared as *local contrast*: how much each pixel differs from its surroundings, whatever its
-sign, pooled over a few pixels. Where lines and edges are is the same for a mark upon any background, for a
-half-transparent one, for one that is shifted a little, and for a date whose figures change; strokes of a digit or the
-fur of an animal put them elsewhere in each image. A soft spot without an edge has no contrast, and is not told from an
-object.
+The content of a window is compared as *local contrast*: the absolute difference of each pixel from its surroundings,
+pooled over a few pixels. The lines and edges of a mark are at the same places on any background, and nearly so if it is
+half-transparent, shifted a little, or a date whose figures change. Those of a digit's strokes or an animal's fur are at
+other places in each image. A soft spot without an edge has no contrast and cannot be distinguished from an object.
 
-Often only a part of the images that lean on a place bear the mark (the others have an object there), and a mixture is
-not alike. So the images are parted by their content (k-means), and the part that stands out most is tested by itself.
+Often only a part of the images that lean on a place have the mark (the others have an object there), and a mixture is
+not alike. Therefore the images are split by their content (k-means), and the part that differs most from other images
+is tested by itself.
 """
 
 import math
@@ -21,11 +21,14 @@ from pipeline.analysis.audit.boxes import Box
 from pipeline.analysis.audit.thresholds import ALIKE, MIN_IMAGES
 from pipeline.runs.view import Floats
 
-PARTS = (2, 4)  # by which images are parted in content
-CELLS = 32  # a side of the image has at most; contrast is pooled over 3 x 3 of them
-EXTENTS = (1 / 6, 1 / 3)  # of the largest difference in contrast: what belongs to a mark, the widest that fits
-GAP = 4  # cells that may lie between parts of a mark, such as letters
-LARGEST = 0.3  # of the image that a mark covers at most
+PARTS = (2, 4)  # numbers of clusters into which images are split by content
+CELLS = 32  # on the longer side of the image at most; contrast is pooled over 3 x 3 of them
+EXTENTS = (
+    1 / 6,
+    1 / 3,
+)  # of the largest difference in contrast: pixels above it belong to a mark; the widest mark that fits is taken
+GAP = 4  # cells between parts of a mark, such as letters, at most
+LARGEST = 0.3  # largest share of the image that a mark covers
 
 
 def contrast(pixels: Floats) -> Floats:
@@ -47,10 +50,11 @@ def _cell(size: tuple[int, ...]) -> int:
 
 
 def d_prime(own: Floats, others: Floats) -> float:
-    """How far content sets a few images apart: d' along the difference of the means, own (n, D) against others (m, D).
+    """Distance d' of the content of some images, own (n, D), from that of others (m, D), along the difference of means.
 
     Cross-fitted: the direction from one half, mean distance over pooled standard deviation from the other half,
-    averaged. 0 tells nothing, 4 errs on 2 % of images. 0.01 is added to the deviation: below it pixels do not differ.
+    averaged. At 0 the groups cannot be separated, at 4 with errors on 2 % of images. 0.01 is added to the deviation:
+    smaller differences of pixels do not count.
     """
     found = []
     for first in (0, 1):
@@ -65,27 +69,27 @@ def d_prime(own: Floats, others: Floats) -> float:
 def lower_end(value: float, images: int) -> float:
     """Lower end of the interval of a d' from so many images, at two standard errors (after Hedges and Olkin 1985).
 
-    The variance is that of the smaller group alone, (1 + d'^2 / 2) / n: the others are many.
+    The variance is that of the smaller group, (1 + d'^2 / 2) / n: the other group is large.
     """
     return value - 2 * math.sqrt((1 + value**2 / 2) / images)
 
 
 def most_alike(own: Floats, others: Floats) -> tuple[float, NDArray[np.int64]]:
-    """The d' of content (n, D) against others (m, D), and of which images: all if they are alike, or the best part.
+    """The largest d' of content (n, D) against others (m, D), and the positions of its images: all, or the best part.
 
-    Parts are compared by the lower end of d': a few images have a large one by chance.
+    Parts are compared by the lower end of d', because a few images can have a large d' by chance.
     """
     every = np.arange(len(own))
     found = [(d_prime(own, others), every)]
-    if lower_end(found[0][0], len(own)) < 2 * ALIKE:  # below, one image in twenty may be another
+    if lower_end(found[0][0], len(own)) < 2 * ALIKE:  # below it one image in twenty may be of another kind
         found += [(d_prime(own[part], others), part) for part in _parts(own)]
     return max(found, key=lambda one: lower_end(one[0], len(one[1])))
 
 
 def parted(own: Floats, others: Floats, part: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which images (n, D) are nearer to a part of them than to others (m, D): the part and its like; and which are not.
+    """Split images (n, D) into those closer to `part` than to `others` (m, D), and the rest.
 
-    The latter start with those that are the least like the part: marks that are hard to see come last.
+    The rest is sorted from least to most similar, so that faint marks come last.
     """
     one, other = own[part].mean(axis=0), others.mean(axis=0)
     along = (own - (one + other) / 2) @ (one - other)
@@ -110,9 +114,9 @@ def _parts(own: Floats) -> Iterator[NDArray[np.int64]]:
 
 
 def extent(own: Floats, others: Floats, box: Box) -> Box | None:
-    """The box of what sets some images apart, around a part of it: contrasts (n, H, W) against (m, H, W).
+    """The box of the pixels by which contrasts (n, H, W) differ from others (m, H, W), grown from a box in it.
 
-    None where nothing does, or only what covers more than 30 % of the image.
+    None if no pixel differs, or if the box would cover more than 30 % of the image.
     """
     from scipy import ndimage
 
@@ -135,7 +139,7 @@ def extent(own: Floats, others: Floats, box: Box) -> Box | None:
 
 
 def _without_halo(places: NDArray[np.int64], length: int, halo: int) -> tuple[int, int]:
-    """Where pixels start and end, less what pooling adds on either side; there is none beyond the image's border."""
+    """First and last position of pixels without the halo that pooling adds, except at the border of the image."""
     first, last = int(places.min()), int(places.max()) + 1
     start, end = first + halo * (first > 0), last - halo * (last < length)
     return (start, end) if start < end else (first, last)

@@ -1,8 +1,8 @@
 """One audit, start to end: a pass over the rows, a pass over the maps, then the shortcut tests.
 
-Memory does not grow with the data set: a batch of maps, a few maps per class, and of at most 10,000 images (256 per
-class) the row, their shares in some 500 windows and in 32 x 32 cells. The sample is random, seeded, and states its size
-in every finding.
+Memory does not grow with the data set. It holds a batch of maps, a few maps per class, and for at most 10,000 images
+(256 per class) the row and the shares in some 500 windows and in 32 x 32 cells. The sample is random and seeded; every
+finding states its size.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,16 +21,19 @@ from pipeline.analysis.audit.survey import Survey, survey
 from pipeline.analysis.audit.thresholds import MIN_IMAGES
 from pipeline.runs.view import By, Floats, RunView
 
-UNSEEN = 0.1  # tolerated error of a map where the run names none
-SMALL = 0.1  # of the run's median |F(x) - F(x')|: below it a completeness gap says little
-OnProgress = Callable[[str, int, int], None]  # what is done, how many of how many
+UNSEEN = 0.1  # tolerated error of a map if the run has no tolerance
+SMALL = 0.1  # share of the run's median |F(x) - F(x')| below which a completeness gap is not informative
+OnProgress = Callable[[str, int, int], None]  # stage, number done, total
 
 
 def audit(view: RunView, *, by: By = "predicted", seed: int = 0, on_progress: OnProgress = lambda *_: None) -> Audit:
     """Figures per class and shortcuts of a whole run.
 
-    Classes are the predicted ones, or the labels. The answer depends on the view, `by` and `seed` alone.
-    `on_progress` is told of maps that were read, and of places that were tested.
+    Args:
+        view: the run; the result depends only on it, `by` and `seed`.
+        by: classes are the predicted ones, or the labels.
+        seed: determines the samples, permutations and donors.
+        on_progress: receives a stage ("maps" or "places"), the number done, and the total.
     """
     gone = _Gone(view.available)
     view = replace(view, available=gone)
@@ -78,7 +81,7 @@ def tolerance_of(view: RunView) -> float:
 
 @dataclass
 class _Gone:
-    """Asks once for each image whether it is still there, and remembers which are not."""
+    """Checks once for each image whether it is still available, and remembers the result."""
 
     ask: Callable[[ImageRow], bool]
     known: dict[int, bool] = field(default_factory=dict)
@@ -93,12 +96,12 @@ class _Gone:
         if not missing:
             return []
         return [
-            f"{missing} of {len(self.known)} images that the shortcut tests asked for are gone or have changed since "
+            f"{missing} of {len(self.known)} images that the shortcut tests requested are gone or have changed since "
             "the run; the tests leave them out"
         ]
 
     def untested(self, sample: Mapping[str, Sequence[ImageRow]]) -> list[str]:
-        """Classes of which images are gone and too few are left."""
+        """Remark on the classes of which images are gone and too few are left."""
         lost = [
             name for name, rows in sample.items()
             if any(not self.known.get(row.row, True) for row in rows)
@@ -129,7 +132,7 @@ class _Pass:
         self._grids: dict[int, Floats] = {}  # row number -> (h, w)
 
     def run(self) -> Iterator[int]:
-        """Read all maps; yields how many were read so far."""
+        """Read all maps; yields the number read so far."""
         done = 0
         for rows, maps, spreads in self._view.read_maps():
             self._reduce(rows, maps, spreads)
@@ -141,7 +144,7 @@ class _Pass:
             yield done
 
     def examined(self, seed: int) -> Examined:
-        """What was kept of the sampled images."""
+        """The rows, shares and clusters of the sampled images."""
         grids = {name: np.stack([self._grids[row.row] for row in part]) for name, part in self._sample.items()}
         return Examined(
             rows=self._sample,
@@ -168,7 +171,7 @@ def _unfinished(view: RunView, seen: Survey) -> list[str]:
 
 
 def _examined(view: RunView, seen: Survey) -> tuple[dict[str, list[ImageRow]], tuple[str, ...]]:
-    """Images per class that the shortcut search looks at: their map must explain their class. And what was left out."""
+    """Images per class for the shortcut search, whose map must explain their class, and remarks on classes left out."""
     known = set(view.spec.class_names)
     examined = {name: part for name, part in seen.explained.items() if name in known and len(part) >= MIN_IMAGES}
     small = [name for name in seen.names if name not in examined]

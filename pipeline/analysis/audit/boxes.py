@@ -1,6 +1,6 @@
 """Boxes in an image: windows to search, shares of the attribution in them, their content, overlap and names.
 
-A window's share of an image is the part of the positive attribution (summed over channels first) that lies in it.
+A window's share of an image is the part of the positive attribution (summed over channels first) inside it.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def grid_step(height: int, width: int) -> int:
 
 
 def grid_shares(maps: Floats, step: int) -> Floats:
-    """Share of each image's positive attribution in each cell, maps (n, H, W) -> (n, h, w); 0 where there is none."""
+    """Share of each image's positive attribution in each cell, maps (n, H, W) -> (n, h, w); 0 for a map without any."""
     positive = np.clip(maps, 0, None).astype(np.float64)
     rows, columns = np.arange(0, maps.shape[1], step), np.arange(0, maps.shape[2], step)
     sums = np.add.reduceat(np.add.reduceat(positive, rows, axis=1), columns, axis=2)
@@ -74,7 +74,7 @@ def cut(images: Floats, box: Box) -> Floats:
 
 
 def paste(images: Floats, sources: Floats, boxes: NDArray[np.int64]) -> Floats:
-    """Images (n, C, H, W) with the box (n, 4) of each replaced by what its source shows there."""
+    """Images (n, C, H, W) with the box (n, 4) of each replaced by that of its source."""
     out = images.copy()
     for image, source, (x0, y0, x1, y1) in zip(out, sources, boxes, strict=True):
         image[:, y0:y1, x0:x1] = source[:, y0:y1, x0:x1]
@@ -112,12 +112,12 @@ def union_share(one: Box, other: Box) -> float:
 
 
 def place_name(region: Box, size: tuple[int, int]) -> str:
-    """A region in words, for an image of (height, width): 'top-left corner', 'left border', 'upper left', 'centre'."""
+    """A region in words, for an image of (height, width): 'top-left corner', 'left border', 'upper left', 'center'."""
     (height, width), (x0, y0, x1, y1) = size, region
     across = _third(x0, x1, width, ("left", "", "right"))
     down = _third(y0, y1, height, ("top", "", "bottom"))
     if not across and not down:
-        return "centre"
+        return "center"
     flush_x = min(x0, width - x1) <= width / 16
     flush_y = min(y0, height - y1) <= height / 16
     if across and down:

@@ -1,12 +1,12 @@
-"""Colour casts: does a class hang on the colours of the whole image, which no window can show?
+"""Color casts: does a class depend on the colors of the whole image? No window can show that.
 
-An image's cast is the median of each channel in its outer eighth: where objects seldom are, and which a mark does not
-move. Candidates are classes whose images, all or some, have a cast that other classes' have not (permutation test as in
-`candidates`, of its own; for RGB of luminance, red against green, and yellow against blue). They are tested as windows
-are: the images that have it most are shifted to the cast of other classes' images (necessity), images of other classes
-to theirs (sufficiency); the control shifts as much in other channels, or the other way where there is one channel.
+An image's cast is the median of each channel in its outer eighth, where objects are rare, and which a mark does not
+change. A candidate is a class of which all or some images have a cast that other classes do not have. The permutation
+test is that of `propose`, with its own draws; for RGB it is of luminance, red against green, and yellow against blue.
+A cast is tested as a window is. Its images are shifted to the cast of other classes (necessity), and images of other
+classes to theirs (sufficiency). The control shifts as far in other channels, or backwards if there is one channel.
 
-At most 960 images are read: of classes beyond the 120 largest, none.
+At most 960 images of the 120 largest classes are read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def cast_of(pixels: Floats) -> Floats:
 
 
 def opponent(casts: Floats) -> Floats:
-    """Casts (n, 3) as luminance, red against green, yellow against blue; those of one channel as they are."""
+    """Casts (n, 3) as luminance, red against green, yellow against blue; those of one channel unchanged."""
     return casts @ _OPPONENT.T if casts.shape[1] == 3 else casts
 
 
@@ -74,7 +74,7 @@ def read_palette(view: RunView, examined: Mapping[str, Sequence[ImageRow]]) -> P
 
 
 def propose_colours(palette: Palette, size: tuple[int, int], *, permutations: int, seed: int) -> list[Candidate]:
-    """One candidate per class: the colour that sets its images, or some of them, most apart."""
+    """One candidate per class: the color that sets its images, or some of them, most apart."""
     if len(palette.colours) < 2:
         return []
     table = np.concatenate(list(palette.colours.values()))  # (N, C)
@@ -106,7 +106,20 @@ def propose_colours(palette: Palette, size: tuple[int, int], *, permutations: in
 def run_colour_trial(
     view: RunView, candidate: Candidate, palette: Palette, pool: Pool, *, index: int, seed: int
 ) -> Trial | None:
-    """Measure one colour; see `interventions.run_trial`."""
+    """Measure one cast.
+
+    Args:
+        view: reads images and runs the models.
+        candidate: a class and its images in the order of their cast, from `propose_colours`.
+        palette: the casts of all classes.
+        pool: donors and receivers.
+        index: output of the candidate's class.
+        seed: determines the donors and receivers.
+
+    Returns:
+        The trial; None if fewer than 6 images with the cast are predicted as the class, or fewer than 6 of the pool as
+        another one.
+    """
     rng = np.random.default_rng([seed, index, 3])
     leaning = candidate.order[: min(LEANING, max(MIN_IMAGES, candidate.leaning))]
     wanted = [palette.rows[candidate.class_name][place] for place in leaning]

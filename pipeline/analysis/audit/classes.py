@@ -1,9 +1,8 @@
-"""Figures and maps per class from one pass over the maps. Knows nothing of shortcuts.
+"""Figures and maps per class from one pass over the maps.
 
-Memory depends on the number of classes and pixels, not on that of images. Means and variances are exact (float64,
-merged batch by batch: Chan, Golub and LeVeque 1983); medians of maps are those of at most 32 random maps of a class;
-quantiles of figures are within half a percent (`sketches`). Where classes x pixels are many, the maps are kept at a
-coarser grid: means over blocks of `step` x `step` pixels.
+Memory depends on the number of classes and pixels, not on that of images. Means and variances are exact; medians of
+maps are those of at most 32 random maps of a class; quantiles of figures are within half a percent (`Sketch`). If the
+maps of all classes do not fit, they are kept on a coarser grid: means over blocks of `step` x `step` pixels.
 """
 
 import math
@@ -19,7 +18,7 @@ from pipeline.analysis.statistics import Doubles, Moments, Sketch
 from pipeline.runs.view import By, Floats, class_of
 
 MEDIAN_OF = 32
-MAP_BYTES = 512 * 2**20  # of all classes' maps together
+MAP_BYTES = 512 * 2**20  # the maps of all classes take at most so many bytes
 _PIXEL_BYTES = 4 * 8 + 4 * MEDIAN_OF
 SKETCHED = ("completeness_gap", "error_estimate", "member_disagreement", "baseline_sensitivity")
 SKETCHED_OVERALL = (*SKETCHED, "border_share", "gini", "probability")  # over all images, for their histograms
@@ -65,7 +64,7 @@ class ClassSums:
         self._right, self._labelled, self.images = 0, 0, 0
 
     def add_maps(self, maps: Floats, spreads: Floats | None, keep: Sequence[bool]) -> None:
-        """Add maps (n, H, W) and spreads over members; those of `keep` are remembered for the median."""
+        """Add maps (n, H, W) and spreads over members; those of `keep` are kept for the median."""
         small = blocks(maps, self._step)
         self._maps.add(small)
         self._absolute.add(blocks(np.abs(maps), self._step))
@@ -74,7 +73,7 @@ class ClassSums:
         self._kept += [one.astype(np.float32) for one in small[np.asarray(keep, bool)]]
 
     def add_rows(self, rows: Sequence[ImageRow]) -> None:
-        """Add what the index knows of rows, without their maps."""
+        """Add the figures that the index has of rows."""
         self.images += len(rows)
         labelled = [row for row in rows if row.label is not None]
         self._labelled += len(labelled)
@@ -91,7 +90,7 @@ class ClassSums:
             self._average(name, [getattr(row, name) for row in rows])
 
     def figures(self, name: str, pixels: int) -> ClassFigures:
-        """The class in numbers. `pixels` of a map."""
+        """The figures of the class, whose maps have so many pixels."""
         means = {key: float(one.mean) if one.count else None for key, one in self._averages.items()}
         x, y = self._averages["center_x"], self._averages["center_y"]
         gap, error, spread, baselines = (self.sketches[key] for key in SKETCHED)
@@ -120,11 +119,11 @@ class ClassSums:
 
     @property
     def accuracy(self) -> float | None:
-        """Part of the labelled images whose prediction is their label; None where nothing is labelled."""
+        """Part of the labeled images whose prediction is their label; None without labels."""
         return self._right / self._labelled if self._labelled else None
 
     def maps(self) -> ClassMaps | None:
-        """The class in maps (h, w); None where no map was added."""
+        """The class in maps (h, w); None if no map was added."""
         if not self._maps.count:
             return None
         return ClassMaps(

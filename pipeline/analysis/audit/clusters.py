@@ -1,9 +1,9 @@
 """Spectral relevance analysis: which strategies does the model follow within one class?
 
-After Lapuschkin et al., Unmasking Clever Hans predictors and assessing what machines really learn, 2019. Maps of a
-class (shares of the positive attribution in at most 32 x 32 cells) are halved to 16 x 16, standardised each, and joined
-to their nearest neighbours; the normalised Laplacian of that graph gives an embedding (Ng, Jordan and Weiss 2002),
-the largest gap between its eigenvalues the number of clusters, k-means the clusters.
+After Lapuschkin et al., Unmasking Clever Hans predictors, Nature Communications 2019. The maps of a class (shares of
+the positive attribution in at most 32 x 32 cells) are halved to 16 x 16 and standardized one by one. Each is joined to
+its nearest neighbors, and the normalized Laplacian of that graph gives an embedding (Ng, Jordan and Weiss 2002). The
+number of clusters is where its eigenvalues make their largest step; k-means finds the clusters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from pipeline.runs.view import Floats
 MIN_EMBEDDED = 8  # images that an embedding needs
 MIN_CLUSTERED = 24  # images that a class needs for an audit to show its clusters
 MOST = 256  # images of a class that are clustered
-CLUSTERS = 6  # at most
+CLUSTERS = 6  # largest number of clusters of a class
 EXAMPLES = 6
 
 
@@ -58,7 +58,7 @@ def embed(grids: Floats, seed: int) -> Embedding:
 
 
 def features(grids: Floats) -> Floats:
-    """Maps halved and standardised, (n, h, w) -> (n, D): mean 0 and variance 1 each, 0 where they are constant."""
+    """Maps halved and standardized, (n, h, w) -> (n, D): mean 0 and variance 1 each; a constant map becomes 0."""
     small = _halved(grids).reshape(len(grids), -1)
     centred = small - small.mean(axis=1, keepdims=True)
     spread = centred.std(axis=1, keepdims=True)
@@ -74,7 +74,7 @@ def _halved(grids: Floats) -> Floats:
 
 
 def _spectrum(points: Floats) -> tuple[Doubles, Doubles]:
-    """The smallest eigenvalues and eigenvectors of the normalised Laplacian of the k-nearest-neighbour graph."""
+    """The smallest eigenvalues and eigenvectors of the normalized Laplacian of the k-nearest-neighbor graph."""
     from scipy.linalg import eigh
     from sklearn.neighbors import kneighbors_graph
 
@@ -88,7 +88,7 @@ def _spectrum(points: Floats) -> tuple[Doubles, Doubles]:
 
 
 def _eigengap(values: Doubles) -> int:
-    """Number of clusters: where the eigenvalues make their largest step."""
+    """Number of clusters: the eigenvalues make their largest step after so many."""
     return int(np.argmax(np.diff(values))) + 1
 
 

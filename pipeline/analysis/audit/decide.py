@@ -1,39 +1,40 @@
-"""Which tested places and colours are findings: the model uses them, and they are no part of the object.
+"""Decides which tested places and color casts are findings: the model uses them, and they are not part of the object.
 
 A candidate becomes a finding in three steps.
 
 1. *More here than elsewhere*: the corrected permutation p-value is at most 0.05. Nearly every class has such windows.
-2. *The model uses it*: at least 20 % of the predictions are lost when it is swapped, or 20 % of other images turn when
-   it is pasted in, and that is significantly more than random windows of its size do (Newcombe's interval of the
-   difference). 20 % is how use is defined here: accuracy on marked images falls by 20 points without the mark.
-3. *It is a mark, not a part of the object*. Objects are used too: digits are centred and fill the image, and the middle
-   of a 0 reaches necessity 0.97 and sufficiency 0.61, so that no threshold on these two separates. It turns at least
-   10 % of other images (lower bound; what is only lost may be the object that a mark covers in part), more than random
-   windows do, and, unless it turns most, more than the same place of the class's images that do not bear it, where
-   there are 6 of them (what these turn is the object's). And one of two must hold:
-   a. its content is alike in the tested images, and unlike that of all others (`likeness`): the lower end of d' of its
-      local contrast is at least 6, or three times the best used places of the other classes. Of these, one in eight is
-      left out, at least one: they may bear marks too. (Print looks the same in all images, whatever the class; before
-      photographs a half-transparent word is hard to tell from what is behind it, but objects are harder still.) It is
-      at least 1.75, and where fewer than 5 other classes have used places to compare with, 3.5. What sets the contrast
-      apart covers at least half of the place, so that no object beside a mark is taken for it;
-   b. it turns more than a part of an object of its size does: the lower bound of sufficiency is at least 30 times the
-      part of the image that it covers. That finds small marks whatever they look like.
+2. *The model uses it*: swapping it loses at least 20 % of the predictions, or pasting it flips at least 20 % of other
+   images, and that is significantly more than random windows of its size do (Newcombe's interval of the difference).
+   This defines use: accuracy on marked images drops by 20 points without the mark.
+3. *It is a mark, not a part of the object*. Objects are used too: digits are centered and fill the image, and the
+   middle of a 0 reaches necessity 0.97 and sufficiency 0.61, so no threshold on these two separates objects from marks.
+   Pasting the mark must flip at least 10 % of other-class images (lower confidence bound), and more than random windows
+   flip. Unless it flips most of them, it must also flip more than the same window from unmarked images of the class
+   (needs 6): those flips come from the object. One of two conditions must also hold:
+   a. Its content is alike in the tested images, and unlike that of all others. The lower end of d' of its local
+      contrast must be at least 6, or three times that of the best used places of the other classes. Ignore the top
+      eighth of those classes (at least one), because they may contain marks too. Print looks the same in images of any
+      class; a half-transparent word is hard to separate from the photograph behind it, but an object is harder still.
+      The lower end must be at least 1.75, or 3.5 if fewer than 5 other classes have used places. The pixels that differ
+      in contrast must cover at least half of the place, so that an object next to a mark does not pass.
+   b. It flips more than a part of an object of its size does: the lower bound of sufficiency is at least 30 times the
+      share of the image that it covers. This finds small marks of any look.
 
-Of marks of a class that overlap, the one that is used most is the finding.
+Of overlapping marks of a class, the one with the largest effect is the finding.
 
-Thresholds, from digits at 32 x 32 (tests/support/planted_worlds.py, two networks, 1,000 audited images): in 82 worlds
-2,614 used places of objects had a d' of at most 5.4, its lower end of at most 2.9, and turned at most 7 times their
-area; 3,295 of digits on photographs a lower end of at most 1.7; of printed figures (72 worlds, 12 faces, centred to the
-pixel or to two, half of them on photographs; not in the benchmark) 4.6. Of 16 marks that cost 20 points the best place
-had a lower end of 7 to 73; on photographs some have 2 to 4. Places of objects with a lower end of 1.75 or more had at
-most 2.5 times what all other classes reached but one (59 in 328 worlds of digits, none on photographs; 2.4 of printed
-figures), words before photographs 4.2 times or more. A mark of 4 x 4 turns up to 65 times its area. `make bench
-ARGS=shortcuts` counts hits and false alarms in other worlds.
+The thresholds were measured on digits at 32 x 32 (tests/support/planted_worlds.py, two networks, 1,000 audited images).
+In 82 worlds, 2,614 used places of objects had a d' of at most 5.4 with a lower end of at most 2.9, and flipped at most
+7 times their area. For 3,295 places of digits on photographs the lower end was at most 1.7. For printed figures it was
+at most 4.6 (72 worlds, 12 faces, centered to the pixel or to two, half of them on photographs; not in the benchmark).
+Of 16 marks that cost 20 points, the best place had a lower end of 7 to 73; on photographs some have 2 to 4. Places of
+objects with a lower end of 1.75 or more had at most 2.5 times the value of all other classes but one. There were 59 of
+them in 328 worlds of digits, none on photographs; printed figures reached 2.4 times. Words on photographs had 4.2 times
+or more. A square mark of side 4 flips up to 65 times its area. `make bench ARGS=shortcuts` counts hits and false alarms
+in other worlds.
 
-A colour cast is alike by the same threshold, or, where no class has one that is, turns 30 % of other images (lower
-bound) and more than the control does. Casts that networks were lured with turned 37 % or more; of 820 classes of digits
-on photographs two came to 34 and 37 % by chance, neither with a p-value below 0.9.
+A color cast is alike by the same threshold. If no class has such a cast, one that flips 30 % of other images (lower
+bound) and more than the control passes too. Casts that networks were trained to use flipped 37 % or more. Of 820
+classes of digits on photographs two came to 34 and 37 % by chance, neither with a p-value below 0.9.
 """
 
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ from pipeline.analysis.statistics import exceeds
 
 
 def decide(trials: Sequence[Trial]) -> tuple[list[Trial], list[tuple[Trial, str]]]:
-    """Which trials are findings, strongest first, and why the others are not."""
+    """The trials that are findings, strongest first, and each other trial with the reason why it is not a finding."""
     used = [trial for trial in trials if _is_used(trial)]
     places = [trial for trial in used if trial.candidate.kind != "colour"]
     marks = [trial for trial in places if _is_mark(trial, places)]
@@ -68,7 +69,7 @@ def decide(trials: Sequence[Trial]) -> tuple[list[Trial], list[tuple[Trial, str]
 
 
 def _apart(found: Sequence[Trial]) -> list[Trial]:
-    """The strongest that overlap none of each other in the same class."""
+    """The strongest trials of each class that do not overlap."""
     kept: list[Trial] = []
     for trial in sorted(found, key=_strength, reverse=True):
         if not any(_same_class(trial, other) and _overlaps(trial, other) for other in kept):
@@ -94,26 +95,26 @@ def _is_mark(trial: Trial, places: Sequence[Trial]) -> bool:
 
 
 def _least(others: Sequence[float]) -> float:
-    """The lower end of d' from which content is a mark's, by the largest of each other class, the smallest first."""
+    """The lower end of d' that a mark needs, given the largest one of each other class, smallest first."""
     enough = len(others) >= OTHERS
     compared = others[: -max(1, len(others) // 8)] if enough else others
     return max(APART if enough else ALIKE, min(SURELY, OVER_OTHERS * max(compared, default=0.0)))
 
 
 def _is_mostly_mark(trial: Trial) -> bool:
-    """Whether what sets its content apart covers half of a place: else the object beside it may be what is used."""
+    """Whether the pixels that differ in contrast cover half of a place; else the object next to it may be used."""
     region = trial.candidate.region
     return trial.extent is not None and shared_area(region, trial.extent) >= area_of(region) / 2
 
 
 def _casts(used: Sequence[Trial]) -> list[Trial]:
-    """Casts that are alike; if there are none, those that turn many: what lacks the cast of another class turns too."""
+    """Casts that are alike; without any, those that flip many: an image that lacks the cast of its class flips too."""
     alike = [trial for trial in used if trial.surely >= ALIKE]
     return alike or [one for one in used if one.sufficiency.low >= max(CAST_TURNED, one.control_sufficiency.high)]
 
 
 def _of_others(trial: Trial, places: Sequence[Trial]) -> list[float]:
-    """The largest lower end of d' in the used places of each other class that has any, the smallest first."""
+    """The largest lower end of d' in the used places of each other class, smallest first."""
     best: dict[str, float] = {}
     for other in places:
         if not _same_class(trial, other):
@@ -130,16 +131,23 @@ def _why_not(trial: Trial, used: Sequence[Trial], confirmed: Sequence[Trial]) ->
         return f"the model hardly uses it: under {100 * USE:.0f} % lost or turned, or no more than {others} do"
     if trial.candidate.kind == "colour":
         compared = _compared(trial, ALIKE)
-        return f"{LIKE_OBJECT}: its cast varies as others do {compared}, and turns few or lacks that of a class"
+        return f"{LIKE_OBJECT}: its cast varies as much as others {compared}, and it turns too few images"
     least = _least(_of_others(trial, [one for one in used if one.candidate.kind != "colour"]))
     if trial.surely >= least:
-        return (
-            f"{LIKE_OBJECT}: a mark stands there {_compared(trial, least)}, but the object beside or beneath it may be "
-            "what is used: most of the place is no mark, or it turns few images or no more than the place does without "
-            "it"
-        )
+        return f"{LIKE_OBJECT}: it has a mark {_compared(trial, least)}, but {_object_used(trial)}"
     compared = _compared(trial, least)
-    return f"{LIKE_OBJECT}: its content varies as an object's does, or other classes have the like {compared}"
+    return f"{LIKE_OBJECT}: its content varies as much as an object, or is similar in other classes {compared}"
+
+
+def _object_used(trial: Trial) -> str:
+    """The first check of a place with a mark that failed."""
+    if trial.sufficiency.low < TURNED:
+        return f"it may turn under {100 * TURNED:.0f} % of other images (lower bound)"
+    if not exceeds(trial.sufficiency, trial.control_sufficiency):
+        return "it does not turn more images than random windows"
+    if trial.without and trial.sufficiency.low < MOST and not exceeds(trial.sufficiency, trial.without):
+        return "it does not turn more images than the same place without the mark"
+    return "the mark covers less than half of the place"
 
 
 def _compared(trial: Trial, least: float) -> str:

@@ -1,7 +1,7 @@
 """The figures of an audit that a gate may compare: `findings>0`, `border_share>0.3`, `accuracy<0.9`.
 
-All figures are numbers; shares and rates are 0..1. A gate on one that is not known (no labels, a single member, no
-finding where the images to test with are gone) is exceeded: it cannot be passed.
+All figures are numbers; shares and rates are 0..1. A gate on an unknown figure (no labels, a single member, no finding
+because the test images are gone) is exceeded: it cannot be passed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ from pipeline.spec.gate import Gate
 
 MIN_CLASS_IMAGES = 5  # images that a class needs to count for `class_accuracy` and the other figures of single classes
 MEANINGS: Mapping[str, str] = {
-    "findings": "shortcuts that were found; if none, not known where the audit is not complete",
-    "doubtful": "places that the model uses and that may be parts of the object; likewise",
+    "findings": "shortcuts that were found; 0 is known only for a complete audit",
+    "doubtful": "places that the model uses and that may be parts of the object; 0 likewise",
     "failed_images": "images without a map",
-    "accuracy": "of all labelled images",
+    "accuracy": "of all labeled images",
     "class_accuracy": "of the worst class",
     "border_share": "mean over all images",
     "class_border_share": "of the class that leans on the border most",
@@ -33,7 +33,7 @@ def parse_gates(texts: Sequence[str]) -> list[Gate]:
     """Gates of texts such as `findings>0`.
 
     Raises:
-        SpecError: one is no comparison of a known figure with a number.
+        SpecError: a text is not a comparison of a known figure with a number.
     """
     return [Gate.parse(text, figures=tuple(MEANINGS), most=None, example="'findings>0' or 'accuracy<0.9'")
             for text in texts]  # fmt: skip
@@ -42,14 +42,14 @@ def parse_gates(texts: Sequence[str]) -> list[Gate]:
 def exceeded(audit: Audit, gates: Sequence[Gate]) -> list[str]:
     """The gates that an audit exceeds, each with the value: `border_share>0.3 (0.42)`.
 
-    A gate on what could not be measured, as the accuracy of images without labels, is exceeded: it cannot be passed.
+    A gate on an unknown figure, for example the accuracy of images without labels, is exceeded: it cannot be passed.
     """
     known = figures_of(audit)
     return [f"{gate} ({_shown(known[gate.figure])})" for gate in gates if gate.exceeded(known) is not False]
 
 
 def figures_of(audit: Audit) -> dict[str, float | None]:
-    """Every figure of `MEANINGS`; None where it is not known."""
+    """Every figure of `MEANINGS`; None if it is not known."""
     classes = [one for one in audit.classes if one.images >= MIN_CLASS_IMAGES]
     every = audit.overall
     return {

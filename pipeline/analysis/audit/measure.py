@@ -1,15 +1,15 @@
-"""What a window does to the model: swap it, paste it, and do the same at random places. Draws no conclusion.
+"""Measures the effect of a window on the model: swap it, paste it, and do the same at random places. Does not decide.
 
-- necessity: images of the class that lean on the window most get it replaced by the same window of images of other
-  classes; the part of their predictions that is lost.
-- sufficiency: images of other classes get the window of those leaning images; the part that turns into the class.
+- necessity: the images of the class that lean on the window most get the same window of images of other classes; the
+  rate of predictions that are lost.
+- sufficiency: images of other classes get the window of those leaning images; the rate that turns into the class.
 - controls: the same trials, same images and donors, with windows of that size at four random places.
-- likeness: how far the window's content sets the leaning images apart from all others (d', see `likeness`), and which
-  of them it sets apart most: the images that bear a mark, if there is one, to be tested by themselves.
-- without: the images that turn with the window of images of the class that do not bear it; then that is the object's.
+- likeness: distance of the window's content in the leaning images from that in all others (d', see `appearance`), and
+  the images with the largest distance: if there is a mark, they have it, and are tested by themselves.
+- without: flip rate when the window comes from unmarked images of the class, that is, the object's own effect.
 
-Content comes from other images of the data set, so that what the model sees stays near its data; a grey box
-would not. Donors and receivers come from one pool of images, balanced over classes and read once.
+Content comes from other images of the data set, so that the input of the model stays near its data; a gray box would
+not. Donors and receivers come from one pool of images, balanced over classes and read once.
 """
 
 import math
@@ -27,44 +27,42 @@ from pipeline.analysis.audit.thresholds import ALIKE, MIN_IMAGES, USE
 from pipeline.analysis.statistics import Estimate, wilson
 from pipeline.runs.view import Floats, RunView
 
-LEANING = 24  # images that lean on the window most: at 16 a loss of 20 points would not exceed a control of 0
-DONORS = 4  # per leaning image
-RECEIVERS = 96  # images of other classes
+LEANING = 24  # images that are swapped: with 16, a loss of 20 points would not exceed a control of 0
+DONORS = 4  # donors for each swapped image
+RECEIVERS = 96  # images of other classes into which the window is pasted
 POOL = 192  # donors and receivers are drawn from these
-COMPARED = 96  # images that lean on a used window: their content is compared
+COMPARED = 96  # images that lean on a used window whose content is compared
 EXAMPLES = 6
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What was measured at one candidate."""
+    """The measurements of one candidate."""
 
     candidate: Candidate
     necessity: Estimate
     sufficiency: Estimate
     control_necessity: Estimate
     control_sufficiency: Estimate
-    likeness: float  # d' of local contrast, see `likeness`: of the tested images, or of all that bear a mark; or casts'
-    examples: tuple[str, ...]  # keys of the images that lean on it most, those first whose content is alike
-    compared: int | None = None  # images that the likeness is of, if these are not those that were swapped
-    alike: tuple[str, ...] = ()  # keys of the images that lean on it whose content is most alike; of a cast none
+    likeness: float  # d' of local contrast of the tested images, or of all with a mark; for a cast, d' of casts
+    examples: tuple[str, ...]  # keys of images that lean on it most; images with like content first
+    compared: int | None = None  # number of images behind `likeness`, if it differs from the number swapped
+    alike: tuple[str, ...] = ()  # keys of the leaning images whose content is most alike; empty for a cast
     alike_likeness: float = 0.0  # the d' of these
-    bare: tuple[str, ...] = ()  # keys of the other images that lean on it, those that are least alike first
-    mixed: bool = False  # whether some of the tested images are among these
-    without: Estimate | None = (
-        None  # images that turn where the place is pasted from images of the class that are not alike
-    )
-    area: float = 1.0  # of the image that the candidate covers, 0..1; of a cast all
-    extent: Box | None = None  # of what sets the alike images apart: the mark, if it is one
+    bare: tuple[str, ...] = ()  # keys of the other leaning images, least alike first
+    mixed: bool = False  # whether some of the tested images are in `bare`
+    without: Estimate | None = None  # flip rate of the place from images of the class that are not alike
+    area: float = 1.0  # share of the image that the candidate covers, 0..1; 1 for a cast
+    extent: Box | None = None  # of the pixels by which the alike images differ from others: the mark, if it is one
 
     @property
     def worth(self) -> bool:
-        """Whether it does as much as a place that is used: a control is needed only then."""
+        """Whether its effect is that of a used place: only then is a control needed."""
         return max(self.necessity.value, self.sufficiency.value) >= USE
 
     @property
     def surely(self) -> float:
-        """Lower end of its likeness: of few images it says little."""
+        """Lower end of its likeness, which is uncertain for few images."""
         return lower_end(self.likeness, self.compared or self.necessity.images)
 
 
@@ -74,11 +72,11 @@ class Pool:
 
     pixels: Floats  # (n, C, H, W)
     predicted: NDArray[np.int64]  # (n,)
-    contrast: Floats  # (n, H, W), see `likeness.contrast`
+    contrast: Floats  # (n, H, W), from `appearance.contrast`
 
 
 def read_available(view: RunView, rows: Sequence[ImageRow], most: int) -> tuple[list[ImageRow], Floats]:
-    """The first `most` rows whose images are still there, and their pixels. No other image is asked for."""
+    """The first `most` rows whose images are still available, and their pixels. No other image is read."""
     kept: list[ImageRow] = []
     for row in rows:
         if len(kept) == most:
@@ -111,12 +109,21 @@ def run_trial(
     seed: int,
     bare: Sequence[ImageRow] | None = None,
 ) -> Trial | None:
-    """Measure one candidate. `rows` are the class's examined images, `index` is the class's output.
+    """Measure one candidate.
 
-    `bare`, where the candidate's images are those that bear a mark, are others of the class that lean on the place:
-    what these turn is the object's.
-    None where fewer than 6 images that are predicted as the class lean on the window, or the pool has fewer than 6
-    images of other classes.
+    Args:
+        view: reads images and runs the models.
+        candidate: the place, and its images in the order of their share.
+        rows: examined images of the class, to which the candidate's `order` refers.
+        pool: donors and receivers.
+        index: output of the class.
+        seed: determines the donors, receivers and random places.
+        bare: if the candidate's images are those with a mark, other images of the class that lean on the place; the
+            effect of pasting from them is the object's own.
+
+    Returns:
+        The trial; None if fewer than 6 leaning images are predicted as the class, or fewer than 6 of the pool as
+        another one.
     """
     rng = np.random.default_rng([seed, index, *candidate.region])
     ordered = [rows[position] for position in candidate.order]
@@ -159,7 +166,7 @@ def _predicted_as(index: int, view: RunView, rows: Sequence[ImageRow], most: int
 def _with_content(
     trial: Trial, rows: Sequence[ImageRow], own: Floats, pool: Pool, others: NDArray[np.int64], *, compared: int
 ) -> Trial:
-    """A trial with what the images that lean on its place show there; its likeness is that of the first so many."""
+    """A trial with the content of its place in the leaning images; `likeness` is of the first `compared` ones."""
     box, tested = trial.candidate.region, trial.necessity.images
     own_contrast, other_contrast = contrast(own), pool.contrast[others]
     content, elsewhere = cut(own_contrast, box), cut(other_contrast, box)
@@ -189,8 +196,13 @@ def conclude(
 ) -> Trial:
     """A trial from a function that gives necessity and sufficiency, or those of the control.
 
-    The control is measured only where one of them reaches `USE`: else the model hardly uses the candidate, whatever the
-    control does, and its rates are NaN.
+    The control is measured only if one of them reaches `USE`; else its rates are NaN.
+
+    Args:
+        candidate: the place or cast.
+        measured: gives necessity and sufficiency; of the control if its argument is True.
+        examples: keys of images that lean on the candidate most, of which the first 6 are kept.
+        likeness: d' of a cast; that of a place is added later.
     """
     unknown = Estimate(math.nan, math.nan, math.nan, 0)
     trial = Trial(candidate, *measured(False), unknown, unknown, likeness, tuple(examples[:EXAMPLES]))
@@ -201,12 +213,12 @@ def conclude(
 
 
 def _places(places: NDArray[np.int64], count: int, *, control: bool) -> NDArray[np.int64]:
-    """Boxes per image (count, 4): always the window, or the random places in turn."""
+    """Boxes of images (count, 4): always the window, or the random places in rotation."""
     return places[np.arange(count) % (len(places) - 1) + 1] if control else np.repeat(places[:1], count, axis=0)
 
 
 def _elsewhere(box: Box, size: tuple[int, int], rng: np.random.Generator) -> list[Box]:
-    """Four random places of the box's size that overlap it by a quarter at most (by any amount where none is found)."""
+    """Four random places of the box's size that overlap it by a quarter at most (by any amount after 100 attempts)."""
     (height, width), (across, down) = size, (box[2] - box[0], box[3] - box[1])
     found: list[Box] = []
     for attempt in range(200):

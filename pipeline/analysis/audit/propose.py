@@ -1,22 +1,22 @@
-"""Where a class might lean on more than its object: windows that hold more of its attribution than of other classes'.
+"""Proposes windows that hold more of a class's attribution than of the other classes'.
 
-Proposes only. Classes differ in where their evidence lies, so nearly every class has such windows, with small
-p-values, on clean data too; `interventions` decides. Knows nothing of pixels or models.
+Classes differ in the location of their evidence, so nearly every class has such windows, with small p-values, on clean
+data too; `measure` and `decide` test them.
 
-Order: by how much the share exceeds that of the other classes, per pixel of the window's side (divided by its area,
-specks would win; undivided, the largest windows would), once for the mean and once for the 90th percentile (a mark on a
-part of the images). Standard deviations are no order: on digits a black margin with 1 % of the attribution, but the
-same 1 % in every image, came before a mark that held 29 %. Measured on networks whose digits bear a mark: where its
-removal costs 20 points, its window was the first or the second of its class by the mean.
+Candidates are ordered by the excess of the share over that of the other classes, divided by the side of the window
+(divided by the area, specks would win; undivided, the largest windows would). The excess is taken once for the mean and
+once for the 90th percentile (a mark on a part of the images). Standard deviations do not give a useful order: on digits
+a black margin with 1 % of the attribution, but the same 1 % in every image, came before a mark with 29 %. On networks
+whose digits have a mark whose removal costs 20 points, its window was the first or the second of its class by the mean.
 
 Each candidate is followed by its shape, because marks are wider than windows, or between two of them. The mean share
-of the images that lean on the window, minus that of the other classes, is smoothed over 3 x 3 cells; the connected
+of the images that lean on the window, minus that of the other classes, is smoothed over 3 x 3 cells. The connected
 cells around the window that have a third of the peak or more give the box. Its p-value is the window's.
 
-p-value: per class and window two linear statistics, the mean share and the mean squared share (which answers to an
-upper tail), each standardised by its exact mean and variance under a random assignment of images to classes; the larger
-one is held against the maximum over all classes, windows and both statistics in every permutation (Westfall and
-Young's single-step max-T, 1993). It is thus corrected for everything that was tried.
+The p-value of a class and window comes from two linear statistics: the mean share, and the mean squared share, which
+responds to an upper tail. Each is standardized by its exact mean and variance under a random assignment of images to
+classes. The larger one is compared with the maximum over all classes, windows and both statistics in every permutation
+(Westfall and Young's single-step max-T, 1993). It is thus corrected for everything that was tried.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,12 @@ from pipeline.analysis.audit.boxes import Box, Boxes, overlap, sides, union_shar
 from pipeline.analysis.audit.thresholds import MIN_IMAGES, SAME
 from pipeline.runs.view import Floats
 
-# where a candidate comes from: places of the class, of a cluster of its maps, or the colours of its images
+# where a candidate comes from: places of the class, of a cluster of its maps, or the colors of its images
 Kind = Literal["window", "cluster", "colour"]
-PART = 1 / 3  # of the peak: excess of the cells that belong to a shape
-FILL = 0.4  # of a shape's box that its cells fill at least
-LARGEST, AT_BORDER = 0.15, 0.3  # of the image that a shape's box covers at most, and one that reaches the border
-LEAN = (6, 24)  # images whose mean gives the shape, at least and at most
+PART = 1 / 3  # of the peak, from which a cell belongs to the shape
+FILL = 0.4  # smallest share of a shape's box that its cells fill
+LARGEST, AT_BORDER = 0.15, 0.3  # largest share of the image that a shape's box covers, and one that reaches the border
+LEAN = (6, 24)  # smallest and largest number of images whose mean gives the shape
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Candidate:
     region: Box
     share: float  # mean share in the class, 0..1
     share_elsewhere: float  # mean share in the other classes
-    score: float  # excess over the other classes, per side of the window as a part of the image's: larger is stranger
+    score: float  # excess over the other classes, per side of the window as a part of the image's
     p_value: float
     order: tuple[int, ...]  # positions in the class's examined images, largest share first
     leaning: int  # examined images whose share exceeds the 95th percentile of the other classes
@@ -62,8 +62,8 @@ class Scan:
     Args:
         shares: (n, k) per class, from `window_shares`; a class with fewer than 6 images is left out.
         boxes: the windows (k, 4).
-        permutations: how often images are dealt to classes at random.
-        seed: of the permutations.
+        permutations: number of random assignments of images to classes.
+        seed: determines the permutations.
     """
 
     def __init__(self, shares: Mapping[str, Floats], boxes: Boxes, *, permutations: int, seed: int) -> None:
@@ -77,9 +77,9 @@ class Scan:
             self._limits, self._scores = permuted(self._table, counts, permutations, np.random.default_rng(seed))
 
     def proposed(self) -> list[Candidate]:
-        """The strangest windows of each class, at most 5 that overlap little, strangest first.
+        """The windows of each class with the largest excess, at most 5 that overlap little, largest excess first.
 
-        Nothing where there are fewer than two classes: there is nothing to compare.
+        Empty with fewer than two classes.
         """
         found = []
         for name in self.names:
@@ -88,7 +88,7 @@ class Scan:
         return sorted(found, key=lambda one: -one.score)
 
     def of_cluster(self, name: str, members: Sequence[int]) -> Candidate | None:
-        """The strangest window of some images of a class, if they hold more there than the other classes' images."""
+        """The window with the largest excess of some images of a class; None if no window has an excess."""
         if name not in self.names:
             return None
         own, others = self.shares[name][list(members)], self._others(name)
@@ -140,7 +140,7 @@ def _strangest(own: Floats, others: Floats, boxes: Boxes) -> list[tuple[int, flo
 def permuted(
     table: Floats, counts: NDArray[np.int64], draws: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The largest statistic of each permutation (draws,), and the statistics as they are (classes, k)."""
+    """The largest statistic of each permutation (draws,), and the statistics of the given order (classes, k)."""
     both = _standardised(np.concatenate([table, table**2], axis=1))
     scores = _sums(both, counts).reshape(len(counts), 2, -1).max(axis=1)
     return np.array([_sums(both[rng.permutation(len(both))], counts).max() for _ in range(draws)]), scores
@@ -155,7 +155,7 @@ def _standardised(values: Floats) -> Floats:
 
 
 def _sums(values: Floats, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Class means of standardised columns, in units of their standard deviation under permutation."""
+    """Class means of standardized columns, in units of their standard deviation under permutation."""
     total = int(counts.sum())
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     scale = np.sqrt(counts * (total - counts) / max(1, total - 1))  # hypergeometric: sampling without replacement
@@ -165,7 +165,7 @@ def _sums(values: Floats, counts: NDArray[np.int64]) -> NDArray[np.float64]:
 def fit_all(
     candidates: Sequence[Candidate], grids: Mapping[str, Floats], size: tuple[int, int], step: int
 ) -> list[Candidate]:
-    """The candidates, each followed by its fitted shape where that is another one. `grids` from `grid_shares`."""
+    """The candidates, each followed by its fitted shape if that is a new one. `grids` from `grid_shares`."""
     elsewhere = means_elsewhere(grids)
     found: list[Candidate] = []
     for one in candidates:
@@ -214,7 +214,15 @@ def _fitted(
 
 
 def moved(one: Candidate, region: Box, grids: Mapping[str, Floats], elsewhere: Floats, step: int) -> Candidate:
-    """A candidate at another place, with what the images have there. `elsewhere` from `means_elsewhere`."""
+    """A candidate moved to another place, with the shares of the images there.
+
+    Args:
+        one: a candidate whose region is replaced.
+        region: its new place, in pixels.
+        grids: shares per class, (n, h, w), from `grid_shares`.
+        elsewhere: mean of the other classes, (h, w), from `means_elsewhere`.
+        step: side of a cell, in pixels.
+    """
     x0, y0, x1, y1 = region
     cut = np.s_[:, y0 // step : -(-y1 // step), x0 // step : -(-x1 // step)]
     shares = grids[one.class_name][cut].sum(axis=(1, 2))

@@ -1,4 +1,4 @@
-"""What an audit says, in plain values and sentences: findings, candidates that failed, figures per class."""
+"""The results of an audit, as values and sentences: findings, candidates that failed, figures per class."""
 
 import json
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ class Finding:
 
     class_name: str
     kind: Kind
-    region: Box  # x0, y0, x1, y1 in pixels of the model's input, x1 and y1 exclusive; the whole image for a colour
+    region: Box  # x0, y0, x1, y1 in pixels of the model's input, x1 and y1 exclusive; the whole image for a color
     place: str  # the region in words
-    images: int  # examined images of the class that lean on it: more than 95 % of the other classes' images do
-    examined: int  # images of the class that were looked at: all of them, or a random sample
+    images: int  # examined images whose share here exceeds the other classes' 95th percentile
+    examined: int  # examined images of the class: all of them, or a random sample
     share: float  # of the class's positive attribution, mean over its images
     share_elsewhere: float  # the same window in the other classes
     necessity: float  # predictions lost when the window is swapped, among the images that lean on it most
@@ -43,7 +43,7 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """The finding in one sentence."""
+        """The finding in words."""
         if self.kind == "colour":
             return self._colour_sentence
         x0, y0, x1, y1 = self.region
@@ -51,8 +51,8 @@ class Finding:
         return (
             f"Class {self.class_name!r} {self._leans} the {self.place} (x {x0}-{x1}, y {y0}-{y1}){some}: it holds "
             f"{percent(self.share)} of the class's positive attribution ({percent(self.share_elsewhere)} in "
-            f"other classes); swapping it in the {self.necessity_images} images that lean on it most loses "
-            f"{percent(self.necessity)} of the predictions {_interval(self.necessity_interval)}, and pasting it into "
+            f"other classes). Swapping it in the {self.necessity_images} images that lean on it most loses "
+            f"{percent(self.necessity)} of the predictions {_interval(self.necessity_interval)}. Pasting it into "
             f"{self.sufficiency_images} other images turns {percent(self.sufficiency)} of them into "
             f"{self.class_name!r} {_interval(self.sufficiency_interval)} (random windows: "
             f"{percent(self.control_necessity)} and {percent(self.control_sufficiency)})."
@@ -60,17 +60,17 @@ class Finding:
 
     @property
     def _leans(self) -> str:
-        """How much: half of the predictions lost or half of the images turned, for sure, or less."""
+        """The verb: stronger if the lower bound of either rate is a half or more."""
         most = max(self.necessity_interval[0], self.sufficiency_interval[0])
         return "leans on" if most >= STRONG else "leans in part on"
 
     @property
     def _colour_sentence(self) -> str:
         return (
-            f"Class {self.class_name!r} {self._leans} the colour cast of the image in {self.images} of "
-            f"{self.examined} images: giving the {self.necessity_images} that show it most the cast of "
-            f"other images loses {percent(self.necessity)} of the predictions {_interval(self.necessity_interval)}, "
-            f"and giving theirs to {self.sufficiency_images} other images turns {percent(self.sufficiency)} of them "
+            f"Class {self.class_name!r} {self._leans} the color cast of the image in {self.images} of "
+            f"{self.examined} images. Giving the {self.necessity_images} that show it most the cast of "
+            f"other images loses {percent(self.necessity)} of the predictions {_interval(self.necessity_interval)}. "
+            f"Giving theirs to {self.sufficiency_images} other images turns {percent(self.sufficiency)} of them "
             f"into {self.class_name!r} {_interval(self.sufficiency_interval)} (other casts of that size: "
             f"{percent(self.control_necessity)} and {percent(self.control_sufficiency)})."
         )
@@ -81,7 +81,7 @@ LIKE_OBJECT = "used, but like a part of the object"  # how the reason of such a 
 
 @dataclass(frozen=True)
 class Unconfirmed:
-    """A window that was looked at and is no finding. Rates are None where no test was run."""
+    """A candidate that is not a finding. Rates are None if it was not tested."""
 
     class_name: str
     kind: Kind
@@ -97,17 +97,17 @@ class Unconfirmed:
 
     @property
     def used(self) -> bool:
-        """Whether the model uses it: a part of the object, or a mark that the tests cannot tell from one."""
+        """Whether the model uses it: a part of the object, or a mark that the tests cannot distinguish from one."""
         return self.reason.startswith(LIKE_OBJECT)
 
     @property
     def effect(self) -> float:
-        """Predictions lost plus images turned, 0..2; 0 where no test was run."""
+        """Predictions lost plus images turned, 0..2; 0 if it was not tested."""
         return (self.necessity or 0.0) + (self.sufficiency or 0.0)
 
     @property
     def sentence(self) -> str:
-        """The window in one sentence."""
+        """The candidate in one line."""
         x0, y0, x1, y1 = self.region
         return (
             f"class {self.class_name!r}, {self.place} (x {x0}-{x1}, y {y0}-{y1}): "
@@ -122,14 +122,14 @@ class ClassMaps:
     mean: Floats
     mean_absolute: Floats
     std: Floats  # over images
-    median: Floats | None  # of `median_images` random images: all of them where the class has no more
+    median: Floats | None  # of `median_images` random images; all of them if the class has no more
     median_images: int
     member_std: Floats | None  # mean over images of the standard deviation over members; None for a single one
 
 
 @dataclass(frozen=True, eq=False)
 class ClassFigures:
-    """One class over the whole run. Figures are None where no row has them.
+    """One class over the whole run. Figures are None if no row has them.
 
     Shares are parts of |map|, means over images. Quantiles are within 1 % of the exact ones.
     """
@@ -144,8 +144,8 @@ class ClassFigures:
     border_share: float | None  # in the outer eighth on each side
     corner_shares: tuple[float | None, ...]  # top left, top right, bottom left, bottom right: 1/16 of the area each
     center_share: float | None  # in the middle half of each side: 1/4 of the area
-    center: tuple[float | None, float | None]  # mean centre of mass, x and y, 0..1 from the top left
-    center_spread: float | None  # standard deviation of the centre of mass over images, in sides of the image
+    center: tuple[float | None, float | None]  # mean center of mass, x and y, 0..1 from the top left
+    center_spread: float | None  # standard deviation of the center of mass over images, in sides of the image
     entropy: float | None  # mean, 0 one pixel .. 1 even
     gini: float | None  # mean, 0 even .. 1 one pixel
     effective_pixels: float | None  # exp of the mean entropy: as if so many pixels mattered, all alike
@@ -171,7 +171,7 @@ class Cluster:
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """All that an audit says."""
+    """The results of one audit."""
 
     run_id: str
     by: By
@@ -179,11 +179,11 @@ class Audit:
     images: int  # with a map
     overall: ClassFigures  # all images as one class, without maps
     findings: tuple[Finding, ...]  # strongest first
-    candidates: tuple[Unconfirmed, ...]  # looked at, not confirmed
+    candidates: tuple[Unconfirmed, ...]  # tested or not, but not confirmed
     classes: tuple[ClassFigures, ...]
-    clusters: tuple[Cluster, ...]  # of classes with enough images
+    clusters: tuple[Cluster, ...]  # only classes with enough images have clusters
     failed: Mapping[str, int]  # reason -> images
-    remarks: tuple[str, ...]  # what could not be looked at, and why
+    remarks: tuple[str, ...]  # omissions and their reasons
     tolerance: float  # errors above it are counted: the run's own, or 0.1
     unreliable_gaps: float | None  # part of the images where |F(x) - F(x')| is below a tenth of the run's median
     searched: bool = True  # whether there were two classes to compare, and images to test with
@@ -200,12 +200,12 @@ class Audit:
 
     @property
     def doubtful(self) -> tuple[Unconfirmed, ...]:
-        """Places that the model uses and the tests could not tell from a part of the object, strongest first."""
+        """Places that the model uses and that may be parts of the object, strongest first."""
         return tuple(one for one in self.candidates if one.used)
 
     @property
     def verdict(self) -> Literal["found", "look", "none", "not searched"]:
-        """What somebody should do: act, look for themselves, or nothing."""
+        """The action that the user should take: act on findings, review the doubtful places, or none."""
         if self.findings:
             return "found"
         if not self.searched:
@@ -226,12 +226,12 @@ class Audit:
         used = "one of them: a part of the object" if count == 1 else f"{count} of them: parts of the objects"
         strongest = "; ".join(one.sentence for one in self.doubtful[:3])
         return (
-            f"No shortcut was confirmed.{looked} The model uses {used}, as far as the tests can tell, but a mark that "
-            f"looks different in each image is the same to them. Look for yourself, the strongest first: {strongest}."
+            f"No shortcut was confirmed.{looked} According to the tests the model uses {used}, but a mark that looks "
+            f"different in each image gives the same result. Review them, the strongest first: {strongest}."
         )
 
     def to_json(self) -> str:
-        """One JSON object: findings, candidates, classes, failed, and what the audit was made of."""
+        """One JSON object: findings, candidates, classes, failed images, and the settings of the audit."""
         return json.dumps(self.to_dict(), allow_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -262,7 +262,7 @@ class Audit:
         }
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Maps of all classes for an .npz: `classes` (n,) names, and (n, h, w) float32 each, NaN where there is none.
+        """Maps of all classes for an .npz: `classes` (n,) names, and (n, h, w) float32 each, NaN for a missing map.
 
         `mean`, `mean_absolute`, `std`, `median`, `member_std`; see `ClassMaps`.
         """

@@ -1,7 +1,4 @@
-"""From candidates to findings: proposes places and colours, tests them and the marks that show there.
-
-`deciding` judges.
-"""
+"""Searches for shortcuts: proposes places and color casts, tests them and the marks in them, and decides."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +19,11 @@ from pipeline.runs.view import Floats, RunView
 
 @dataclass(frozen=True)
 class Examined:
-    """The sampled images of each class and what their maps say."""
+    """The sampled images of each class and the shares of their maps."""
 
     rows: Mapping[str, Sequence[ImageRow]]  # by class, n each
     shares: Mapping[str, Floats]  # (n, k) in `boxes`
-    grids: Mapping[str, Floats]  # (n, h, w), see `fitting.grid_shares`
+    grids: Mapping[str, Floats]  # (n, h, w), see `boxes.grid_shares`
     boxes: Boxes
     size: tuple[int, int]  # height and width, in pixels
     step: int  # side of a grid's cell, in pixels
@@ -36,10 +33,17 @@ class Examined:
 def find_shortcuts(
     view: RunView, examined: Examined, *, seed: int, on_tested: Callable[[int, int], None] = lambda *_: None
 ) -> tuple[list[Finding], list[Unconfirmed], bool]:
-    """Findings, strongest first, the candidates that failed, and whether any was tested: not where images are gone.
+    """Test all candidates of a run.
 
-    Of those that failed, the ones that the model uses come first.
-    `on_tested` is told how many candidates of how many were tested.
+    Args:
+        view: reads images and runs the models.
+        examined: the sampled images and their shares.
+        seed: determines permutations, donors and receivers.
+        on_tested: receives the number of candidates tested, and their total.
+
+    Returns:
+        Findings, strongest first; the other candidates, those that the model uses first; and whether images were
+        available for the tests.
     """
     pool = draw_pool(view, list(chain.from_iterable(examined.rows.values())), np.random.default_rng([seed, 1]))
     palette = read_palette(view, examined.rows)
@@ -79,7 +83,7 @@ def find_shortcuts(
 
 
 def _places(examined: Examined, seed: int) -> list[Candidate]:
-    """Windows of classes and of clusters, the strangest first, each followed by the shape of what it found."""
+    """Windows of classes and of clusters, largest excess first, each followed by its shape."""
     scan = Scan(examined.shares, examined.boxes, permutations=PERMUTATIONS, seed=seed)
     windows = scan.proposed()
     for cluster in examined.clusters:
@@ -95,10 +99,10 @@ def _places(examined: Examined, seed: int) -> list[Candidate]:
 def _whole_marks(
     trials: Sequence[Trial], examined: Examined
 ) -> list[tuple[Candidate, Candidate, Sequence[str] | None]]:
-    """The whole of each mark of which a part was tested: the place, with the images that bear it, and the others' keys.
+    """The whole of each mark of which a part was tested: its place, the place with only its images, and the other keys.
 
-    Attribution often shows parts of a mark (some strokes of a word); its content shows all of it. Where only some of
-    the images that lean on the part bear the mark, the place is tested on them, even if it was tested on others.
+    Attribution often shows parts of a mark (some strokes of a word); its content shows all of it. If only some of the
+    images that lean on the part have the mark, the place is tested on them, even if it was tested on others before.
     """
     elsewhere = means_elsewhere(examined.grids)
     places = [trial.candidate for trial in trials if trial.candidate.kind != "colour"]
@@ -125,9 +129,9 @@ def _twin(one: Candidate, other: Candidate) -> bool:
 
 def _not_worth_testing(candidate: Candidate, tested: Sequence[Candidate]) -> str:
     if candidate.p_value > ALPHA:
-        return f"no more here than chance would give (p = {candidate.p_value:.3f})"
+        return f"no more here than by chance (p = {candidate.p_value:.3f})"
     alike = sum((one.kind == "colour") == (candidate.kind == "colour") for one in tested)
-    return f"not tested: only the {TESTED} strangest are" if alike >= TESTED else ""
+    return f"not tested: only the {TESTED} with the largest excess are" if alike >= TESTED else ""
 
 
 def _finding(trial: Trial, examined: int, size: tuple[int, int]) -> Finding:

@@ -1,7 +1,8 @@
-"""The first pass, over rows alone: which classes there are, and a random sample of each. Reads no map and no image.
+"""The first pass, over the rows: the classes, and a random sample of each. Reads no map and no image.
 
-The sample of a class is its rows with the smallest hashes of (seed, row): the same whatever the order and the batches,
-and a smaller sample is part of a larger one. At most 256 rows a class and 10,000 in all are held, 6 a class at least.
+The sample of a class is its rows with the smallest hashes of (seed, row): the same in any order and
+batches, and a smaller sample is part of a larger one. It holds at most 256 rows a class and 10,000 in all, but at least
+6 a class.
 """
 
 import hashlib
@@ -17,13 +18,13 @@ from pipeline.runs.view import By, class_of, natural
 
 PER_CLASS = 256
 IN_ALL = 10_000
-FAILED = 20  # failed rows that are kept
+FAILED = 20  # failed rows that are kept for the report
 _Heap: TypeAlias = list[tuple[int, int, ImageRow]]  # minus the hash, the row's number, the row: the largest hash first
 
 
 @dataclass
 class Survey:
-    """What the rows of a run say."""
+    """The counts and samples of a run's rows."""
 
     images: int = 0  # with a map
     counts: Counter[str] = field(default_factory=Counter)  # images by class

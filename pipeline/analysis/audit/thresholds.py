@@ -3,9 +3,9 @@
 # More here than elsewhere
 MIN_IMAGES = 6  # images that a class needs, and that a test needs: with fewer nothing is tested
 ALPHA = 0.05  # largest corrected p-value of a candidate
-FAMILIES = 2  # permutation tests, windows and colours: p-values are multiplied by it (Bonferroni)
+FAMILIES = 2  # permutation tests, windows and colors: p-values are multiplied by it (Bonferroni)
 PERMUTATIONS = 199
-TESTED = 90  # places that are tested at most, and as many colour casts: those with the largest excess
+TESTED = 90  # places that are tested at most, and as many color casts: those with the largest excess
 SAME = 0.7  # intersection over union from which two boxes are one
 # The model uses it
 USE = 0.2  # rate of predictions lost, or of images turned

@@ -1,9 +1,9 @@
-"""Is the map true? Tests of a run's maps on a sample of its images, and how far they depend on the baseline.
+"""Are the maps faithful? Tests of a run's maps on a sample of its images, and their dependence on the baseline.
 
-    from pipeline.analysis.evaluation import evaluate
+    from pipeline.analysis.evaluation import EvaluationRequest, evaluate
 
-Read in this order: results, figures, subject, removal, imputing, randomising, stability, baselines, agreement,
-measures, sampling, running. Every measure is computed on the engine that made the maps, in the same full chunks.
+Read in this order: results, subject, removal, `randomisation`, stability, baseline_dependence, measures, evaluate. Every
+measure is computed by the engine that made the maps, in the same full chunks.
 """
 
 from pipeline.analysis.evaluation.evaluate import EvaluationRequest, evaluate

@@ -2,8 +2,8 @@
 
 Sundararajan, Taly, Yan, Axiomatic attribution for deep networks, 2017, leave the choice to the user; Sturmfels,
 Lundberg, Lee, Visualizing the impact of feature attribution baselines, 2020, look at single ones and at averages of
-noise and of samples. Here averages of each kind are also held against the run's own, and against one of their kind:
-whether averaging settles what the map says, or only which baselines are averaged.
+noise and of samples. Here averages of each kind are also compared with the run's own, and with one of their kind: does
+averaging make maps agree, or do they depend on which baselines are averaged?
 """
 
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class BaselinePlan:
-    """Which baselines are tried, and which of them are held against each other, by name."""
+    """The baselines that are tried, and the pairs of them that are compared, by name."""
 
     variants: dict[str, tuple[Baseline, ...]]
     pairs: tuple[Pair, ...]
 
 
 def plan_baselines(spec: RunSpec, samples: int) -> BaselinePlan:
-    """What is compared for a run.
+    """Choose the baselines to compare for a run.
 
     Args:
-        spec: of the run. Its baselines are compared pairwise; where it has one only, also with a standard set.
-        samples: images of the data set that are there to be averaged over.
+        spec: its baselines are compared pairwise; a single one also with a standard set.
+        samples: number of images of the data set that are available for an average.
     """
     side = min(spec.preprocess.height, spec.preprocess.width)
     singles = [*spec.baselines]

@@ -27,65 +27,67 @@ from pipeline.storage.arrays import Floats as Pixels
 
 Drawn: TypeAlias = Sample[ImageRow, Pixels]
 
-_PART, _PART_OF_LARGE = 64, 16  # images that are computed together; of more than 96 x 96 pixels
+_PART, _PART_OF_LARGE = 64, 16  # images that are computed together, and images of more than 96 x 96 pixels
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What somebody wants to know."""
+    """Size and seed of the sample, and the measures."""
 
-    images: int = 32  # at most; all where the run has fewer
-    seed: int = 0  # of the sample and of everything random
+    images: int = 32  # largest size of the sample; all images if the run has fewer
+    seed: int = 0  # determines the sample and all random draws
     measures: Sequence[str] = ()  # names in MEASURES; empty for all
 
 
-def evaluate(stored: StoredRun, asked: EvaluationRequest, *, say: Callable[[str], None] = lambda _: None) -> Evaluation:
+def evaluate(
+    stored: StoredRun, request: EvaluationRequest, *, on_progress: Callable[[str], None] = lambda _: None
+) -> Evaluation:
     """Measure a random sample of a run's maps, with the run's own members.
 
     Args:
-        stored: the run.
-        asked: size and seed of the sample, and the measures.
-        say: receives a line before each measure of each part.
+        stored: a run with at least one map.
+        request: the sample and the measures.
+        on_progress: receives a line before each measure of each part.
 
     Raises:
         UsageError: an unknown measure, no map yet, or no image that can still be read.
         ModelBroken: a member raised.
         ObjectMissing: a stored map is gone.
     """
-    measures = _checked(asked)
-    drawn = draw(stored.rows(ImageState.DONE), asked.images + AVERAGED, asked.seed, stored.image)
+    measures = _checked(request)
+    drawn = draw(stored.rows(ImageState.DONE), request.images + AVERAGED, request.seed, stored.image)
     if not drawn.items:
         why = "none of its images can be read any more" if drawn.unreadable else "it has no map yet"
         raise UsageError(f"run {stored.run.id} cannot be evaluated: {why}; see `attribatch status {stored.run.id}`")
-    engine = _engine(stored, asked, drawn)
+    engine = _engine(stored, request, drawn)
     reasons = {name: skip_reason(name, engine.spec) for name in measures}
-    found, rows = Measured(), drawn.items[: asked.images]
+    found, rows = Measured(), drawn.items[: request.images]
     height, width = engine.spec.preprocess.height, engine.spec.preprocess.width
     size = _PART if height * width <= 96 * 96 else _PART_OF_LARGE
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        subject = _subject(engine, part, drawn.values[start : start + len(part)], stored.read_maps(part), asked.seed)
+        subject = _subject(engine, part, drawn.values[start : start + len(part)], stored.read_maps(part), request.seed)
         for name in (name for name, reason in reasons.items() if reason is None):
-            say(f"{name}: images {start + 1} to {start + len(part)} of {len(rows)}")
+            on_progress(f"{name}: images {start + 1} to {start + len(part)} of {len(rows)}")
             found.merge(MEASURES[name](subject))
     return Evaluation(
         run_id=stored.run.id,
         images=len(rows),
-        seed=asked.seed,
-        metrics=_metrics(found, asked.seed),
+        seed=request.seed,
+        metrics=_metrics(found, request.seed),
         curves=_curves(found),
         baseline_sensitivity=_pairs(found),
-        sign_agreement=_agreement(found, rows, asked.seed),
-        remarks=tuple(_remarks(stored, asked, drawn, reasons)),
+        sign_agreement=_agreement(found, rows, request.seed),
+        remarks=tuple(_remarks(stored, request, drawn, reasons)),
     )
 
 
-def _checked(asked: EvaluationRequest) -> Sequence[str]:
-    if asked.images < 1:
-        raise UsageError(f"{asked.images} images cannot be evaluated; ask for at least 1")
-    if unknown := [name for name in asked.measures if name not in MEASURES]:
-        raise UsageError(f"metric {unknown[0]!r} is none of: {', '.join(MEASURES)}")
-    return [name for name in MEASURES if name in (asked.measures or MEASURES)]
+def _checked(request: EvaluationRequest) -> Sequence[str]:
+    if request.images < 1:
+        raise UsageError(f"{request.images} images cannot be evaluated; choose at least 1")
+    if unknown := [name for name in request.measures if name not in MEASURES]:
+        raise UsageError(f"metric {unknown[0]!r} is not one of: {', '.join(MEASURES)}")
+    return [name for name in MEASURES if name in (request.measures or MEASURES)]
 
 
 def draw(rows: Iterable[ImageRow], wanted: int, seed: int, read: Callable[[ImageRow], Pixels]) -> Drawn:
@@ -98,10 +100,10 @@ def draw(rows: Iterable[ImageRow], wanted: int, seed: int, read: Callable[[Image
     )
 
 
-def _engine(stored: StoredRun, asked: EvaluationRequest, drawn: Drawn) -> RunEngine:
+def _engine(stored: StoredRun, request: EvaluationRequest, drawn: Drawn) -> RunEngine:
     spec, device, samples = stored.spec, stored.device(), stored.samples()
     take_turns = must_take_turns(spec, device)
-    others = drawn.values[asked.images :]  # to average over; where there are too few, some of the sample
+    others = drawn.values[request.images :]  # to average over; with too few, images of the sample
     return RunEngine(
         spec=spec,
         members=load_members(spec, "cpu" if take_turns else device, stored.settings.allowed_modules),
@@ -126,14 +128,13 @@ def _subject(engine: RunEngine, rows: Sequence[ImageRow], pixels: Sequence[Pixel
 
 
 def _remarks(
-    stored: StoredRun, asked: EvaluationRequest, drawn: Drawn, reasons: Mapping[str, str | None]
+    stored: StoredRun, request: EvaluationRequest, drawn: Drawn, reasons: Mapping[str, str | None]
 ) -> Iterator[str]:
-    images = min(len(drawn.items), asked.images)
+    images = min(len(drawn.items), request.images)
     if not stored.progress().over:
         yield "the run is not finished: the sample is drawn from the images that are done so far"
-    if images < asked.images:
-        there = "1 is" if images == 1 else f"{images} are"
-        yield f"{asked.images} images were asked for, and {there} there: all of them were taken"
+    if images < request.images:
+        yield f"the sample has all {images} of the run's images, fewer than the {request.images} requested"
     if drawn.unreadable:
         few = ", ".join(row.key for row in drawn.unreadable[:3]) + (", ..." if len(drawn.unreadable) > 3 else "")
         yield f"{len(drawn.unreadable)} sampled images are gone or have changed since the run, and were left out: {few}"

@@ -1,4 +1,4 @@
-"""The measures by name, what each adds to an evaluation, and when it has nothing to say."""
+"""The measures by name, the figures that each adds to an evaluation, and the runs to which it does not apply."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Measured:
     values: dict[str, Doubles] = field(default_factory=dict)  # by metric, (N,)
     weights: dict[str, Doubles] = field(default_factory=dict)  # of metrics that are ratios of means, (N,)
     curves: dict[str, Doubles] = field(default_factory=dict)  # (N, points)
-    axes: dict[str, tuple[str, tuple[float, ...]]] = field(default_factory=dict)  # of curves: what x is, and x
+    axes: dict[str, tuple[str, tuple[float, ...]]] = field(default_factory=dict)  # of curves: name and values of x
     pairs: dict[baseline_dependence.Pair, Doubles] = field(default_factory=dict)  # (N, 3): cosine, rank, distance
 
     def merge(self, other: "Measured") -> None:
@@ -33,11 +33,11 @@ class Measured:
 
 
 def skip_reason(name: str, spec: RunSpec) -> str | None:
-    """Why a measure has nothing to say of a run; None where it has."""
+    """Why a measure does not apply to a run; None if it does."""
     if name in ("deletion", "insertion", "road") and len(spec.class_names) == 1:
         return "the models have one class, whose probability is always 1"
     if name == "agreement" and len(spec.models) == 1:
-        return "the run has one member, with whom nobody can disagree"
+        return "the run has only one member"
     if name == "baselines" and spec.attribution != "integrated_gradients":
         return f"{spec.attribution} has no baseline to choose"
     if name == "infidelity" and spec.attribution == "saliency":
@@ -85,7 +85,7 @@ def _randomisation(subject: Subject) -> Measured:
         "randomisation_all": signed[:, -1],
         "randomisation_all_absolute": absolute[:, -1],
     }
-    axis = "share of layers initialised anew, from the last"
+    axis = "share of layers initialized again, from the last"
     return Measured(values, curves=curves, axes=dict.fromkeys(curves, (axis, shares)))
 
 

@@ -1,4 +1,4 @@
-"""The model-randomisation test: a map that explains the model changes when the model's weights are drawn anew.
+"""The model-randomization test: a map that explains the model changes when the model's weights are drawn again.
 
 Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim, Sanity checks for saliency maps, 2018; cascading from the last layer to
 the first. Layers are the modules with parameters of their own, in the order in which a forward pass calls them.
@@ -18,7 +18,7 @@ STAGES = 5
 
 
 def stages(layers: int) -> list[int]:
-    """How many of the last layers are randomised at each stage: at most STAGES numbers, the last is all."""
+    """How many of the last layers are randomized at each stage: at most STAGES numbers, the last is all."""
     return sorted({math.ceil(layers * stage / STAGES) for stage in range(1, STAGES + 1)}) if layers else []
 
 
@@ -26,7 +26,7 @@ def stages(layers: int) -> list[int]:
 def layers(member: nn.Module, pixels: Tensor) -> list[str]:
     """Names of the modules with parameters of their own, in the order in which they are called.
 
-    What is never called itself, as a projection inside an attention layer, stands with the module around it.
+    A module that is never called itself, as a projection inside an attention layer, is placed with the one around it.
     """
     called: dict[str, int] = {}
     hooks = [
@@ -51,9 +51,9 @@ def layers(member: nn.Module, pixels: Tensor) -> list[str]:
 
 
 def randomised(member: nn.Module, names: list[str], seed: int) -> nn.Module:
-    """A copy whose named modules are initialised anew: by their own `reset_parameters`, or their values shuffled.
+    """A copy whose named modules are initialized again: by their own `reset_parameters`, or their values shuffled.
 
-    With the same seed, more names after the same first ones leave those as they were: the cascade goes on.
+    With the same seed, more names after the same first ones do not change those: the cascade continues.
     """
     device = next(member.parameters()).device
     made = copy.deepcopy(member).to("cpu")  # draws on the CPU are the same for every device
@@ -65,9 +65,9 @@ def randomised(member: nn.Module, names: list[str], seed: int) -> nn.Module:
 
 
 def correlations(subject: Subject) -> dict[str, Doubles]:
-    """Rank correlation of the map with the randomised model's: (N, stages) of values, and of absolute values.
+    """Rank correlation of the map with the randomized model's: (N, stages) of values, and of absolute values.
 
-    All members of an ensemble are randomised, each with a seed of its own.
+    All members of an ensemble are randomized, each with a seed of its own.
     """
     members = subject.engine.members
     device = next(members[0].parameters()).device
@@ -86,7 +86,7 @@ def correlations(subject: Subject) -> dict[str, Doubles]:
 
 
 def shares_of(subject: Subject) -> list[float]:
-    """Which part of the layers is randomised at each stage."""
+    """Which part of the layers is randomized at each stage."""
     member = subject.engine.members[0]
     count = len(layers(member, subject.pixels[:1].to(next(member.parameters()).device)))
     return [stage / count for stage in stages(count)]

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.analysis.evaluation.subject import Ask, Subject, summed
+from pipeline.analysis.evaluation.subject import Score, Subject, summed
 from pipeline.attribution import baseline_stack
 from pipeline.spec.choices import Baseline
 
-STEPS = 32  # of a deletion or insertion curve
-ROAD_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels, removed
+STEPS = 32  # steps of a deletion or insertion curve
+ROAD_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of the pixels that are removed
 ROAD_NOISE = 0.01  # standard deviation, in pixel values
-_MOST_STEPS = 1000  # of conjugate gradients
+_MOST_STEPS = 1000  # conjugate gradients stop after so many steps
 BLUR = 8  # sigma of the blur: this part of the shorter side
 
 
@@ -41,11 +41,13 @@ def places(scores: Tensor, shuffle: Tensor) -> Tensor:
     )
 
 
-def curve(ask: Ask, start: Tensor, end: Tensor, targets: Tensor, place: Tensor, counts: Tensor, batch: int) -> Tensor:
-    """Answers while the pixels of `start` become those of `end`, in the order of their places.
+def curve(
+    score: Score, start: Tensor, end: Tensor, targets: Tensor, place: Tensor, counts: Tensor, batch: int
+) -> Tensor:
+    """Scores while the pixels of `start` become those of `end`, in the order of their places.
 
     Args:
-        ask: gives the answer to pixels (B, C, H, W) and targets (B,).
+        score: maps pixels (B, C, H, W) and targets (B,) to scores (B,).
         start: (N, C, H, W).
         end: (N, C, H, W).
         targets: (N,).
@@ -62,7 +64,7 @@ def curve(ask: Ask, start: Tensor, end: Tensor, targets: Tensor, place: Tensor, 
     def build(i: Tensor, s: Tensor) -> Tensor:
         return torch.where(place[i] < counts[s].view(-1, 1, 1, 1), end[i], start[i])
 
-    return _asked(ask, build, targets, S, batch)
+    return _asked(score, build, targets, S, batch)
 
 
 def area(values: Tensor, counts: Tensor) -> Tensor:
@@ -112,23 +114,23 @@ def road(subject: Subject) -> dict[str, Tensor]:
 def impute(pixels: Tensor, removed: Tensor, noise: Tensor, *, tolerance: float = 1e-4) -> Tensor:
     """Fill removed pixels from the others: the noisy linear imputation of ROAD (Rong et al. 2022, section 4).
 
-    Every removed pixel is the weighted mean of its eight neighbours (1/6 for the four that share a side, 1/12 for the
+    Every removed pixel is the weighted mean of its eight neighbors (1/6 for the four that share a side, 1/12 for the
     diagonal ones), removed ones among them, plus noise. The linear system of all images and channels is solved at once
     by conjugate gradients: it is the Laplacian of a grid with the known pixels as boundary, symmetric and positive
     definite.
 
     Args:
         pixels: (B, C, H, W) float.
-        removed: (B, H, W) bool; of every image at least one pixel stays.
-        noise: (B, C, H, W), added to what is filled in.
+        removed: (B, H, W) bool; at least one pixel of every image is False.
+        noise: (B, C, H, W), added to filled pixels.
         tolerance: residual of the system at which it is solved, relative to its right-hand side.
 
     Returns:
-        (B, C, H, W). Values may lie outside [0, 1] by the noise.
+        (B, C, H, W). Noise may take values outside [0, 1].
     """
     gone = removed[:, None].to(pixels)  # (B, 1, H, W)
     here = 1 - gone
-    scale = _neighbours(torch.ones_like(gone))  # weights of the neighbours that lie in the image
+    scale = _neighbours(torch.ones_like(gone))  # weights of the neighbors inside the image
     wanted = gone * _neighbours(pixels * here)
     mean = (pixels * here).sum((2, 3), keepdim=True) / here.sum((2, 3), keepdim=True)
 
@@ -167,15 +169,15 @@ def _shuffled(subject: Subject, what: str) -> Tensor:
     return subject.random(f"order/{what}", lambda generator: torch.randperm(size, generator=generator))
 
 
-def _asked(ask: Ask, build: Callable[[Tensor, Tensor], Tensor], targets: Tensor, steps: int, batch: int) -> Tensor:
-    """Answers (N, steps) to the images that `build` makes of (image, step), `batch` of them at a time."""
+def _asked(score: Score, build: Callable[[Tensor, Tensor], Tensor], targets: Tensor, steps: int, batch: int) -> Tensor:
+    """Scores (N, steps) of the images that `build` makes of (image, step), `batch` of them at a time."""
     rows = torch.arange(len(targets) * steps, device=targets.device)
-    parts = [ask(build(row // steps, row % steps), targets[row // steps]) for row in torch.split(rows, batch)]
+    parts = [score(build(row // steps, row % steps), targets[row // steps]) for row in torch.split(rows, batch)]
     return torch.cat(parts).view(len(targets), steps)
 
 
 def _neighbours(x: Tensor) -> Tensor:
-    """Weighted sum of the eight neighbours; those outside the image count 0."""
+    """Weighted sum of the eight neighbors; those outside the image count 0."""
     framed = F.pad(x, (1, 1, 1, 1))  # shifted sums: a convolution of one channel takes 4 times as long
     across = framed[:, :, :-2] + framed[:, :, 2:]  # above and below
     beside = framed[:, :, 1:-1]

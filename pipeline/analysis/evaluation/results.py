@@ -1,4 +1,4 @@
-"""What an evaluation says, in plain values, and what each of its figures means."""
+"""The results of an evaluation as plain values, and the meaning of each figure."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,17 +15,17 @@ MEANINGS: dict[str, tuple[Better, str]] = {
     ),
     "deletion_auc": (
         "lower",
-        "Area under the class probability while pixels are blurred away, the most relevant first (RISE): a true map "
-        "takes the evidence first.",
+        "Area under the class probability while pixels are blurred away, the most relevant first (RISE): a faithful "
+        "map removes the evidence first.",
     ),
-    "deletion_auc_random": ("lower", "The same with pixels in random order: what a map that knows nothing scores."),
-    "deletion_gain": ("higher", "Random order minus the map: above 0 the map knows where the evidence lies."),
+    "deletion_auc_random": ("lower", "The same with pixels in random order: the score of an uninformative map."),
+    "deletion_gain": ("higher", "Random order minus the map: above 0 the map locates the evidence."),
     "insertion_auc": (
         "higher",
         "Area under the class probability while pixels are put into the blurred image, the most relevant first (RISE).",
     ),
     "insertion_auc_random": ("higher", "The same with pixels in random order."),
-    "insertion_gain": ("higher", "The map minus random order: above 0 the map knows where the evidence lies."),
+    "insertion_gain": ("higher", "The map minus random order: above 0 the map locates the evidence."),
     "road_most_relevant_first": (
         "lower",
         "Class probability, mean over the shares removed, when the most relevant pixels are replaced by noisy linear "
@@ -33,17 +33,17 @@ MEANINGS: dict[str, tuple[Better, str]] = {
     ),
     "road_least_relevant_first": (
         "higher",
-        "The same when the least relevant pixels go: what is left should be enough for the model.",
+        "The same when the least relevant pixels are removed: the others should be enough for the model.",
     ),
-    "road_gap": ("higher", "Least minus most relevant first: 0 is what a map of noise scores."),
+    "road_gap": ("higher", "Least minus most relevant first: 0 is the score of a map of noise."),
     "randomisation_top": (
         "lower",
-        "Rank correlation of the map with that of the model whose last layers are initialised anew: 1 would mean that "
-        "the map does not see them.",
+        "Rank correlation of the map with that of the model whose last layers are initialized again: 1 would mean "
+        "that the map does not depend on them.",
     ),
     "randomisation_all": (
         "lower",
-        "The same with every layer initialised anew: a map that explains the model keeps nothing, so it is near 0.",
+        "The same with every layer initialized again: near 0 for a map that explains the model.",
     ),
     "randomisation_all_absolute": (
         "lower",
@@ -60,7 +60,7 @@ MEANINGS: dict[str, tuple[Better, str]] = {
     ),
     "infidelity_relative": (
         "lower",
-        "Infidelity over the mean squared change of the output: 0 is exact, 1 is what a map of zeros scores.",
+        "Infidelity over the mean squared change of the output: 0 is exact, 1 is the score of a map of zeros.",
     ),
     "sign_agreement_all": (
         "higher",
@@ -92,7 +92,7 @@ class Curve:
     """A mean over images along an axis, for plots."""
 
     name: str
-    axis: str  # what x is
+    axis: str  # name of x
     x: tuple[float, ...]
     y: tuple[float, ...]
 
@@ -131,7 +131,7 @@ class ClassAgreement:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All that an evaluation says."""
+    """The results of one evaluation."""
 
     run_id: str
     images: int  # sampled
@@ -140,7 +140,7 @@ class Evaluation:
     curves: tuple[Curve, ...]
     baseline_sensitivity: tuple[BaselinePair, ...]
     sign_agreement: tuple[ClassAgreement, ...]
-    remarks: tuple[str, ...]  # what was left out, and why
+    remarks: tuple[str, ...]  # omissions and their reasons
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

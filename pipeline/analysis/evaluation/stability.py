@@ -1,7 +1,7 @@
 """Infidelity and max-sensitivity of maps.
 
 Yeh, Hsieh, Suggala, Inouye, Ravikumar, On the (in)fidelity and sensitivity of explanations, 2019. Infidelity takes
-squares of random size and place out of an image, as the paper advises for pictures: the sum of the map over a square is
+squares of random size and place out of an image, as the paper advises for pictures. The sum of the map over a square is
 compared with the change of the output when the square is replaced by the run's baselines. With several baselines the
 change is their weighted mean, so that averaged Integrated Gradients of a linear model have infidelity 0.
 Max-sensitivity is relative to the map's own norm, as in captum.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from pipeline.analysis.evaluation.subject import Ask, Subject
+from pipeline.analysis.evaluation.subject import Score, Subject
 from pipeline.attribution import baseline_stack
 from pipeline.spec.choices import Baseline
 
@@ -23,7 +23,7 @@ RADIUS = 0.02  # of the noise, in pixel values
 
 
 def infidelity(
-    ask: Ask,
+    score: Score,
     pixels: Tensor,
     targets: Tensor,
     maps: Tensor,
@@ -35,13 +35,13 @@ def infidelity(
     """Mean squared error of a map's sums against changes of the output, and the mean squared change.
 
     Args:
-        ask: gives the output for pixels (B, C, H, W) and targets (B,).
+        score: maps pixels (B, C, H, W) and targets (B,) to outputs (B,).
         pixels: (N, C, H, W).
         targets: (N,).
         maps: (N, C or 1, H, W).
         baselines: (K, N or 1, C, H, W).
         weights: (K,), summing to 1.
-        masks: (N, R, H, W) bool: what is replaced by the baselines.
+        masks: (N, R, H, W) bool: True for pixels that are replaced by the baselines.
         batch: images that are built at a time.
 
     Returns:
@@ -54,10 +54,10 @@ def infidelity(
     for row in torch.split(rows, batch):
         i, r, k = row // (R * K), row // K % R, row % K
         start = baselines[k, i if own else 0]
-        parts.append(ask(torch.where(masks[i, r][:, None], start, pixels[i]), targets[i]))
+        parts.append(score(torch.where(masks[i, r][:, None], start, pixels[i]), targets[i]))
     replaced = torch.cat(parts).view(N, R, K) @ weights.double().to(pixels.device)  # (N, R)
     change = torch.cat(
-        [ask(x, t) for x, t in zip(torch.split(pixels, batch), torch.split(targets, batch), strict=True)]
+        [score(x, t) for x, t in zip(torch.split(pixels, batch), torch.split(targets, batch), strict=True)]
     )[:, None]
     change = change - replaced
     sums = torch.einsum("nhw,nrhw->nr", maps.double().sum(1), masks.double())
@@ -72,11 +72,11 @@ def max_sensitivity(
     Args:
         explain: gives maps (N, C, H, W) of pixels (N, C, H, W).
         pixels: (N, C, H, W).
-        maps: (N, C, H, W), of the pixels as they are.
+        maps: (N, C, H, W), of the pixels without noise.
         noises: each (N, C, H, W), added to the pixels.
 
     Returns:
-        (N,) float64: ||map(x + noise) - map(x)|| / ||map(x)||, NaN where the map is 0.
+        (N,) float64: ||map(x + noise) - map(x)|| / ||map(x)||, NaN if the map is 0.
     """
     changes = [(explain(pixels + noise) - maps).flatten(1).double().norm(dim=1) for noise in noises]
     size = maps.flatten(1).double().norm(dim=1)

@@ -1,4 +1,4 @@
-"""What every measure is given: some images of a run, their stored maps, and the engine that made them."""
+"""The input of every measure: some images of a run, their stored maps, and the engine that made them."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +18,14 @@ from pipeline.spec.choices import Baseline
 from pipeline.spec.run_spec import RunSpec
 from pipeline.storage.arrays import Floats
 
-Ask = Callable[[Tensor, Tensor], Tensor]  # pixels (B, C, H, W), targets (B,) -> (B,) float64
+Score = Callable[[Tensor, Tensor], Tensor]  # pixels (B, C, H, W), targets (B,) -> (B,) float64
 
 
 @dataclass(frozen=True)
 class RunEngine:
-    """A run's spec and what computes it.
+    """A run's spec and members, which compute its maps again.
 
-    Members are run as they were given, in the spec's own precision, and channels are kept.
+    Members are not changed for speed, the precision is the spec's own, and channels are kept.
     """
 
     spec: RunSpec
@@ -33,13 +33,13 @@ class RunEngine:
     samples: Floats | None  # (S, C, H, W) images of the data set, for the `samples` baselines
     profiles: Mapping[str, Profile]  # by declared baseline
     device: str
-    take_turns: bool  # members lie in the host's memory, and one at a time is moved to the device
+    take_turns: bool  # members are in the host's memory, and one at a time is moved to the device
 
     def explainer(
         self, baselines: Sequence[Baseline] | None = None, members: Sequence[nn.Module] | None = None
     ) -> Explainer:
         """The run's explainer, or one of other baselines or members."""
-        # Ways of `auto` are chosen for the run's own members, and randomised ones are others.
+        # The variants of `auto` are chosen for the run's own members; randomized members would need their own.
         precision = "float32" if self.spec.precision == "auto" else self.spec.precision
         chosen = tuple(baselines or self.spec.baselines)
         spec = replace(self.spec, baselines=chosen, precision=precision, channels="keep")
@@ -55,11 +55,11 @@ class Subject:
     """Some images and their maps.
 
     Attributes:
-        engine: that made the maps.
-        pictures: N images.
-        targets: (N,) int64 on the device: what their maps explain, held fixed whatever is done to image or model.
+        engine: the one that made the maps.
+        pictures: the N images, with the pixels of the model's input.
+        targets: (N,) int64 on the device: the explained classes, the same for every change of image or model.
         maps: (N, C, H, W) as stored, on the device; C is 1 where channels were summed.
-        seed: of everything random.
+        seed: determines all random draws.
     """
 
     engine: RunEngine
@@ -70,7 +70,7 @@ class Subject:
 
     @cached_property
     def explainer(self) -> Explainer:
-        """Of the run as it is."""
+        """The explainer of the unchanged run."""
         return self.engine.explainer()
 
     @cached_property
@@ -80,7 +80,7 @@ class Subject:
 
     @cached_property
     def found(self) -> Attribution:
-        """The maps computed again, with what is known of members."""
+        """The maps computed again, with the statistics over members."""
         return self.explain()
 
     @property
@@ -97,7 +97,7 @@ class Subject:
     ) -> Attribution:
         """The run's attribution with other baselines, other members, or other pixels (N, C, H, W) of these images.
 
-        Random baselines are those of the images, whatever their pixels.
+        Random baselines depend on the images, not on their pixels.
         """
         pictures = self.pictures
         if pixels is not None:
@@ -114,7 +114,7 @@ class Subject:
         return self.explainer.ask(pixels, targets, self.engine.spec.output)
 
     def random(self, what: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        """A draw for each image, (N, ...) on the device: a function of the seed, the image and `what` alone."""
+        """A draw for each image, (N, ...) on the device: it depends only on the seed, the image and `what`."""
         draws = []
         for picture in self.pictures:
             state = hashlib.sha256(f"{self.seed}/{picture.sha256}/{what}".encode()).digest()

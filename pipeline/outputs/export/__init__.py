@@ -1,6 +1,6 @@
-"""Takes the results of a run to other tools: one module for each format, chosen by its name.
+"""Exports the results of a run for other tools: one module for each format.
 
-| format | what is written | opened by |
+| format | content | opened by |
 | --- | --- | --- |
 | parquet | a file: every column of the index, the run in the schema's metadata | pyarrow, duckdb, pandas, polars |
 | npz | a file: `maps`, `keys`, `labels`, `predicted`, `rows`, `attribatch_run` | numpy |
@@ -20,7 +20,7 @@ from pipeline.storage.files import new_file, new_folder
 
 __all__ = ["FORMATS", "Exported", "Selection", "export"]
 
-# How it is written: whether to a folder, and the modules it needs.
+# By format: whether it is a folder, and the modules that it needs.
 FORMATS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "parquet": (False, ("pyarrow",)),
     "npz": (False, ()),
@@ -33,7 +33,7 @@ _DISTRIBUTIONS = {"yaml": "PyYAML"}  # modules that are installed under another 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written."""
+    """The result of an export."""
 
     path: Path
     format: str
@@ -45,10 +45,10 @@ def export(selection: Selection, *, format_name: str, path: Path, overwrite: boo
     """Write some images of a run; whole or not at all.
 
     Args:
-        selection: what to write.
+        selection: the images, in order.
         format_name: a key of `FORMATS`.
         path: file or folder to make.
-        overwrite: replace what an export wrote there before. Nothing else is ever replaced.
+        overwrite: replace an earlier export at that path. Other files are never replaced.
 
     Raises:
         UsageError: there is no such format, a package for it is missing, or the target is not to be
@@ -74,7 +74,7 @@ def export(selection: Selection, *, format_name: str, path: Path, overwrite: boo
 def _check_installed(modules: Sequence[str], format_name: str) -> None:
     missing = [_DISTRIBUTIONS.get(module, module) for module in modules if not _is_installed(module)]
     if missing:
-        raise UsageError(f"the format {format_name} needs what is not installed: pip install {' '.join(missing)}")
+        raise UsageError(f"the format {format_name} needs missing packages: pip install {' '.join(missing)}")
 
 
 def _is_installed(module: str) -> bool:

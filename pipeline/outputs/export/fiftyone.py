@@ -2,7 +2,7 @@
 
 Loaded by `fiftyone.Dataset.from_dir(folder, dataset_type=fiftyone.types.FiftyOneDataset)`. FiftyOne wants heat maps by
 their full path: export again where the folder is to be moved. Written without a version, which FiftyOne reads as its
-first format: fields are typed by what they hold.
+first format: fields have the types of their values.
 """
 
 import json

@@ -23,7 +23,7 @@ def is_export(path: Path) -> bool:
 
 
 def write(selection: Selection, place: Path, _target: Path) -> int:
-    """Write `maps` (n, C, H, W) float32 and by image `keys`, `labels`, `predicted` ("" where there is none), `rows`.
+    """Write `maps` (n, C, H, W) float32 and by image `keys`, `labels`, `predicted` ("" if missing), `rows`.
 
     `attribatch_run` () is the id of the run. Failed images are left out. Images written.
     """

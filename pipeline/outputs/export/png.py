@@ -1,4 +1,4 @@
-"""An overlay for each image as a PNG file, and a table that says which file is which image."""
+"""An overlay for each image as a PNG file, and a table of files and images."""
 
 import csv
 from pathlib import Path

@@ -1,6 +1,6 @@
 """A ViRelAy project: `project.yaml`, `label-map.json`, `dataset.h5`, `attribution.h5`, `analysis.h5`.
 
-ViRelAy (Anders et al., 2021) explores what spectral relevance analysis (Lapuschkin et al., 2019) finds in attributions.
+ViRelAy (Anders et al., 2021) explores the clusters that spectral relevance analysis (Lapuschkin et al., 2019) finds.
 Layout of its files: "Project File Format" and "Database Specification" of its documentation, version 0.6. Opened by
 `virelay project.yaml`, in an environment of its own: it pins an older Pillow.
 """
@@ -21,7 +21,7 @@ from pipeline.analysis.audit.survey import survey
 from pipeline.runs.stored import Floats, Selection
 
 UNLABELLED = "(no label)"
-SEED = 0  # of a stored audit
+SEED = 0  # the seed of every stored audit
 
 
 def write(selection: Selection, place: Path, _target: Path) -> int:

@@ -107,7 +107,7 @@ def test_nothing_is_proposed_where_there_is_nothing_to_compare() -> None:
     [
         ((0, 0, 4, 4), "top-left corner"), ((26, 0, 32, 6), "top-right corner"), ((0, 28, 4, 32), "bottom-left corner"),
         ((20, 20, 32, 32), "bottom-right corner"), ((0, 14, 4, 18), "left border"), ((28, 12, 32, 16), "right border"),
-        ((14, 0, 18, 4), "top border"), ((14, 28, 18, 32), "bottom border"), ((12, 12, 20, 20), "centre"),
+        ((14, 0, 18, 4), "top border"), ((14, 28, 18, 32), "bottom border"), ((12, 12, 20, 20), "center"),
         ((4, 4, 8, 8), "upper left"), ((20, 23, 26, 29), "lower right"), ((4, 14, 8, 18), "left part"),
     ],
 )  # fmt: skip

@@ -111,8 +111,8 @@ def test_the_figure_says_which_baseline_the_strip_is_from_and_what_is_averaged()
     alone, several = explained(), explained(baselines=3)
     assert figure._strip_title(alone) == "path from black"
     assert figure._strip_title(several) == "path from black, 1 of 3 baselines"
-    assert "mean" not in pictures._alpha_label(1)
-    assert "mean over 3 baselines" in pictures._alpha_label(3)
+    assert "mean" not in figure._alpha_label(1)
+    assert "mean over 3 baselines" in figure._alpha_label(3)
 
 
 @pytest.mark.slow
