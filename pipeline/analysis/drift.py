@@ -68,7 +68,13 @@ def sum_cells(rows: Iterable[ImageRow], read: Callable[[Sequence[ImageRow]], Flo
 
 
 def drift_between(database: Engine, objects: Objects, run: Run, previous: Run) -> Drift:
-    """The drift of a run against an earlier one. Memory does not grow with the number of images.
+    """The drift of a run from an earlier one, read from their stored maps. Memory does not grow with their images.
+
+    Args:
+        database: index of both runs.
+        objects: store of both runs' maps.
+        run: the later run.
+        previous: the earlier run.
 
     Raises:
         ObjectMissing: a map that the index names is gone.
@@ -83,7 +89,14 @@ def drift_between(database: Engine, objects: Objects, run: Run, previous: Run) -
 
 
 def drift_of(run_id: str, after: CellSums, previous_run_id: str, before: CellSums) -> Drift:
-    """The drift of a run against an earlier one."""
+    """The drift of a run from an earlier one.
+
+    Args:
+        run_id: id of the later run.
+        after: absolute attribution of the later run, by class and cell.
+        previous_run_id: id of the earlier run.
+        before: absolute attribution of the earlier run, likewise.
+    """
     names = sorted({*after.by_class, *before.by_class})
     classes = tuple(_class_drift(name, before, after) for name in names)
     counted = [c.drift for c in classes if c.drift is not None and min(c.images, c.images_before) >= MIN_CLASS_IMAGES]

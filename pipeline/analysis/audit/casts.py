@@ -74,7 +74,17 @@ def read_palette(view: RunView, examined: Mapping[str, Sequence[ImageRow]]) -> P
 
 
 def propose_colours(palette: Palette, size: tuple[int, int], *, permutations: int, seed: int) -> list[Candidate]:
-    """One candidate per class: the color that sets its images, or some of them, most apart."""
+    """One candidate per class: the cast by which its images, or some of them, differ most from others.
+
+    Args:
+        palette: casts of two classes or more; none are proposed for fewer.
+        size: height and width of the images, in pixels.
+        permutations: number of random assignments of images to classes.
+        seed: determines the permutations.
+
+    Returns:
+        Candidates, largest score first.
+    """
     if len(palette.colours) < 2:
         return []
     table = np.concatenate(list(palette.colours.values()))  # (N, C)

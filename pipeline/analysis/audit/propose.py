@@ -140,7 +140,17 @@ def _strangest(own: Floats, others: Floats, boxes: Boxes) -> list[tuple[int, flo
 def permuted(
     table: Floats, counts: NDArray[np.int64], draws: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The largest statistic of each permutation (draws,), and the statistics of the given order (classes, k)."""
+    """Statistics of a table under random assignments of its rows to classes.
+
+    Args:
+        table: (N, k), rows sorted by class.
+        counts: rows of each class, which sum to N.
+        draws: number of permutations.
+        rng: draws the permutations.
+
+    Returns:
+        The largest statistic of each permutation, (draws,), and the statistics of the table itself, (classes, k).
+    """
     both = _standardised(np.concatenate([table, table**2], axis=1))
     scores = _sums(both, counts).reshape(len(counts), 2, -1).max(axis=1)
     return np.array([_sums(both[rng.permutation(len(both))], counts).max() for _ in range(draws)]), scores
@@ -165,7 +175,14 @@ def _sums(values: Floats, counts: NDArray[np.int64]) -> NDArray[np.float64]:
 def fit_all(
     candidates: Sequence[Candidate], grids: Mapping[str, Floats], size: tuple[int, int], step: int
 ) -> list[Candidate]:
-    """The candidates, each followed by its fitted shape if that is a new one. `grids` from `grid_shares`."""
+    """The candidates, each followed by its fitted shape if that is a new one.
+
+    Args:
+        candidates: windows, in the order in which they are tested.
+        grids: shares per class, (n, h, w), from `grid_shares`.
+        size: height and width of the images, in pixels.
+        step: side of a cell, in pixels.
+    """
     elsewhere = means_elsewhere(grids)
     found: list[Candidate] = []
     for one in candidates:

@@ -2,8 +2,8 @@
 
     from pipeline.analysis.evaluation import EvaluationRequest, evaluate
 
-Read in this order: results, subject, removal, `randomisation`, stability, baseline_dependence, measures, evaluate. Every
-measure is computed by the engine that made the maps, in the same full chunks.
+Read in this order: results, subject, removal, `randomisation`, stability, baseline_dependence, measures, evaluate.
+Every measure is computed by the engine that made the maps, in the same full chunks.
 """
 
 from pipeline.analysis.evaluation.evaluate import EvaluationRequest, evaluate

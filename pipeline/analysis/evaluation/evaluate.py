@@ -91,7 +91,14 @@ def _checked(request: EvaluationRequest) -> Sequence[str]:
 
 
 def draw(rows: Iterable[ImageRow], wanted: int, seed: int, read: Callable[[ImageRow], Pixels]) -> Drawn:
-    """Rows and their pixels (C, H, W), the same for the same seed; equal images are ordered by their row."""
+    """A random sample of rows and their pixels (C, H, W).
+
+    Args:
+        rows: rows with a map.
+        wanted: largest size of the sample.
+        seed: equal seeds give equal samples; images with the same bytes are ordered by their row.
+        read: reads the pixels of a row; a row whose image is unreadable is replaced by another one.
+    """
     return draw_readable(
         rows,
         wanted,
