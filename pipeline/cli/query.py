@@ -1,6 +1,7 @@
 """`attribatch query` and `attribatch export`: results of a run as rows and as files."""
 
 import csv
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -46,8 +47,15 @@ _NEEDS = {
 def register(app: typer.Typer) -> None:
     """Add `query` and `export`."""
     example = 'attribatch query latest --where "predicted != label and border_share > 0.3" --sort -member_disagreement'
-    app.command(epilog=f"Example: {example}", help=f"{query.__doc__}\n{COLUMNS}")(query)
+    app.command(epilog=f"Example: {example}", help=f"{query.__doc__}\n{_columns()}")(query)
     app.command(epilog="Example: attribatch export latest --format npz --out first.npz")(export)
+
+
+def _columns() -> str:
+    """The text on columns; those without a group are listed as other."""
+    grouped = {"run_id", *re.findall(r"\w+", COLUMNS)}
+    other = [each.name for each in fields(ImageRow) if each.name not in grouped]
+    return COLUMNS + (f"    other        {' '.join(other)}\n" if other else "")
 
 
 def query(

@@ -1,11 +1,13 @@
 """`attribatch --help`: every command under one heading, with a line of its own that is not cut."""
 
 from collections import Counter
+from dataclasses import fields
 
 import pytest
 from typer.main import get_group
 from typer.testing import CliRunner
 
+from db.records import ImageRow
 from pipeline.cli.app import HEADINGS, app
 
 GROUPS = {"": get_group(app)} | {
@@ -26,3 +28,8 @@ def test_the_line_of_every_command_fits_80_columns(group: str) -> None:
     assert [line for line in lines if line.endswith("...") or len(line) > 80] == []
     for name in GROUPS[group].commands:
         assert [line for line in lines if line.startswith(f"  {name} ")], name
+
+
+def test_the_help_of_query_names_every_column() -> None:
+    shown = CliRunner().invoke(app, ["query", "--help"]).stdout.replace("*", "").split()
+    assert {field.name for field in fields(ImageRow)} - {"run_id"} <= set(shown)
