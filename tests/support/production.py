@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import yaml
 
+from db.session import migrate, open_engine
 from tests.support.commands import ATTRIBATCH
 from tests.support.servers import Server, free_port, postgres_server, redis, seaweedfs
 
@@ -54,7 +55,15 @@ def start_servers(home: Path) -> Iterator[Servers]:
             "AWS_SECRET_ACCESS_KEY": s3.secret_key,
         }
         stated = {name: here.get(name, interpolated(str(value), {})) for name, value in stated_environment().items()}
+        migrate_index(here["ATTRIBATCH_DATABASE_URL"])  # as the service `migrate` does before the others start
         yield Servers(redis_process, postgres_process, stated | QUICK, [*SECRETS.values(), s3.secret_key])
+
+
+def migrate_index(url: str) -> None:
+    """Upgrade the schema of a database."""
+    engine = open_engine(url)
+    migrate(engine)
+    engine.dispose()
 
 
 def stated_environment() -> dict[str, str]:
