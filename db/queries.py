@@ -12,16 +12,15 @@ from db.filters import compile_where
 from db.paging import Page, count_of, page_of
 from db.records import Entry, ImageRow, ImageState, Progress, Run, RunState, UnitState
 from db.session import read, time_limit
-from db.tables import WAITING, images, now, runs, units
+from db.tables import WAITING, images, runs, units
 
-PACE_SECONDS = 60.0  # the speed of a run is measured over the last minute
 BATCH = 1000  # rows held at a time while streaming
 REUSED_RUNS = 3  # earlier runs whose rows are matched by key and version; older ones are found by digest
 SHORTEST_PREFIX = 4  # first digits of a run's id that may be used instead of the whole
 
 _IMAGE = [images.c[name] for name in IMAGE_FIELDS]
 _DONE = images.c.state == ImageState.DONE
-_NEWEST_FIRST = (runs.c.submitted_at.desc(), runs.c.id)
+NEWEST_FIRST = (runs.c.submitted_at.desc(), runs.c.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +36,20 @@ class UnitRow:
     entries: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Speed of one run. Reused images count as computed when they were recorded."""
-
-    images_per_second: float  # over the last minute, or since the submission if that is more recent
-    seconds: float | None  # from the submission to the last unit that ended; None before any unit ended
-
-
 # ---- runs
 
 
-def list_runs(engine: Engine) -> list[Run]:
-    """Return all runs, the latest submission first."""
+def list_runs(engine: Engine, *, limit: int | None = None, offset: int = 0) -> list[Run]:
+    """Return `limit` runs or all, after `offset` others, the latest submission first."""
+    query = select(runs).order_by(*NEWEST_FIRST).limit(limit).offset(offset)
     with read(engine) as connection:
-        return [run_from_row(row) for row in connection.execute(select(runs).order_by(*_NEWEST_FIRST))]
+        return [run_from_row(row) for row in connection.execute(query)]
+
+
+def count_runs(engine: Engine) -> int:
+    """Return the number of runs."""
+    with read(engine) as connection:
+        return int(connection.execute(select(func.count()).select_from(runs)).scalar_one())
 
 
 def waiting_runs(engine: Engine) -> list[Run]:
@@ -71,7 +69,7 @@ def get_run(engine: Engine, ref: str) -> Run:
         NotFound: no run matches, or several ids begin with `ref`.
     """
     with read(engine) as connection:
-        newest = select(runs).order_by(*_NEWEST_FIRST)
+        newest = select(runs).order_by(*NEWEST_FIRST)
         if ref == "latest":
             choices = [newest.limit(1)]
         else:
@@ -116,7 +114,7 @@ def progress(engine: Engine, run_id: str) -> Progress:
     attempts, done, failed = (sum(int(getattr(row, name)) for row in counted) for name in names)
     return Progress(
         run_id=run_id,
-        state=_run_state(by_state, attempts, done, total),
+        state=run_state(by_state, attempts, done, total),
         units=by_state,
         images_total=total,
         images_done=done,
@@ -124,18 +122,6 @@ def progress(engine: Engine, run_id: str) -> Progress:
         attempts=attempts,
         errors=tuple(errors),
     )
-
-
-def pace(engine: Engine, run_id: str) -> Pace:
-    """Return the pace of a run. Its speed is 0 if no unit ended within the last minute."""
-    over = and_(units.c.run_id == run_id, units.c.state.in_([UnitState.DONE.value, UnitState.FAILED.value]))
-    ended = func.sum(units.c.images_done + units.c.images_failed)
-    with read(engine) as connection:
-        began, current = connection.execute(select(runs.c.submitted_at, now()).where(runs.c.id == run_id)).one()
-        last = connection.execute(select(func.max(units.c.changed_at)).where(over)).scalar()
-        recent = connection.execute(select(ended).where(over, units.c.changed_at > current - PACE_SECONDS)).scalar()
-    window = min(max(current - began, 1.0), PACE_SECONDS)
-    return Pace(float(recent or 0) / window, None if last is None else max(float(last) - began, 0.0))
 
 
 def iter_units(engine: Engine, run_id: str, state: UnitState | None = None) -> Iterator[UnitRow]:
@@ -157,7 +143,7 @@ def attributions_by_version(engine: Engine, run: Run, keys: Sequence[str]) -> di
     """Return done rows of the latest `REUSED_RUNS` runs with the same spec and source, by (key, version)."""
     like = and_(runs.c.spec_key == run.spec_key, runs.c.source == run.source, runs.c.id != run.id)
     with read(engine) as connection:
-        latest = connection.execute(select(runs.c.id).where(like).order_by(*_NEWEST_FIRST).limit(REUSED_RUNS)).scalars()
+        latest = connection.execute(select(runs.c.id).where(like).order_by(*NEWEST_FIRST).limit(REUSED_RUNS)).scalars()
         known = and_(images.c.run_id.in_(latest.all()), images.c.key.in_(keys), _DONE, _points_to(ImageState.DONE))
         return {(row.key, row.version): image_from_row(row) for row in connection.execute(select(*_IMAGE).where(known))}
 
@@ -353,7 +339,15 @@ def _named(found: Any) -> str:
     return ", ".join(f"{row.id} ({row.name})" if row.name else row.id for row in found[:5])
 
 
-def _run_state(by_state: Mapping[UnitState, int], attempts: int, images_done: int, images_total: int) -> RunState:
+def run_state(by_state: Mapping[UnitState, int], attempts: int, images_done: int, images_total: int) -> RunState:
+    """Return the state of a run.
+
+    Args:
+        by_state: number of units in every state.
+        attempts: claims of its units so far.
+        images_done: images with a map.
+        images_total: images of the manifest.
+    """
     if by_state[UnitState.PENDING] or by_state[UnitState.LEASED]:
         return RunState.RUNNING if attempts or by_state[UnitState.DONE] else RunState.PENDING
     if by_state[UnitState.CANCELLED]:

@@ -149,6 +149,22 @@ class Progress:
         return self.state not in (RunState.PENDING, RunState.RUNNING)
 
 
+@dataclass(frozen=True, slots=True)
+class RunOverview:
+    """One run in a list, without its spec: counts and speed, from one statement. The counts have no errors.
+
+    Reused images count as computed when they were recorded.
+    """
+
+    id: str
+    name: str | None
+    source: str  # JSON of a datasets.Source
+    submitted_at: datetime  # UTC
+    progress: Progress
+    images_per_second: float  # over the last minute, or since the submission if that is more recent
+    seconds: float | None  # from the submission to the last unit that ended; None before any unit ended
+
+
 class OccasionState(StrEnum):
     """An occasion of a schedule goes `due -> running -> done | partial | failed`."""
 

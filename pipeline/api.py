@@ -13,7 +13,7 @@ Example:
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from db import queries
 from db.ledger import Ledger
 from db.objects import Objects
-from db.queries import Pace, pace
-from db.records import Drift, ImageRow, ImageState, Progress, Run
+from db.overviews import overview, overviews
+from db.records import Drift, ImageRow, ImageState, Progress, Run, RunOverview
 from db.session import Engine, Index, inspect_schema, migrate, open_engine
 from pipeline.errors import UsageError
 from pipeline.runs import submit
@@ -181,9 +181,30 @@ class Pipeline:
 
     # ---- runs
 
-    def runs(self) -> list[Run]:
-        """All runs, the newest submission first."""
-        return queries.list_runs(self.database)
+    def runs(self, *, limit: int = 100, offset: int = 0) -> list[Run]:
+        """One page of runs with their specs, the latest submission first.
+
+        Args:
+            limit: maximum number of runs.
+            offset: number of later submissions to skip, 0 to `count_runs()`.
+        """
+        return queries.list_runs(self.database, limit=limit, offset=offset)
+
+    def count_runs(self) -> int:
+        """The number of runs."""
+        return queries.count_runs(self.database)
+
+    def overviews(
+        self, *, limit: int = 100, offset: int = 0, known: Mapping[str, RunOverview] | None = None
+    ) -> list[RunOverview]:
+        """One page of runs with their counts and speed, without specs, the latest submission first.
+
+        Args:
+            limit: maximum number of runs.
+            offset: number of later submissions to skip.
+            known: earlier overviews by id; the units of runs that were over and have none waiting are not counted.
+        """
+        return overviews(self.database, limit=limit, offset=offset, known=known)
 
     def waiting(self) -> list[Run]:
         """Unfinished runs, the most urgent first."""
@@ -201,9 +222,9 @@ class Pipeline:
         """Counts of a run's units and images."""
         return self.open_run(ref).progress()
 
-    def pace(self, ref: str) -> Pace:
-        """Images per second of a run, and the seconds that it took."""
-        return pace(self.database, self.get_run(ref).id)
+    def overview(self, run_id: str) -> RunOverview:
+        """Counts of the run with this id, its images per second, and the seconds that it took. Raises NotFound."""
+        return overview(self.database, run_id)
 
     def has_labels(self, ref: str) -> bool:
         """Whether any image of a run has a label; `mispredicted` matches no image without one."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from db.records import ImageRow, ImageState, Run
+from db.records import ImageRow, ImageState, Run, RunOverview
 from pipeline.formatting import known, number, percent, plural, visible
 from pipeline.spec.describe import describe, model_name
 from pipeline.spec.run_spec import RunSpec
@@ -20,7 +20,7 @@ VERDICTS = {
 }
 
 
-def public_source(run: Run) -> dict[str, str]:
+def public_source(run: Run | RunOverview) -> dict[str, str]:
     """Kind and name of the data set of a run."""
     source = json.loads(run.source)
     return {"kind": source["kind"], "name": base_name(source["location"])}

@@ -30,7 +30,7 @@ def compare(
     measure: Annotated[bool, Query(description="compare every map, however many there are")] = False,
 ) -> View:
     """Two runs; without both, the form that asks for them. The CSV twin is the table of images."""
-    runs = here.pipeline.runs()[:CHOICES]
+    runs = here.pipeline.runs(limit=CHOICES)
     if not (a and b):
         return View("compare.html", {"a": a or None, "b": b or None, "comparison": None}, {"runs": runs, "pairs": None})
     one, other = here.pipeline.get_run(a), here.pipeline.get_run(b)

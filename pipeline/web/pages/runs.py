@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from db.records import Progress, Run, RunState, UnitState
+from db.records import Progress, Run, RunOverview, RunState, UnitState
 from pipeline.errors import AttribatchError
 from pipeline.spec.run_spec import RunSpec
 from pipeline.web import sentences
@@ -35,12 +35,13 @@ WRITES = [Depends(check_form)]
 @twins(router, "/runs")
 def runs(here: Here, page: Annotated[int, Query(ge=1, le=100_000)] = 1) -> View:
     """All runs, the newest first."""
-    found = here.pipeline.runs()
-    pages = max(-(-len(found) // SHOWN), 1)
-    shown = [record(here, run) for run in found[(page - 1) * SHOWN : page * SHOWN]]
+    count = here.pipeline.count_runs()
+    pages = max(-(-count // SHOWN), 1)
+    found = here.pipeline.overviews(limit=SHOWN, offset=(page - 1) * SHOWN)
+    shown = [record(each, errors(here, each.id)) for each in found]
     more = {"page": page, "pages": pages, "live": any(not one["over"] for one in shown)}
     following = f"page={page + 1}" if page < pages else None
-    return View("runs.html", {"runs": shown, "count": len(found)}, more, rows=shown, next=following)
+    return View("runs.html", {"runs": shown, "count": count}, more, rows=shown, next=following)
 
 
 @twins(router, "/runs/{run}")
@@ -49,7 +50,7 @@ def run(here: Here, run: str) -> View:
     stored = here.pipeline.get_run(run)
     spec = RunSpec.from_json(stored.spec)
     data = {
-        **record(here, stored),
+        **record(here.pipeline.overview(stored.id), errors(here, stored.id)),
         "spec_key": stored.spec_key,
         "spec": sentences.public_spec(spec),
         "cost": cost(here, stored, spec),
@@ -57,7 +58,7 @@ def run(here: Here, run: str) -> View:
         "tuning": here.pipeline.tuning(stored.id),
     }
     audited = {by: here.pipeline.stored_audit(stored.id, by) for by in ("predicted", "label")}
-    others = [each for each in here.pipeline.runs()[:SHOWN] if each.id != stored.id]
+    others = [each for each in here.pipeline.runs(limit=SHOWN) if each.id != stored.id]
     more = {"facts": sentences.facts(stored, spec), "one": data, "audits": audited, "others": others}
     return View("run.html", data, more)
 
@@ -65,9 +66,12 @@ def run(here: Here, run: str) -> View:
 @router.get("/events", response_class=StreamingResponse)
 def all_events(here: Here) -> Response:
     """The table of runs again and again, as server-sent events, until nothing runs."""
+    known: dict[str, RunOverview] = {}
 
     def look() -> tuple[str, bool]:
-        shown = [record(here, each) for each in here.pipeline.runs()[:SHOWN]]
+        found = here.pipeline.overviews(limit=SHOWN, known=known)
+        known.update({each.id: each for each in found})
+        shown = [record(each) for each in found]
         return here.render("_runs.html", {"runs": shown}), all(one["over"] for one in shown)
 
     return _stream(here, look)
@@ -79,7 +83,7 @@ def run_events(here: Here, run: str) -> Response:
     stored = here.pipeline.get_run(run)
 
     def look() -> tuple[str, bool]:
-        one = record(here, stored)
+        one = record(here.pipeline.overview(stored.id))
         return here.render("_progress.html", {"one": one}), one["over"]
 
     return _stream(here, look)
@@ -102,12 +106,18 @@ def retry(here: Here, run: str) -> Response:
     return RedirectResponse(f"/runs/{stored.id}", 303)
 
 
-def record(here: Asked, run: Run) -> dict[str, Any]:
-    """What a list shows of a run."""
-    progress = here.pipeline.status(run.id)
-    speed = here.pipeline.pace(run.id)
+def errors(here: Asked, run_id: str) -> list[str]:
+    """Errors of a run's units, without the paths of this machine."""
+    found = here.pipeline.status(run_id).errors
+    named = [here.pipeline.get_run(run_id)] if found else []
+    return [here.public(error, *named) for error in found]
+
+
+def record(run: RunOverview, errors: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a run in a list."""
+    progress = run.progress
     seen = progress.images_done + progress.images_failed
-    rate = 0.0 if progress.over else speed.images_per_second
+    rate = 0.0 if progress.over else run.images_per_second
     return {
         "id": run.id,
         "name": run.name,
@@ -120,10 +130,10 @@ def record(here: Asked, run: Run) -> dict[str, Any]:
         "units_done": progress.units[UnitState.DONE],
         "units_failed": progress.units[UnitState.FAILED],
         "attempts": progress.attempts,
-        "errors": [here.public(error, run) for error in progress.errors],
+        "errors": list(errors),
         "images_per_second": rate,
         "seconds_left": (progress.images_total - seen) / rate if rate else None,
-        "seconds": speed.seconds if progress.over else None,
+        "seconds": run.seconds if progress.over else None,
         "source": sentences.public_source(run),
         "submitted_at": run.submitted_at,
     }

@@ -103,7 +103,7 @@ def most_moved(here: Asked, turns: list[Occasion]) -> list[ClassDrift]:
 def _listed(here: Asked, typed: dict[str, str] | None = None, problem: str | None = None) -> View:
     found = [_record(here, each) for each in here.pipeline.schedules.listed()]
     blank = {"run": "", "name": "", "cron": "0 2 * * *", "timezone": "UTC", "fail_on": ""}
-    more = {"runs": here.pipeline.runs()[:CHOICES], "typed": typed or blank, "problem": problem}
+    more = {"runs": here.pipeline.runs(limit=CHOICES), "typed": typed or blank, "problem": problem}
     return View("schedules.html", {"schedules": found}, more, rows=found, status=200 if problem is None else 400)
 
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 
+from db import queries
 from db.records import ImageRow, ImageState
 from pipeline.api import Pipeline
 from pipeline.storage.keys import report_key
@@ -307,6 +308,14 @@ def test_what_is_not_there_is_said_in_the_form_that_was_asked_for(browser: TestC
     assert "no run 'nope'" in browser.get("/runs/nope.json").json()["error"]
     for path in ("/runs/first/images/999", "/runs/first/images/x", "/nothing", "/schedules/none"):
         assert browser.get(path).status_code in (404, 422), path
+
+
+def test_events_read_no_specs(browser: TestClient, installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("list_runs", "get_run"):
+        monkeypatch.setattr(queries, name, lambda *_, **__: pytest.fail("reads specs"))
+    text = browser.get("/events").text
+    assert text.count("<tr>") == 3
+    assert text.endswith("event: over\ndata: over\n\n")
 
 
 def test_events_of_a_run_that_is_over_show_it_and_end(browser: TestClient, installation: Installation) -> None:
