@@ -18,7 +18,7 @@ STOP_SECONDS = 45.0  # time to release the unit, between two chunks, and to clos
 QUIT_SECONDS = 8.0
 
 
-class Supervisor:
+class Supervisor(Processes):
     """One process for each environment.
 
     Args:
@@ -27,7 +27,7 @@ class Supervisor:
     """
 
     def __init__(self, command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> None:
-        self._processes = Processes([*command, "{slot}"], environments, self._restart)
+        super().__init__([*command, "{slot}"], environments)
         self._early_exits: Counter[int] = Counter()  # consecutive ones, by slot
         self._stopping = threading.Event()
         self._hurry = False
@@ -38,17 +38,18 @@ class Supervisor:
             signal.signal(number, self._ask)
         try:
             while not self._stopping.wait(POLL_SECONDS):
-                self._processes.tend()
+                self.tend()
         finally:
             # SIGTERM even in a hurry: at SIGQUIT Celery would drop the unit in flight instead of releasing it.
-            self._processes.stop(lambda: QUIT_SECONDS if self._hurry else STOP_SECONDS)
+            self.stop(lambda: QUIT_SECONDS if self._hurry else STOP_SECONDS)
             log.info("all workers have stopped")
 
     def _ask(self, number: int, _frame: object) -> None:
         self._hurry = number == signal.SIGQUIT or self._stopping.is_set()
         self._stopping.set()
 
-    def _restart(self, ended: Exit) -> float:
+    def restart(self, ended: Exit) -> float:
+        """Restart at once, or after an early exit in 1, 2, 4, ... seconds."""
         steady = ended.code == REPLACE or ended.seconds > STEADY_SECONDS
         early = self._early_exits[ended.slot] = 0 if steady else self._early_exits[ended.slot] + 1
         wait = min(2.0 ** (early - 1), LONGEST_WAIT_SECONDS) if early else 0.0

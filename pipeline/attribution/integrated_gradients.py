@@ -133,7 +133,15 @@ def input_x_gradient(
     output: Output = "logit",
     sum_channels: bool = False,
 ) -> Attribution:
-    """Input times gradient: one node at alpha = 1 on the path from zero. Arguments as for `integrated_gradients`."""
+    """Input times gradient: one node at alpha = 1 on the path from zero.
+
+    Args:
+        members: one module or several, each (N, ...) float -> (N, classes).
+        inputs: (N, ...) float.
+        targets: (N,) int64, in 0..classes-1.
+        output: "logit", "probability" or "log_probability" of the target.
+        sum_channels: sum maps over the inputs' first dimension after N.
+    """
     zero = torch.zeros_like(inputs[:1])[None]
     return integrated_gradients(
         members,
@@ -155,7 +163,14 @@ def saliency(
     output: Output = "logit",
     sum_channels: bool = False,
 ) -> Attribution:
-    """Absolute gradient at the input (Simonyan et al. 2013), mean over members. Arguments as above.
+    """Absolute gradient at the input (Simonyan et al. 2013), mean over members.
+
+    Args:
+        members: one module or several, each (N, ...) float -> (N, classes).
+        inputs: (N, ...) float.
+        targets: (N,) int64, in 0..classes-1.
+        output: "logit", "probability" or "log_probability" of the target.
+        sum_channels: sum maps over the inputs' first dimension after N.
 
     Returns:
         An Attribution whose deltas are NaN, because a gradient does not have completeness.
@@ -226,7 +241,7 @@ class _Sums:
         return convergence.error_estimate(self.difference, self.maps.mean(0), method)
 
     def result(self, dtype: torch.dtype, error: Tensor, converged: Tensor | None, *, sum_channels: bool) -> Attribution:
-        """Everything that is known, maps in `dtype`."""
+        """The figures of all inputs, maps in `dtype`."""
         maps, by_baseline = self.maps, self.by_baseline
         if sum_channels:
             maps = maps.sum(2, keepdim=True)

@@ -30,10 +30,22 @@ def fit_profile(
     output: Output = "logit",
     internal_batch_size: int | None = None,
 ) -> Profile:
-    """Fit the positions of nodes to these members; arguments as for `integrated_gradients`.
+    """Fit the positions of nodes to these members.
 
     Every second input is measured, and the others validate: unless the fitted nodes lower the mean relative error of
     their maps, the uniform profile is returned. 16 to 32 inputs are enough; each costs about 65 evaluations per path.
+
+    Args:
+        members: one module or several, each (N, ...) float -> (N, classes).
+        inputs: (N, ...) float, a few real ones.
+        targets: (N,) int64, in 0..classes-1.
+        baselines: (K, N, ...), or (K, 1, ...) for shared baselines.
+        baseline_weights: (K,) non-negative; equal shares by default.
+        output: "logit", "probability" or "log_probability" of the target.
+        internal_batch_size: rows of one pass; chosen from the input's size by default.
+
+    Returns:
+        The fitted profile, or the uniform one.
     """
     options: Any = {
         "baseline_weights": baseline_weights,

@@ -1,6 +1,6 @@
 """Keeps child processes running: one per slot, each replaced when it exits, all stopped together.
 
-Processes are started by exec, never by fork: CUDA does not survive a fork. A policy handles the exits:
+Processes are started by exec, never by fork: CUDA does not survive a fork. Subclasses are restart policies:
 `LocalWorkers` here, `workers.supervisor.Supervisor` for Celery workers.
 """
 
@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -41,35 +42,32 @@ class _Slot:
     due: float = 0.0  # time.monotonic() from which the next start is allowed
 
 
-class Processes:
+class Processes(ABC):
     """One child process per environment. The first ones start with the first `tend`.
 
     Args:
         command: program and arguments; the slot's number replaces each "{slot}".
         environments: complete environment of each process.
-        restart: called for each exit; returns the seconds to wait before the next start, or raises.
-        stdout: file that the children's standard output goes to; None: this process's.
+        stdout: file that receives the children's standard output; None: that of this process.
     """
 
     def __init__(
-        self,
-        command: Sequence[str],
-        environments: Sequence[Mapping[str, str]],
-        restart: Callable[[Exit], float],
-        *,
-        stdout: IO[str] | None = None,
+        self, command: Sequence[str], environments: Sequence[Mapping[str, str]], *, stdout: IO[str] | None = None
     ) -> None:
         self._command = command
         self._slots = [_Slot(environment) for environment in environments]
-        self._restart = restart
         self._stdout = stdout
 
+    @abstractmethod
+    def restart(self, ended: Exit) -> float:
+        """Seconds to wait before the next start after an exit. May raise instead, which `tend` passes on."""
+
     def tend(self) -> None:
-        """Start the processes that are due, and call `restart` for those that exited. Raises as `restart`."""
+        """Start the processes that are due, and call `restart` for those that exited."""
         for number, slot in enumerate(self._slots):
             now = time.monotonic()
             if slot.process is not None and (code := slot.process.poll()) is not None:
-                slot.due = now + self._restart(Exit(number, slot.process.pid, code, now - slot.started))
+                slot.due = now + self.restart(Exit(number, slot.process.pid, code, now - slot.started))
                 slot.process = None
             if slot.process is None and now >= slot.due:
                 # Its own process group: Ctrl-C reaches only this process, which then stops the children.
@@ -99,7 +97,7 @@ class Processes:
             time.sleep(POLL_SECONDS)
 
 
-class LocalWorkers:
+class LocalWorkers(Processes):
     """Worker processes on this machine, for one run. A context manager that stops them at its end.
 
     A worker that exits is replaced at once: SQL counts the attempts of the unit that it held.
@@ -116,38 +114,22 @@ class LocalWorkers:
         threads = max((os.cpu_count() or 1) // count, 1)
         command = [sys.executable, "-P", "-m", "pipeline.engine.worker", run_id, "--parent", str(os.getpid())]
         command += ["--threads", str(threads)]
-        environments = [{**os.environ, **environment}] * count
         # Output of models goes to stderr: stdout is for --json.
-        self._processes = Processes(command, environments, self._restart, stdout=sys.stderr)
-        self._processes.tend()
+        super().__init__(command, [{**os.environ, **environment}] * count, stdout=sys.stderr)
+        self.tend()
 
-    def tend(self, claims: int) -> None:
-        """Replace workers that exited. Call it until the run is finished.
+    def replace_exited(self, claims: int) -> None:
+        """Replace workers that exited; `claims` counts the claims of the run's units so far. Raises as `restart`."""
+        self._claims = claims
+        self.tend()
 
-        Args:
-            claims: claims of the run's units so far. A worker that exits after a claim is counted against that unit;
-                workers that exit without one cannot start.
+    def restart(self, ended: Exit) -> float:
+        """Restart at once.
 
         Raises:
-            WorkersBroken: `BROKEN_STARTS` consecutive workers made no claim.
+            WorkersBroken: `BROKEN_STARTS` consecutive workers made no claim, so they cannot start.
             StoreFull: the index's disk is full.
         """
-        self._claims = claims
-        self._processes.tend()
-
-    def stop(self) -> None:
-        """Stop all workers; their units are released."""
-        self._processes.stop(lambda: STOP_SECONDS)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def _restart(self, ended: Exit) -> float:
         if ended.code == StoreFull.EXIT_CODE:
             raise StoreFull(
                 f"no space left for the index of run {self._run_id}; free some, then the same command resumes"
@@ -157,3 +139,11 @@ class LocalWorkers:
         if self._broken >= BROKEN_STARTS:
             raise WorkersBroken(f"worker processes of run {self._run_id} end with code {ended.code}; see their log")
         return 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(lambda: STOP_SECONDS)

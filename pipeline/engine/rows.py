@@ -69,7 +69,14 @@ def top_classes(spec: RunSpec, probabilities: Tensor) -> list[str]:
 
 
 def failed_row(run_id: str, entry: Entry, reason: str, sha256: str | None = None) -> ImageRow:
-    """The row of an image without a map, with the reason."""
+    """The row of an image without a map.
+
+    Args:
+        run_id: run of the row.
+        entry: key, version and label of the listed image.
+        reason: error message that is stored.
+        sha256: digest of the file; None if it was not read.
+    """
     return ImageRow(
         run_id, entry.row, entry.key, entry.version, ImageState.FAILED, entry.label, error=reason, sha256=sha256
     )

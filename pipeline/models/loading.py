@@ -41,9 +41,16 @@ class Built(NamedTuple):
 
 
 def build(source: str, weights: str | None, *, classes: int = 0, code_sha256: str | None = None) -> Built:
-    """The module of a source, with its weights; a given `code_sha256` must be that of the factory's file.
+    """The module of a source, with its weights.
 
-    A factory with a parameter `num_classes` receives the number of classes, unless it is unknown (0).
+    Args:
+        source: torchvision:NAME@WEIGHTS, path/to/file.py:factory or package.module:factory.
+        weights: .safetensors or .pt file; None: those of the source.
+        classes: passed to a factory with a parameter `num_classes`; 0: unknown, not passed.
+        code_sha256: digest that the factory's file must have; None: any.
+
+    Raises:
+        ModelError: it cannot be built, the weights do not fit, or the code has changed.
     """
     if source.startswith("torchvision:"):
         return _build_torchvision(source, weights)

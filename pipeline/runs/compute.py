@@ -19,7 +19,7 @@ OnProgress = Callable[[Progress], None]
 def compute_locally(stored: StoredRun, workers: int, on_progress: OnProgress) -> Progress:
     """Run worker processes on this machine until no unit of the run waits."""
     with LocalWorkers(stored.run.id, workers, stored.settings.to_env()) as local:
-        return _until_finished(stored, on_progress, lambda progress: local.tend(progress.attempts))
+        return _until_finished(stored, on_progress, lambda progress: local.replace_exited(progress.attempts))
 
 
 def follow(stored: StoredRun, broker_url: str, on_progress: OnProgress) -> Progress:

@@ -89,7 +89,17 @@ def stored_rows(objects: Objects, unit: Unit) -> list[ImageRow] | None:
 
 
 def encode_maps(run: Run, layout: arrays.Layout, unit: Unit, explained: Sequence[ImageResult]) -> dict[str, bytes]:
-    """Shards of a unit by key; rows without a map are NaN."""
+    """Encode the shards of a unit.
+
+    Args:
+        run: the run that owns the unit.
+        layout: shapes of the run's arrays.
+        unit: its entries give the rows.
+        explained: results of some of its images; the other rows are NaN.
+
+    Returns:
+        Encoded shards by key.
+    """
     first, n = unit.entries[0].row, len(unit.entries)
     mean = np.full((n, layout.channels, layout.height, layout.width), np.nan, np.float32)
     std = np.full_like(mean, np.nan) if layout.spread else None

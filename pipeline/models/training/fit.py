@@ -106,7 +106,18 @@ def train_member(
 
 
 def probabilities(module: nn.Module, preprocess: Preprocess, images: Images, rows: Sequence[int], fit: Fit) -> Tensor:
-    """Class probabilities of some rows, (n, classes) float64 on the CPU. The module is frozen."""
+    """Class probabilities of some images.
+
+    Args:
+        module: trained model; frozen by the call.
+        preprocess: its mean and std are used.
+        images: images of the source.
+        rows: n rows of `images`.
+        fit: its device is used.
+
+    Returns:
+        (n, classes) float64 on the CPU.
+    """
     member = Member(module, preprocess).float().to(fit.device)
     with torch.no_grad():
         parts = [member(pixels.to(fit.device)).softmax(1).double().cpu() for pixels, _ in images.batches(rows, 64)]

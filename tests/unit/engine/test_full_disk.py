@@ -99,7 +99,7 @@ def test_whoever_started_such_a_worker_hears_of_it(tmp_path: Path, monkeypatch: 
     def tend_for(seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            workers.tend(0)
+            workers.replace_exited(0)
             time.sleep(0.01)
 
     with (
