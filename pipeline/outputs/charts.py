@@ -170,7 +170,7 @@ def class_shares(classes: Sequence[Mapping[str, Any]]) -> Chart:
         y = plot.y(1 - (index + 0.5) / len(classes))
         body += _text(plot.left - 8, y + 4, shortened(one["class"]), "end")
         body += "".join(_mark(kind, plot.x(share / most), y) for kind, share in enumerate(row))
-    for kind, name in enumerate(("border", "centre", "strongest corner")):
+    for kind, name in enumerate(("border", "center", "strongest corner")):
         x = plot.left + 4 + 70 * kind
         body += _mark(kind, x, 12) + _text(x + 10, 16, name, "start")
     body += plot.labels("share of |attribution|, %", "")
