@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, wraps
 from pathlib import Path
@@ -16,6 +16,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, pass_context
 from jinja2.runtime import Context
+from pydantic_core import to_jsonable_python
 
 from db.records import ImageRow, Run, Schedule
 from pipeline.errors import AttribatchError
@@ -95,10 +96,10 @@ class Asked:
         """The view in a form: json, csv or html."""
         headers = {} if view.next is None else {"Link": f'<{self.request.url.path}?{view.next}>; rel="next"'}
         if form == "json":
-            text = json.dumps(sentences.plain(_record(view.data)), indent=2, allow_nan=False, default=_plain)
+            text = json.dumps(_plain(view.data), indent=2)
             return Response(text, view.status, headers, "application/json")
         if form == "csv":
-            rows = [_record(view.data)] if view.rows is None else view.rows
+            rows = _plain([view.data] if view.rows is None else view.rows)
             return Response(_csv(rows), view.status, headers, "text/csv; charset=utf-8")
         return HTMLResponse(self.render(view.template, {**view.data, **view.more}), view.status, headers)
 
@@ -194,32 +195,17 @@ def _moment(value: datetime | None) -> str:
     return "–" if value is None else f"{value:%Y-%m-%d %H:%M} UTC"
 
 
-def _plain(value: object) -> object:
-    if is_dataclass(value) and not isinstance(value, type):
-        return sentences.plain(asdict(value))
-    return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _record(value: Any) -> Any:
-    """Dataclasses in it as dictionaries."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return _record(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _record(each) for key, each in value.items()}
-    return [_record(each) for each in value] if isinstance(value, list | tuple) else value
-
-
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer.writerow(names)
     for row in rows:
-        writer.writerow([_cell(row.get(name)) for name in names])
+        values = (row.get(name) for name in names)
+        writer.writerow([json.dumps(each) if isinstance(each, dict | list) else each for each in values])
     return out.getvalue()
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return json.dumps(sentences.plain(value), default=_plain) if isinstance(value, Mapping | list | tuple) else value
+def _plain(value: object) -> Any:
+    """The value as JSON has it: dataclasses as objects; null for NaN and infinities, which JSON does not have."""
+    return to_jsonable_python(value, inf_nan_mode="null")

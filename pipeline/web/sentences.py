@@ -1,7 +1,6 @@
 """Figures, runs and images in words."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,12 +103,3 @@ def verdict_in_words(audit: Mapping[str, Any]) -> str:
 def matching(count: int) -> str:
     """How many images match a filter."""
     return f"{plural(count, 'image')} {'matches' if count == 1 else 'match'}"
-
-
-def plain(value: Any) -> Any:
-    """The same without NaN and infinities, which JSON does not know."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    return [plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from urllib.parse import quote
 
 import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
 
 from db import queries
@@ -18,6 +19,7 @@ from pipeline.api import Pipeline
 from pipeline.storage.keys import report_key
 from pipeline.storage.reader import MapReader
 from pipeline.web.pages import gallery
+from pipeline.web.responses import Asked, View
 from pipeline.web.sentences import error_in_words, finding, gap_in_words
 from tests.support.installation import HOSTILE, Installation
 
@@ -122,6 +124,18 @@ def test_the_twins_of_a_page_of_images_are_what_the_api_finds(
     table = list(csv.DictReader(io.StringIO(browser.get(f"{address}.csv", params={**asked, "limit": "100"}).text)))
     assert [row["key"] for row in table] == [row.key for row in wanted]
     assert float(table[0]["probability"]) == wanted[0].probability
+
+
+def test_nan_and_infinities_are_null_in_both_twins(browser: TestClient) -> None:
+    rows = [{"a": float("nan"), "b": [1.5, (float("inf"), True)], "c": {"d": ImageState.DONE}}]
+    record = ImageRow("r", 0, "a.png", "1", ImageState.DONE, gini=float("-inf"))
+    view = View("none.html", {"row": record, "values": rows}, rows=rows)
+    page = Asked(browser.app.state.site, Request({"type": "http"}))  # type: ignore[attr-defined]
+    found = json.loads(page.answer(view, "json").body)
+    assert (found["row"]["gini"], found["row"]["key"], found["row"]["state"]) == (None, "a.png", "done")
+    assert found["values"] == [{"a": None, "b": [1.5, [None, True]], "c": {"d": "done"}}]
+    (table,) = csv.DictReader(io.StringIO(bytes(page.answer(view, "csv").body).decode()))
+    assert table == {"a": "", "b": "[1.5, [null, true]]", "c": '{"d": "done"}'}
 
 
 def test_form_controls_and_the_text_box_are_one_filter(
