@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from pipeline.errors import AttribatchError, NotFound, Permanent, Retryable, UsageError
-from pipeline.web.background import Turns
+from pipeline.web.background import BackgroundOccasions
 from pipeline.web.pages import audit, compare, gallery, image, runs, schedules, thumbnails
-from pipeline.web.responses import Asked, Here, Site, View, make_templates
+from pipeline.web.responses import CurrentRequest, PageRequest, Site, View, make_templates
 from pipeline.web.security import COOKIE, Guard, Safety, local_path
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def create_app(
     *,
     token: str | None = None,
     names: Iterable[str] = (),
-    turns: Turns | None = None,
+    occasions: BackgroundOccasions | None = None,
     computes: bool = False,
 ) -> FastAPI:
     """The page of a pipeline as an ASGI application.
@@ -41,7 +41,7 @@ def create_app(
         pipeline: opened; whoever opened it closes it.
         token: that visitors must know; None asks for none.
         names: by which the server may be called, besides IP addresses and `localhost`.
-        turns: what schedules do in the background; the caller closes it.
+        occasions: occasions of schedules in the background; the caller closes it.
         computes: whether this process computes what waits.
 
     Raises:
@@ -49,7 +49,7 @@ def create_app(
     """
     app = FastAPI(title="attribatch", docs_url=None, redoc_url=None)
     guard = Guard(token, names)
-    app.state.site = Site(pipeline, guard, turns or Turns(pipeline), make_templates(), computes)
+    app.state.site = Site(pipeline, guard, occasions or BackgroundOccasions(pipeline), make_templates(), computes)
     app.add_middleware(Safety, guard=guard)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     # Pictures before images: `{row}` of an image would take no part of their names, but the first fit counts.
@@ -66,25 +66,27 @@ def _add_entrance(app: FastAPI) -> None:
         return RedirectResponse("/runs", 307)
 
     @app.get("/healthz")
-    def health(here: Here) -> dict[str, str]:
+    def health(request: CurrentRequest) -> dict[str, str]:
         """Whether the server and its database answer."""
-        return {"status": "ok", "schema": str(here.pipeline.index.revision)}
+        return {"status": "ok", "schema": str(request.pipeline.index.revision)}
 
     @app.get("/login", response_class=Response)
-    def login(here: Here, after: Annotated[str, Query(alias="next", max_length=4000)] = "/runs") -> Response:
-        return here.answer(View("login.html", {"next": local_path(after), "wrong": False}), "html")
+    def login(
+        request: CurrentRequest, after: Annotated[str, Query(alias="next", max_length=4000)] = "/runs"
+    ) -> Response:
+        return request.answer(View("login.html", {"next": local_path(after), "wrong": False}), "html")
 
     @app.post("/login", dependencies=runs.WRITES, response_class=Response)
     def log_in(
-        here: Here,
+        request: CurrentRequest,
         token: Annotated[str, Form(max_length=1000)] = "",
         after: Annotated[str, Form(alias="next", max_length=4000)] = "/runs",
     ) -> Response:
-        guard = here.site.guard
+        guard = request.site.guard
         if not guard.knows(token):
-            return here.answer(View("login.html", {"next": local_path(after), "wrong": True}, status=403), "html")
+            return request.answer(View("login.html", {"next": local_path(after), "wrong": True}, status=403), "html")
         answer = RedirectResponse(local_path(after), 303)
-        secure = here.request.url.scheme == "https"
+        secure = request.http.url.scheme == "https"
         answer.set_cookie(COOKIE, guard.session, httponly=True, samesite="strict", secure=secure, path="/")
         return answer
 
@@ -97,16 +99,16 @@ def _add_entrance(app: FastAPI) -> None:
 
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(AttribatchError)
-    def said(request: Request, error: Exception) -> Response:
+    def on_attribatch_error(request: Request, error: Exception) -> Response:
         code = next((code for kind, code in CODES if isinstance(error, kind)), 500)
-        return _error(request, code, Asked(request.app.state.site, request).public(str(error)))
+        return _error(request, code, PageRequest(request).redact(str(error)))
 
     @app.exception_handler(HTTPException)
-    def refused(request: Request, error: HTTPException) -> Response:
+    def on_http_error(request: Request, error: HTTPException) -> Response:
         return _error(request, error.status_code, str(error.detail))
 
     @app.exception_handler(RequestValidationError)
-    def misunderstood(request: Request, error: RequestValidationError) -> Response:
+    def on_invalid_input(request: Request, error: RequestValidationError) -> Response:
         parts = [f"{each['loc'][-1]}: {each['msg'].lower()}" for each in error.errors()[:3]]
         return _error(request, 422, "; ".join(parts))
 
@@ -115,6 +117,4 @@ def _error(request: Request, code: int, message: str) -> Response:
     path = request.url.path
     if path.endswith((".json", ".csv", ".png", ".npy")) or "text/html" not in request.headers.get("accept", ""):
         return JSONResponse({"error": message}, code)
-    return Asked(request.app.state.site, request).answer(
-        View("error.html", {"code": code, "message": message}, status=code), "html"
-    )
+    return PageRequest(request).answer(View("error.html", {"code": code, "message": message}, status=code), "html")

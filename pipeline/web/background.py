@@ -22,7 +22,7 @@ class _StoppedError(BaseException):
     """Leave the run that is computed: its units go back, its turn is taken up by the next tick."""
 
 
-class Turns:
+class BackgroundOccasions:
     """What runs in the background of one server.
 
     Args:
@@ -38,7 +38,7 @@ class Turns:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
-        self._said: dict[str, str] = {}
+        self._errors: dict[str, str] = {}
 
     def start(self, name: str) -> None:
         """Begin a turn. Raises NotFound for a schedule that is not there, UsageError for one that is at work here."""
@@ -47,8 +47,8 @@ class Turns:
             running = self._threads.get(name)
             if running is not None and running.is_alive():
                 raise UsageError(f"schedule {name!r} is at work already")
-            self._said.pop(name, None)
-            thread = threading.Thread(target=self._turn, args=(name,), name=f"attribatch-turn-{name}", daemon=True)
+            self._errors.pop(name, None)
+            thread = threading.Thread(target=self._run, args=(name,), name=f"attribatch-occasion-{name}", daemon=True)
             self._threads[name] = thread
             thread.start()
 
@@ -57,9 +57,9 @@ class Turns:
         thread = self._threads.get(name)
         return thread is not None and thread.is_alive()
 
-    def said(self, name: str) -> str | None:
+    def error(self, name: str) -> str | None:
         """Why the last turn that was begun here could not even start."""
-        return self._said.get(name)
+        return self._errors.get(name)
 
     def close(self) -> None:
         """Ask all to stop, and wait."""
@@ -67,7 +67,7 @@ class Turns:
         for thread in self._threads.values():
             thread.join(JOIN_SECONDS)
 
-    def _turn(self, name: str) -> None:
+    def _run(self, name: str) -> None:
         def on_progress(_: Progress) -> None:
             if self._stop.is_set():
                 raise _StoppedError
@@ -78,4 +78,4 @@ class Turns:
             pass
         except Exception as error:
             log.exception("schedule %s", name)
-            self._said[name] = str(error)
+            self._errors[name] = str(error)

@@ -26,16 +26,16 @@ def base_name(location: str) -> str:
     return location if "://" in location and not local else re.split(r"[/\\]", location.rstrip("/\\"))[-1]
 
 
-def public(text: str, known: Iterable[str] = ()) -> str:
+def redact(text: str, known_paths: Iterable[str] = ()) -> str:
     """A message without the machine's paths: each becomes its last component.
 
     Args:
         text: the message.
-        known: paths that it may name. Those whose folders hold a space, a bracket or a comma are told by this alone
-            from the words around them.
+        known_paths: paths that may be in it. A path with a space, a bracket or a comma in a folder's name is only
+            recognized if it is one of these.
     """
     text = _LOGIN.sub("", _HINT.sub("", text))
-    odd = {folder for path in known for folder in _folders(path) if not _PATH.fullmatch(folder)}
+    odd = {folder for path in known_paths for folder in _folders(path) if not _PATH.fullmatch(folder)}
     for folder in sorted(odd, key=len, reverse=True):
         found = rf"(?<![\w.~-]){re.escape(folder)}"
         text = re.sub(rf"{found}(?=[/\\])", "/_", text)  # what is in it: a path without its odd names
@@ -44,7 +44,7 @@ def public(text: str, known: Iterable[str] = ()) -> str:
     return _PATH.sub(lambda match: _named(match.group()), text)
 
 
-def of_settings(settings: Settings) -> list[str]:
+def settings_paths(settings: Settings) -> list[str]:
     """Paths of an installation: its home, its objects and its database where they are local."""
     urls = settings.objects_url, settings.database_url
     local = [urlsplit(url).path for url in urls if url.startswith(("file:", "sqlite"))]
@@ -52,7 +52,7 @@ def of_settings(settings: Settings) -> list[str]:
     return [str(settings.home), *paths, *map(unquote, paths)]
 
 
-def of_record(record: Run | Schedule) -> list[str]:
+def record_paths(record: Run | Schedule) -> list[str]:
     """Paths of a run or of a schedule's request: the images, the code of models, weights."""
     if isinstance(record, Run):
         source, models = json.loads(record.source)["location"], json.loads(record.spec)["models"]

@@ -22,12 +22,13 @@ from db.records import ImageRow, Run, Schedule
 from pipeline.errors import AttribatchError
 from pipeline.outputs import charts
 from pipeline.outputs.page import environment
+from pipeline.runs.stored import StoredRun
 from pipeline.schedules.cron import on_clock
 from pipeline.web import redaction, sentences
 
 if TYPE_CHECKING:
     from pipeline.api import Pipeline
-    from pipeline.web.background import Turns
+    from pipeline.web.background import BackgroundOccasions
     from pipeline.web.security import Guard
 
 FORMS = ("json", "csv", "html")
@@ -39,7 +40,7 @@ class Site:
 
     pipeline: "Pipeline"
     guard: "Guard"
-    turns: "Turns"
+    occasions: "BackgroundOccasions"
     templates: Environment
     computes: bool  # whether this process computes what waits, as `attribatch up` does
 
@@ -61,40 +62,52 @@ class View:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request and the site that it is asked of."""
+class PageRequest:
+    """One HTTP request, with the site that answers it and the runs that were opened for it."""
 
-    site: Site
-    request: Request
+    http: Request
+    _runs: dict[str, StoredRun] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def site(self) -> Site:
+        """The site of the server."""
+        found: Site = self.http.app.state.site
+        return found
 
     @property
     def pipeline(self) -> "Pipeline":
         """The API."""
         return self.site.pipeline
 
+    def open_run(self, ref: str) -> StoredRun:
+        """A run by its reference, looked up once per request. Raises NotFound."""
+        if ref not in self._runs:
+            found = self.pipeline.open_run(ref)
+            self._runs.update({ref: found, found.run.id: found})
+        return self._runs[ref]
+
     @cached_property
-    def known(self) -> list[str]:
-        """Paths that a message may name: of the installation, and of the run or the schedule in the address."""
-        found, named = redaction.of_settings(self.pipeline.settings), self.request.path_params
+    def known_paths(self) -> list[str]:
+        """Paths that a message may contain: of the installation, and of the run or schedule in the address."""
+        found, named = redaction.settings_paths(self.pipeline.settings), self.http.path_params
         try:
             if "run" in named:
-                found += redaction.of_record(self.pipeline.get_run(named["run"]))
+                found += redaction.record_paths(self.open_run(named["run"]).run)
             elif "name" in named:
-                schedules = self.pipeline.schedules.listed()
-                found += [
-                    path for each in schedules if each.name == named["name"] for path in redaction.of_record(each)
-                ]
-        except AttribatchError:  # there is none, or the database is away
+                schedules = [each for each in self.pipeline.schedules.listed() if each.name == named["name"]]
+                found += [path for each in schedules for path in redaction.record_paths(each)]
+        except AttribatchError:  # there is no such run, or the database does not answer
             pass
         return found
 
-    def public(self, text: str, *records: Run | Schedule) -> str:
-        """A message without the machine's paths; `records` are those that it may speak of beside the address's."""
-        return redaction.public(text, [*self.known, *(path for each in records for path in redaction.of_record(each))])
+    def redact(self, text: str, *records: Run | Schedule) -> str:
+        """A message without the machine's paths. It may also contain paths of `records`."""
+        paths = (path for each in records for path in redaction.record_paths(each))
+        return redaction.redact(text, [*self.known_paths, *paths])
 
     def answer(self, view: View, form: str) -> Response:
         """The view in a form: json, csv or html."""
-        headers = {} if view.next is None else {"Link": f'<{self.request.url.path}?{view.next}>; rel="next"'}
+        headers = {} if view.next is None else {"Link": f'<{self.http.url.path}?{view.next}>; rel="next"'}
         if form == "json":
             text = json.dumps(_plain(view.data), indent=2)
             return Response(text, view.status, headers, "application/json")
@@ -107,9 +120,9 @@ class Asked:
         """A template with these values and what every page knows."""
         site = self.site
         common = {
-            "known": self.known,
-            "here_path": self.request.url.path,
-            "here_query": self.request.url.query,
+            "known_paths": self.known_paths,
+            "request_path": self.http.url.path,
+            "request_query": self.http.url.query,
             "form_token": site.guard.form_token,
             "may_log_out": site.guard.asks,
             "computes": site.computes or site.pipeline.settings.broker_url is not None,
@@ -117,17 +130,13 @@ class Asked:
         return site.templates.get_template(template).render(common | dict(values))
 
 
-def _asked(request: Request) -> Asked:
-    return Asked(request.app.state.site, request)
-
-
-Here = Annotated[Asked, Depends(_asked)]
+CurrentRequest = Annotated[PageRequest, Depends()]
 
 
 def twins(router: APIRouter, path: str) -> Callable[[Callable[..., View]], Callable[..., View]]:
     """Serve what a handler finds at a path as HTML, and at `path.json` and `path.csv`.
 
-    The handler's first parameter is `here: Here`.
+    The handler's first parameter is `request: CurrentRequest`.
     """
 
     def register(handler: Callable[..., View]) -> Callable[..., View]:
@@ -154,8 +163,8 @@ _CLASSES: dict[str, type[Response]] = {"json": _Json, "csv": _Csv, "html": HTMLR
 
 def _answering(handler: Callable[..., View], form: str) -> Callable[..., Response]:
     @wraps(handler)
-    def endpoint(here: Asked, **given: Any) -> Response:
-        return here.answer(handler(here, **given), form)
+    def endpoint(request: PageRequest, **given: Any) -> Response:
+        return request.answer(handler(request, **given), form)
 
     endpoint.__annotations__ = {**endpoint.__annotations__, "return": Response}
     return endpoint
@@ -165,19 +174,19 @@ def make_templates() -> Environment:
     """The templates, which escape whatever they are given."""
     found = environment(Path(__file__).parent / "templates")
     found.filters |= {"moment": _moment, "on_clock": on_clock}
-    found.filters |= {"query": with_query, "public": _public, "finding": _finding, "base_name": redaction.base_name}
+    found.filters |= {"query": with_query, "redact": _redact, "finding": _finding, "base_name": redaction.base_name}
     found.globals |= {"charts": charts, "words": sentences, "static_key": _static_key()}
     return found
 
 
 @pass_context
-def _public(context: Context, text: str) -> str:
-    return redaction.public(text, context["known"])
+def _redact(context: Context, text: str) -> str:
+    return redaction.redact(text, context["known_paths"])
 
 
 @pass_context
 def _finding(context: Context, row: ImageRow) -> str:
-    return sentences.finding(row, context["known"])
+    return sentences.finding(row, context["known_paths"])
 
 
 def _static_key() -> str:

@@ -8,7 +8,7 @@ from db.records import ImageRow, ImageState, Run, RunOverview
 from pipeline.formatting import known, number, percent, plural, visible
 from pipeline.spec.describe import describe, model_name
 from pipeline.spec.run_spec import RunSpec
-from pipeline.web.redaction import base_name, public
+from pipeline.web.redaction import base_name, redact
 
 CLOSE, ROUGH = 0.05, 0.15  # errors up to which single pixels, and regions, are numerically right
 VERDICTS = {
@@ -19,13 +19,13 @@ VERDICTS = {
 }
 
 
-def public_source(run: Run | RunOverview) -> dict[str, str]:
+def redacted_source(run: Run | RunOverview) -> dict[str, str]:
     """Kind and name of the data set of a run."""
     source = json.loads(run.source)
     return {"kind": source["kind"], "name": base_name(source["location"])}
 
 
-def public_spec(spec: RunSpec) -> dict[str, Any]:
+def redacted_spec(spec: RunSpec) -> dict[str, Any]:
     """A spec as plain values without the places of models and weights on the machine."""
     data: dict[str, Any] = json.loads(spec.to_json())
     for model in data["models"]:
@@ -45,11 +45,11 @@ def paths_per_image(spec: RunSpec) -> int:
     return len(spec.models) * sum(baseline.n for baseline in spec.baselines)
 
 
-def finding(row: ImageRow, known: Sequence[str] = ()) -> str:
+def finding(row: ImageRow, known_paths: Sequence[str] = ()) -> str:
     """One image in one sentence: what an alternative text says. `known` as for `places.public`."""
     key = visible(row.key)
     if row.state is ImageState.FAILED:
-        return f"{key}: failed, {public(row.error or 'no reason is recorded', known)}"
+        return f"{key}: failed, {redact(row.error or 'no reason is recorded', known_paths)}"
     label = "" if row.label is None else f" (label {visible(row.label)})"
     sure = "" if row.probability is None else f", {number(row.probability)}"
     border = "" if row.border_share is None else f"; {percent(row.border_share)} of the evidence on the border"

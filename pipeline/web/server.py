@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from pipeline.errors import PortTaken, UsageError
 from pipeline.web.app import create_app
-from pipeline.web.background import Turns
+from pipeline.web.background import BackgroundOccasions
 from pipeline.web.security import is_loopback
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def served(pipeline: "Pipeline", place: Place, *, workers: int = 1, computes: bo
         UsageError: the port is taken, the address is none of this machine, or it needs a token.
     """
     place.check()
-    turns = Turns(pipeline, workers, wait=not computes)
+    occasions = BackgroundOccasions(pipeline, workers, wait=not computes)
     names = [*place.names, place.host]
-    app = create_app(pipeline, token=place.token, names=names, turns=turns, computes=computes)
+    app = create_app(pipeline, token=place.token, names=names, occasions=occasions, computes=computes)
     with _listening(place) as listener:
         server = uvicorn.Server(_config(app))
         thread = threading.Thread(target=server.run, args=([listener],), name="attribatch-web", daemon=True)
@@ -75,7 +75,7 @@ def served(pipeline: "Pipeline", place: Place, *, workers: int = 1, computes: bo
         finally:
             server.should_exit = True
             thread.join(LET_GO_SECONDS + 3)
-            turns.close()
+            occasions.close()
 
 
 def _config(app: FastAPI) -> uvicorn.Config:

@@ -14,13 +14,12 @@ from pipeline.errors import NotFound, ObjectMissing
 from pipeline.formatting import plural, visible
 from pipeline.outputs import charts, pictures
 from pipeline.outputs.report import measured
-from pipeline.runs.stored import Floats
-from pipeline.spec.run_spec import RunSpec
+from pipeline.runs.stored import Floats, StoredRun
 from pipeline.storage.keys import report_key
 from pipeline.web import sentences
 from pipeline.web.pages import thumbnails
-from pipeline.web.pages.gallery import is_small, public_row, quoted
-from pipeline.web.responses import Asked, Here, View, twins, with_query
+from pipeline.web.pages.gallery import is_small, quoted, redacted_row
+from pipeline.web.responses import CurrentRequest, View, twins, with_query
 
 EXAMPLES, CLASS_IMAGES, CANDIDATES = 6, 24, 50
 AVERAGED = 32  # maps of a class, where the audit stored no mean
@@ -39,28 +38,29 @@ router = APIRouter()
 
 
 @twins(router, "/runs/{run}/audit")
-def audit(here: Here, run: str, by: By = "predicted") -> View:
+def audit(request: CurrentRequest, run: str, by: By = "predicted") -> View:
     """The last audit of a run. The CSV twin is the table of classes."""
-    stored = here.pipeline.get_run(run)
-    found = here.pipeline.stored_audit(stored.id, by)
-    note = None if found is None else outgrown(found, here.pipeline.status(stored.id))
+    opened = request.open_run(run)
+    stored, size = opened.run, opened.spec.preprocess
+    found = opened.report(f"audit-{by}.json")
+    note = None if found is None else outgrown(found, opened.progress())
     data = {
         "run": stored.id,
         "by": by,
         "audit": found,
         "stale": None if found is None else note is not None,
-        "evaluation": here.pipeline.evaluation(stored.id),
+        "evaluation": opened.report("evaluation.json"),
     }
     more = {
         "stored": stored,
         "note": note,
         "distributions": charts.of_audit(found) if found else [],
         "verdicts": sentences.VERDICTS,
-        "findings": [_shown(here, stored, finding) for finding in (found or {}).get("findings", ())],
+        "findings": [_shown(opened, finding) for finding in (found or {}).get("findings", ())],
         "candidates": (found or {}).get("candidates", [])[:CANDIDATES],
         "measured": measured(found) if found else set(),
-        "size": _size(stored),
-        "pixelated": is_small(stored),
+        "size": (size.height, size.width),
+        "pixelated": is_small(opened.spec),
         "class_map": lambda name, kind="mean": class_map_address(stored, name, by, kind),
         "class_page": lambda name: class_address(stored, name, by),
     }
@@ -79,34 +79,35 @@ def outgrown(audit: dict[str, Any], now: Progress) -> str | None:
 
 
 @twins(router, "/runs/{run}/class")
-def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> View:
+def one_class(request: CurrentRequest, run: str, name: ClassName, by: By = "predicted") -> View:
     """One class of a run: figures, mean maps, findings, images that need a look."""
-    stored = here.pipeline.get_run(run)
-    rows = here.pipeline.find(stored.id, where=f"{by} = {quoted(name)}", sort="-border_share", limit=CLASS_IMAGES).rows
-    found = here.pipeline.stored_audit(stored.id, by) or {}
+    opened = request.open_run(run)
+    stored = opened.run
+    rows = opened.find(where=f"{by} = {quoted(name)}", sort="-border_share", limit=CLASS_IMAGES).rows
+    found = opened.report(f"audit-{by}.json") or {}
     figures = next((each for each in found.get("classes", ()) if each["class"] == name), None)
     if figures is None and not rows:
         raise NotFound(f"run {stored.id} has no image whose {by} is {visible(name)!r}")
-    kept = _stored_maps(here, stored, name, by)
+    kept = _stored_maps(opened, name, by)
     data: dict[str, Any] = {
         "run": stored.id,
         "class": name,
         "by": by,
         "figures": figures,
         "findings": [each for each in found.get("findings", ()) if each["class"] == name],
-        "images": [public_row(row, here.known) for row in rows],
+        "images": [redacted_row(row, request.known_paths) for row in rows],
     }
     more = {
         "stored": stored,
         "name": name,
         "layers": [(row, thumbnails.layers(stored, row)) for row in rows],
         "groups": [
-            (cluster, _pictured(here, stored, cluster["examples"]))
+            (cluster, _pictured(opened, cluster["examples"]))
             for cluster in found.get("clusters", ())
             if cluster["class"] == name
         ],
         "gallery": with_query({by: name}),
-        "pixelated": is_small(stored),
+        "pixelated": is_small(opened.spec),
         "maps": {
             kind: (title, class_map_address(stored, name, by, kind))
             for kind, title in CLASS_MAPS.items()
@@ -118,7 +119,7 @@ def one_class(here: Here, run: str, name: ClassName, by: By = "predicted") -> Vi
 
 @router.get("/runs/{run}/class.png", response_class=Response)
 def class_map(
-    here: Here,
+    request: CurrentRequest,
     run: str,
     name: ClassName,
     by: By = "predicted",
@@ -126,7 +127,7 @@ def class_map(
     colours: thumbnails.Colours = "blue-red",
 ) -> Response:
     """A map of a class: the mean, or another of `CLASS_MAPS`."""
-    values = mean_map(here, here.pipeline.get_run(run), name, by, kind)
+    values = mean_map(request.open_run(run), name, by, kind)
     drawn = (
         pictures.signed_colours(values, colours) if kind in ("mean", "median") else pictures.magnitude_colours(values)
     )
@@ -134,15 +135,15 @@ def class_map(
     return Response(pictures.png_bytes(picture, fast=True), 200, {"Cache-Control": "private, max-age=60"}, "image/png")
 
 
-def mean_map(here: Asked, run: Run, name: str, by: By, kind: MapKind) -> Floats:
+def mean_map(stored: StoredRun, name: str, by: By, kind: MapKind) -> Floats:
     """(H, W): as the audit stored it, else the mean over `AVERAGED` images of the class."""
-    stored = _stored_maps(here, run, name, by).get(kind)
-    if stored is not None:
-        return stored
-    rows = here.pipeline.find(run.id, where=f"{by} = {quoted(name)} and not failed", limit=AVERAGED).rows
+    found = _stored_maps(stored, name, by).get(kind)
+    if found is not None:
+        return found
+    rows = stored.find(where=f"{by} = {quoted(name)} and not failed", limit=AVERAGED).rows
     if not rows or kind not in ("mean", "absolute"):
-        raise NotFound(f"run {run.id} has no map {kind!r} of images whose {by} is {visible(name)!r}")
-    maps = here.pipeline.read_maps(rows).sum(axis=1)  # (n, H, W)
+        raise NotFound(f"run {stored.run.id} has no map {kind!r} of images whose {by} is {visible(name)!r}")
+    maps = stored.read_maps(rows).sum(axis=1)  # (n, H, W)
     return np.asarray((np.abs(maps) if kind == "absolute" else maps).mean(axis=0), np.float32)
 
 
@@ -156,32 +157,27 @@ def class_map_address(run: Run, name: str, by: str, kind: str) -> str:
     return f"/runs/{run.id}/class.png?{with_query({'name': name, 'by': by, 'kind': kind})}"
 
 
-def _stored_maps(here: Asked, run: Run, name: str, by: By) -> dict[MapKind, Floats]:
+def _stored_maps(stored: StoredRun, name: str, by: By) -> dict[MapKind, Floats]:
     """The maps (H, W) of a class that an audit left beside its findings, see `Audit.arrays`."""
     try:
-        data = here.pipeline.objects.get(report_key(run.id, f"audit-{by}.npz"))
+        data = stored.stores.objects.get(report_key(stored.run.id, f"audit-{by}.npz"))
     except ObjectMissing:
         return {}
     found: dict[MapKind, Floats] = {}
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         names = list(arrays["classes"])
         for kind in CLASS_MAPS if name in names else ():
-            stored = "mean_absolute" if kind == "absolute" else kind
-            one = np.asarray(arrays[stored][names.index(name)], np.float32)
+            key = "mean_absolute" if kind == "absolute" else kind
+            one = np.asarray(arrays[key][names.index(name)], np.float32)
             if not np.isnan(one).all():
                 found[kind] = one
     return found
 
 
-def _shown(here: Asked, run: Run, finding: dict[str, Any]) -> dict[str, Any]:
+def _shown(stored: StoredRun, finding: dict[str, Any]) -> dict[str, Any]:
     """A finding with the rows of its examples and their pictures."""
-    return {**finding, "pictures": _pictured(here, run, finding["examples"])}
+    return {**finding, "pictures": _pictured(stored, finding["examples"])}
 
 
-def _pictured(here: Asked, run: Run, keys: Sequence[str]) -> list[tuple[ImageRow, list[str]]]:
-    return [(row, thumbnails.layers(run, row)) for row in here.pipeline.open_run(run.id).by_keys(keys[:EXAMPLES])]
-
-
-def _size(run: Run) -> tuple[int, int]:
-    size = RunSpec.from_json(run.spec).preprocess
-    return size.height, size.width
+def _pictured(stored: StoredRun, keys: Sequence[str]) -> list[tuple[ImageRow, list[str]]]:
+    return [(row, thumbnails.layers(stored.run, row)) for row in stored.by_keys(keys[:EXAMPLES])]

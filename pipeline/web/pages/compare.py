@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query
 from db.records import ImageRow, Run
 from pipeline.api import PAIRS
 from pipeline.errors import Permanent, UsageError
+from pipeline.runs.stored import StoredRun
 from pipeline.spec.describe import differences
 from pipeline.web.pages import thumbnails
 from pipeline.web.pages.gallery import is_small
 from pipeline.web.redaction import base_name
-from pipeline.web.responses import Asked, Here, View, twins, with_query
+from pipeline.web.responses import CurrentRequest, PageRequest, View, twins, with_query
 
 AT_ONCE = 2000  # images of runs that are compared while somebody waits
 CHOICES = 200
@@ -23,22 +24,23 @@ router = APIRouter()
 
 @twins(router, "/compare")
 def compare(
-    here: Here,
+    request: CurrentRequest,
     a: Ref = "",
     b: Ref = "",
     after: Annotated[str, Query(max_length=2000)] = "",
     measure: Annotated[bool, Query(description="compare every map, however many there are")] = False,
 ) -> View:
     """Two runs; without both, the form that asks for them. The CSV twin is the table of images."""
-    runs = here.pipeline.runs(limit=CHOICES)
+    runs = request.pipeline.runs(limit=CHOICES)
     if not (a and b):
         return View("compare.html", {"a": a or None, "b": b or None, "comparison": None}, {"runs": runs, "pairs": None})
-    one, other = here.pipeline.get_run(a), here.pipeline.get_run(b)
+    opened = request.open_run(a), request.open_run(b)
+    one, other = (each.run for each in opened)
     few = min(one.image_count, other.image_count) <= AT_ONCE
     # No other site makes a browser compare a million maps.
-    measure = measure and here.request.headers.get("sec-fetch-site") != "cross-site"
-    comparison, reason = measured(here, one, other, compute=few or measure)
-    pairs, following = paired(here, one, other, comparison, after or None)
+    measure = measure and request.http.headers.get("sec-fetch-site") != "cross-site"
+    comparison, reason = measured(request, one, other, compute=few or measure)
+    pairs, following = paired(*opened, comparison, after or None)
     next_query = with_query({"a": one.id, "b": other.id, "after": following}) if following else None
     listed = [_plain_pair(pair) for pair in pairs]
     data = {
@@ -57,40 +59,42 @@ def compare(
         "pairs": pairs,
         "few": few,
         "next_query": next_query,
-        "pixelated": is_small(one),
+        "pixelated": is_small(opened[0].spec),
         "measure_query": with_query({"a": one.id, "b": other.id, "measure": "true"}),
     }
     return View("compare.html", data, more, rows=listed, next=next_query)
 
 
-def measured(here: Asked, one: Run, other: Run, *, compute: bool) -> tuple[dict[str, Any] | None, str | None]:
+def measured(request: PageRequest, one: Run, other: Run, *, compute: bool) -> tuple[dict[str, Any] | None, str | None]:
     """What `Pipeline.compare` says of two runs, as it is stored or computed now, or why it says nothing."""
-    found = here.pipeline.stored_comparison(one.id, other.id)
+    found = request.pipeline.stored_comparison(one.id, other.id)
     if found is None and compute:
         try:
-            found = here.pipeline.compare(one.id, other.id, limit=PAIRS).to_dict()
+            found = request.pipeline.compare(one.id, other.id, limit=PAIRS).to_dict()
         except (Permanent, UsageError) as error:
-            return None, here.public(str(error), one, other)
+            return None, request.redact(str(error), one, other)
     if found is not None:
         found.pop("spec", None)  # it names folders of this machine; `compare` describes the differences without them
     return found, None
 
 
 def paired(
-    here: Asked, one: Run, other: Run, comparison: dict[str, Any] | None, after: str | None
+    one: StoredRun, other: StoredRun, comparison: dict[str, Any] | None, after: str | None
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Pairs of images of the same key: those that changed most, else in the order of rows."""
     if comparison is not None and comparison.get("changed"):
         changed = comparison["changed"][:PAIRS]
         keys, following = [each["key"] for each in changed], None
         figures = {each["key"]: each for each in changed}
-        rows = here.pipeline.open_run(one.id).by_keys(keys)
+        rows = one.by_keys(keys)
     else:
-        page = here.pipeline.find(one.id, where="not failed", limit=PAIRS, after=after)
+        page = one.find(where="not failed", limit=PAIRS, after=after)
         rows, following, figures = list(page.rows), page.next, {}
-    partners = {row.key: row for row in here.pipeline.open_run(other.id).by_keys([row.key for row in rows])}
+    partners = {row.key: row for row in other.by_keys([row.key for row in rows])}
     return [
-        _pair(one, other, row, partners[row.key], figures.get(row.key, {})) for row in rows if row.key in partners
+        _pair(one.run, other.run, row, partners[row.key], figures.get(row.key, {}))
+        for row in rows
+        if row.key in partners
     ], following
 
 

@@ -14,7 +14,7 @@ from pipeline.outputs.pictures import COLOURS
 from pipeline.spec.run_spec import RunSpec
 from pipeline.web import redaction, sentences
 from pipeline.web.pages import thumbnails
-from pipeline.web.responses import Here, View, twins, with_query
+from pipeline.web.responses import CurrentRequest, View, twins, with_query
 
 PAGE = 60
 COUNTED, COUNTING_SECONDS = 10_000, 2.0  # a filter without an index reads every row: seconds at a million
@@ -88,9 +88,9 @@ class Wanted(BaseModel):
 
 
 @twins(router, "/runs/{run}/images")
-def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
+def images(request: CurrentRequest, run: str, wanted: Annotated[Wanted, Query()]) -> View:
     """A page of a run's images."""
-    opened = here.pipeline.open_run(run)
+    opened = request.open_run(run)
     stored, rows = opened.run, tuple[ImageRow, ...]()
     problem = following = None
     try:
@@ -105,7 +105,7 @@ def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
         rows, following = page.rows, page.next
     except UsageError as error:
         problem = str(error)
-    listed = [public_row(row, here.known) for row in rows]
+    listed = [redacted_row(row, request.known_paths) for row in rows]
     pairs = wanted.pairs()
     data = {"run": stored.id, "where": wanted.condition, "sort": wanted.sort or None, "images": listed}
     data |= {"next": following, "error": problem}
@@ -114,7 +114,7 @@ def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
         "stored": stored,
         "wanted": wanted,
         "pairs": pairs,
-        "tiles": [tile(stored, row, wanted, here.known) for row in rows],
+        "tiles": [tile(stored, row, wanted, request.known_paths) for row in rows],
         "next_query": next_query,
         "count": len(rows) if problem is None and following is None and not wanted.after else None,
         "choices": {
@@ -124,30 +124,30 @@ def images(here: Here, run: str, wanted: Annotated[Wanted, Query()]) -> View:
             "modes": list(thumbnails.MODES),
             "colours": COLOURS,
         },
-        "pixelated": is_small(stored),
-        "labelled": bool(rows) or here.pipeline.has_labels(stored.id),
+        "pixelated": is_small(opened.spec),
+        "labelled": bool(rows) or request.pipeline.has_labels(stored.id),
         "classes": opened.spec.class_names,
     }
     return View("gallery.html", data, more, listed, next_query, 200 if problem is None else 400)
 
 
 @twins(router, "/runs/{run}/count")
-def count(here: Here, run: str, where: Annotated[str, Query(max_length=8000)]) -> View:
+def count(request: CurrentRequest, run: str, where: Annotated[str, Query(max_length=8000)]) -> View:
     """How many images of a run match a filter: none is said where more than `COUNTED` do, or counting takes long."""
-    found = here.pipeline.open_run(run).count_up_to(where, most=COUNTED, seconds=COUNTING_SECONDS)
+    found = request.open_run(run).count_up_to(where, most=COUNTED, seconds=COUNTING_SECONDS)
     more = found is not None and found > COUNTED
     data = {"where": where, "count": None if more else found, "more_than": COUNTED if more else None}
     return View("_count.html", data, {"seconds": COUNTING_SECONDS})
 
 
-def public_row(row: ImageRow, known: Sequence[str] = ()) -> dict[str, Any]:
+def redacted_row(row: ImageRow, known_paths: Sequence[str] = ()) -> dict[str, Any]:
     """A row as plain values, without the machine's paths; `known` as for `places.public`."""
     found = asdict(row)
-    found["error"] = None if row.error is None else redaction.public(row.error, known)
+    found["error"] = None if row.error is None else redaction.redact(row.error, known_paths)
     return found
 
 
-def tile(run: Run, row: ImageRow, wanted: Wanted, known: Sequence[str] = ()) -> dict[str, Any]:
+def tile(run: Run, row: ImageRow, wanted: Wanted, known_paths: Sequence[str] = ()) -> dict[str, Any]:
     """What the grid shows of one image."""
     done = row.state is ImageState.DONE
     kinds = thumbnails.MODES[wanted.mode] if done else ("image",)
@@ -155,7 +155,7 @@ def tile(run: Run, row: ImageRow, wanted: Wanted, known: Sequence[str] = ()) -> 
         "row": row,
         "href": f"/runs/{run.id}/images/{row.row}",
         "layers": [thumbnails.address(run, row, kind, colours=wanted.colours) for kind in kinds],
-        "alt": sentences.finding(row, known),
+        "alt": sentences.finding(row, known_paths),
         "figure": sorted_by(row, wanted.sort) if done else "",
         "wrong": done and row.label is not None and row.label != row.predicted,
     }
@@ -181,10 +181,9 @@ def sorted_by(row: ImageRow, sort: str) -> str:
     return f"{name} {number(value, 3)}" if abs(value) >= 1e-3 else f"{name} {value:.2g}"
 
 
-def is_small(run: Run) -> bool:
+def is_small(spec: RunSpec) -> bool:
     """Whether the model's input is so small that its pixels are shown as squares."""
-    size = RunSpec.from_json(run.spec).preprocess
-    return max(size.height, size.width) < PIXELATED
+    return max(spec.preprocess.height, spec.preprocess.width) < PIXELATED
 
 
 def quoted(text: str) -> str:

@@ -8,11 +8,12 @@ from fastapi import APIRouter
 from db.records import ImageRow, ImageState, Run
 from pipeline.formatting import number, percent, visible
 from pipeline.outputs import charts
+from pipeline.runs.stored import StoredRun
 from pipeline.spec.run_spec import RunSpec
 from pipeline.web import sentences
 from pipeline.web.pages import thumbnails
-from pipeline.web.pages.gallery import is_small, public_row
-from pipeline.web.responses import Asked, Here, View, twins
+from pipeline.web.pages.gallery import is_small, redacted_row
+from pipeline.web.responses import CurrentRequest, View, twins
 
 NEIGHBOURS = 12
 COLUMNS: dict[str, tuple[str | tuple[str, str], str]] = {  # of the table of figures: name, column, how it is written
@@ -37,16 +38,16 @@ router = APIRouter()
 
 
 @twins(router, "/runs/{run}/images/{row}")
-def image(here: Here, run: str, row: thumbnails.RowNumber) -> View:
+def image(request: CurrentRequest, run: str, row: thumbnails.RowNumber) -> View:
     """One image: picture, figures in words, path, provenance, neighbours."""
-    opened = here.pipeline.open_run(run)
+    opened = request.open_run(run)
     stored, spec = opened.run, opened.spec
-    found = thumbnails.one_row(here, stored, row)
+    found = thumbnails.one_row(opened, row)
     done = found.state is ImageState.DONE
-    like = neighbours(here, stored, found)
+    like = neighbours(opened, found)
     data: dict[str, Any] = {
         "run": stored.id,
-        "image": public_row(found, here.known),
+        "image": redacted_row(found, request.known_paths),
         "path": opened.curve(found) if done else None,
         "words": {
             "completeness": sentences.gap_in_words(found),
@@ -66,20 +67,20 @@ def image(here: Here, run: str, row: thumbnails.RowNumber) -> View:
         "panels": panels(stored, found, spread=len(spec.models) > 1) if done else [],
         "alone": thumbnails.address(stored, found, "image", size=thumbnails.LARGE),
         "layer": thumbnails.address(stored, found, "layer", size=thumbnails.LARGE),
-        "alt": sentences.finding(found, here.known),
-        "pixelated": is_small(stored),
+        "alt": sentences.finding(found, request.known_paths),
+        "pixelated": is_small(spec),
         "output": spec.output.replace("_", " "),
-        "before": beside(here, stored, f"row < {found.row}", "-row"),
-        "after": beside(here, stored, f"row > {found.row}", "row"),
+        "before": adjacent(opened, f"row < {found.row}", "-row"),
+        "after": adjacent(opened, f"row > {found.row}", "row"),
         "like": [(each, thumbnails.address(stored, each, "layer")) for each in like],
         "address": thumbnails.address,
     }
     return View("image.html", data, more, rows=[data["image"]])
 
 
-def beside(here: Asked, run: Run, where: str, sort: str) -> ImageRow | None:
+def adjacent(stored: StoredRun, where: str, sort: str) -> ImageRow | None:
     """The image before or after one, in the order of rows."""
-    found = here.pipeline.find(run.id, where=where, sort=sort, limit=1).rows
+    found = stored.find(where=where, sort=sort, limit=1).rows
     return found[0] if found else None
 
 
@@ -118,14 +119,14 @@ def provenance(run: Run, spec: RunSpec, row: ImageRow) -> dict[str, Any]:
     }
 
 
-def neighbours(here: Asked, run: Run, row: ImageRow) -> list[ImageRow]:
+def neighbours(stored: StoredRun, row: ImageRow) -> list[ImageRow]:
     """Other images in the same cluster of the stored audit; none where it was in no cluster."""
-    audit = here.pipeline.stored_audit(run.id) or {}
+    audit = stored.report("audit-predicted.json") or {}
     for cluster in audit.get("clusters", ()):
         if row.row in cluster["rows"]:
             rows = [number for number in cluster["rows"] if number != row.row][:NEIGHBOURS]
             where = f"row in ({', '.join(map(str, rows))})" if rows else "row = -1"
-            found = {one.row: one for one in here.pipeline.find(run.id, where=where, limit=NEIGHBOURS).rows}
+            found = {one.row: one for one in stored.find(where=where, limit=NEIGHBOURS).rows}
             return [found[number] for number in rows if number in found]
     return []
 

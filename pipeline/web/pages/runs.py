@@ -9,11 +9,11 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from db.records import Progress, Run, RunOverview, RunState, UnitState
+from db.records import Progress, RunOverview, RunState, UnitState
 from pipeline.errors import AttribatchError
-from pipeline.spec.run_spec import RunSpec
+from pipeline.runs.stored import StoredRun
 from pipeline.web import sentences
-from pipeline.web.responses import Asked, Here, View, twins
+from pipeline.web.responses import CurrentRequest, PageRequest, View, twins
 
 SHOWN = 50  # runs on a page
 LIVE_SECONDS = 1.0
@@ -23,9 +23,9 @@ FAILURES = 200  # failed images that are read for the table of reasons
 router = APIRouter()
 
 
-async def check_form(here: Here, form_token: Annotated[str, Form(max_length=128)] = "") -> None:
+async def check_form(request: CurrentRequest, form_token: Annotated[str, Form(max_length=128)] = "") -> None:
     """Raise 403 where a change is not asked for by one of this server's own pages."""
-    if not here.site.guard.may_write(here.request, form_token):
+    if not request.site.guard.may_write(request.http, form_token):
         raise HTTPException(403, "this form is not of this server, or of an earlier one; load the page again")
 
 
@@ -33,84 +33,84 @@ WRITES = [Depends(check_form)]
 
 
 @twins(router, "/runs")
-def runs(here: Here, page: Annotated[int, Query(ge=1, le=100_000)] = 1) -> View:
+def runs(request: CurrentRequest, page: Annotated[int, Query(ge=1, le=100_000)] = 1) -> View:
     """All runs, the newest first."""
-    count = here.pipeline.count_runs()
+    count = request.pipeline.count_runs()
     pages = max(-(-count // SHOWN), 1)
-    found = here.pipeline.overviews(limit=SHOWN, offset=(page - 1) * SHOWN)
-    shown = [record(each, errors(here, each.id)) for each in found]
+    found = request.pipeline.overviews(limit=SHOWN, offset=(page - 1) * SHOWN)
+    shown = [record(each, errors(request, each.id)) for each in found]
     more = {"page": page, "pages": pages, "live": any(not one["over"] for one in shown)}
     following = f"page={page + 1}" if page < pages else None
     return View("runs.html", {"runs": shown, "count": count}, more, rows=shown, next=following)
 
 
 @twins(router, "/runs/{run}")
-def run(here: Here, run: str) -> View:
+def run(request: CurrentRequest, run: str) -> View:
     """One run: progress, what it computes, what it costs, what failed."""
-    stored = here.pipeline.get_run(run)
-    spec = RunSpec.from_json(stored.spec)
+    opened = request.open_run(run)
+    stored, spec = opened.run, opened.spec
     data = {
-        **record(here.pipeline.overview(stored.id), errors(here, stored.id)),
+        **record(request.pipeline.overview(stored.id), errors(request, stored.id)),
         "spec_key": stored.spec_key,
-        "spec": sentences.public_spec(spec),
-        "cost": cost(here, stored, spec),
-        "failures": failures(here, stored),
-        "tuning": here.pipeline.tuning(stored.id),
+        "spec": sentences.redacted_spec(spec),
+        "cost": cost(opened),
+        "failures": failures(request, opened),
+        "tuning": opened.tuning(),
     }
-    audited = {by: here.pipeline.stored_audit(stored.id, by) for by in ("predicted", "label")}
-    others = [each for each in here.pipeline.runs(limit=SHOWN) if each.id != stored.id]
+    audited = {by: opened.report(f"audit-{by}.json") for by in ("predicted", "label")}
+    others = [each for each in request.pipeline.runs(limit=SHOWN) if each.id != stored.id]
     more = {"facts": sentences.facts(stored, spec), "one": data, "audits": audited, "others": others}
     return View("run.html", data, more)
 
 
 @router.get("/events", response_class=StreamingResponse)
-def all_events(here: Here) -> Response:
+def all_events(request: CurrentRequest) -> Response:
     """The table of runs again and again, as server-sent events, until nothing runs."""
     known: dict[str, RunOverview] = {}
 
     def look() -> tuple[str, bool]:
-        found = here.pipeline.overviews(limit=SHOWN, known=known)
+        found = request.pipeline.overviews(limit=SHOWN, known=known)
         known.update({each.id: each for each in found})
         shown = [record(each) for each in found]
-        return here.render("_runs.html", {"runs": shown}), all(one["over"] for one in shown)
+        return request.render("_runs.html", {"runs": shown}), all(one["over"] for one in shown)
 
-    return _stream(here, look)
+    return _stream(request, look)
 
 
 @router.get("/events/{run}", response_class=StreamingResponse)
-def run_events(here: Here, run: str) -> Response:
+def run_events(request: CurrentRequest, run: str) -> Response:
     """The progress of one run again and again, as server-sent events, until it is over."""
-    stored = here.pipeline.get_run(run)
+    stored = request.pipeline.get_run(run)
 
     def look() -> tuple[str, bool]:
-        one = record(here.pipeline.overview(stored.id))
-        return here.render("_progress.html", {"one": one}), one["over"]
+        one = record(request.pipeline.overview(stored.id))
+        return request.render("_progress.html", {"one": one}), one["over"]
 
-    return _stream(here, look)
+    return _stream(request, look)
 
 
 @router.post("/runs/{run}/cancel", dependencies=WRITES, status_code=303, response_class=RedirectResponse)
-def cancel(here: Here, run: str) -> Response:
+def cancel(request: CurrentRequest, run: str) -> Response:
     """Stop a run."""
-    stored = here.pipeline.get_run(run)
-    here.pipeline.cancel(stored.id)
+    stored = request.pipeline.get_run(run)
+    request.pipeline.cancel(stored.id)
     return RedirectResponse(f"/runs/{stored.id}", 303)
 
 
 @router.post("/runs/{run}/retry", dependencies=WRITES, status_code=303, response_class=RedirectResponse)
-def retry(here: Here, run: str) -> Response:
+def retry(request: CurrentRequest, run: str) -> Response:
     """Give what failed of a run its attempts again, and tell the workers."""
-    stored = here.pipeline.get_run(run)
-    here.pipeline.retry(stored.id)
-    here.pipeline.wake()
+    stored = request.pipeline.get_run(run)
+    request.pipeline.retry(stored.id)
+    request.pipeline.wake()
     return RedirectResponse(f"/runs/{stored.id}", 303)
 
 
-def errors(here: Asked, run_id: str) -> list[str]:
+def errors(request: PageRequest, run_id: str) -> list[str]:
     """Errors of a run's units, without the paths of this machine."""
-    found = here.pipeline.status(run_id).errors
-    named = [here.pipeline.get_run(run_id)] if found else []
-    return [here.public(error, *named) for error in found]
+    found = request.pipeline.status(run_id).errors
+    named = [request.pipeline.get_run(run_id)] if found else []
+    return [request.redact(error, *named) for error in found]
 
 
 def record(run: RunOverview, errors: Sequence[str] = ()) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def record(run: RunOverview, errors: Sequence[str] = ()) -> dict[str, Any]:
         "images_per_second": rate,
         "seconds_left": (progress.images_total - seen) / rate if rate else None,
         "seconds": run.seconds if progress.over else None,
-        "source": sentences.public_source(run),
+        "source": sentences.redacted_source(run),
         "submitted_at": run.submitted_at,
     }
 
@@ -145,22 +145,22 @@ def state_of(progress: Progress) -> str:
     return "stopped" if idle else str(progress.state)
 
 
-def cost(here: Asked, run: Run, spec: RunSpec) -> dict[str, Any]:
+def cost(stored: StoredRun) -> dict[str, Any]:
     """Gradient evaluations of a run: as planned, or with a tolerance the mean of its first images."""
-    paths = sentences.paths_per_image(spec)
+    spec, paths = stored.spec, sentences.paths_per_image(stored.spec)
     if spec.tolerance is None:
         return {"paths": paths, "per_image": float(paths * spec.n_steps), "measured": False}
-    known = here.pipeline.find(run.id, where="evaluations != null", limit=100).rows
+    known = stored.find(where="evaluations != null", limit=100).rows
     mean = sum(row.evaluations or 0 for row in known) / len(known) if known else None
     return {"paths": paths, "per_image": mean, "measured": True}
 
 
-def failures(here: Asked, run: Run) -> list[dict[str, Any]]:
+def failures(request: PageRequest, stored: StoredRun) -> list[dict[str, Any]]:
     """Reasons why images failed, the most frequent first, of the first `FAILURES` such images."""
-    if not here.pipeline.status(run.id).images_failed:
+    if not stored.progress().images_failed:
         return []
-    rows = here.pipeline.find(run.id, where="failed", limit=FAILURES).rows
-    reasons = [here.public((row.error or "").removeprefix(f"{row.key}: ")) for row in rows]
+    rows = stored.find(where="failed", limit=FAILURES).rows
+    reasons = [request.redact((row.error or "").removeprefix(f"{row.key}: ")) for row in rows]
     return [
         {
             "reason": reason,
@@ -171,11 +171,11 @@ def failures(here: Asked, run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _stream(here: Asked, look: Any) -> StreamingResponse:
+def _stream(request: PageRequest, look: Any) -> StreamingResponse:
     async def events() -> AsyncIterator[str]:
         shown = None
         for _ in range(LIVE_LIMIT):
-            if await here.request.is_disconnected():
+            if await request.http.is_disconnected():
                 return
             try:
                 html, over = await run_in_threadpool(look)

@@ -19,7 +19,7 @@ from pipeline.errors import NotFound, ObjectMissing, Retryable, UnreadableImage,
 from pipeline.formatting import visible
 from pipeline.outputs import pictures
 from pipeline.runs.stored import StoredRun
-from pipeline.web.responses import Asked, Here
+from pipeline.web.responses import CurrentRequest
 
 Kind = Literal["image", "layer", "map", "positive", "negative", "std"]
 Colours = Literal["blue-red", "purple-orange"]
@@ -38,11 +38,11 @@ FOREVER = "private, max-age=31536000, immutable"
 router = APIRouter()
 
 
-def one_row(here: Asked, run: Run, number: int) -> ImageRow:
+def one_row(stored: StoredRun, number: int) -> ImageRow:
     """The image of a row. Raises NotFound."""
-    found = here.pipeline.find(run.id, where=f"row = {number}", limit=1).rows
+    found = stored.find(where=f"row = {number}", limit=1).rows
     if not found:
-        raise NotFound(f"run {run.id} has no recorded image {number}")
+        raise NotFound(f"run {stored.run.id} has no recorded image {number}")
     return found[0]
 
 
@@ -63,10 +63,10 @@ def layers(run: Run, row: ImageRow) -> list[str]:
 
 
 @router.get("/runs/{run}/images/{row}/map.npy", response_class=Response)
-def numbers(here: Here, run: str, row: RowNumber) -> Response:
+def numbers(request: CurrentRequest, run: str, row: RowNumber) -> Response:
     """The map as stored, (C, H, W) float32."""
-    stored = here.pipeline.open_run(run)
-    found = one_row(here, stored.run, row)
+    stored = request.open_run(run)
+    found = one_row(stored, row)
     buffer = io.BytesIO()
     np.save(buffer, stored.map(found))
     disposition = f'attachment; filename="{found.run_id}-{found.row}-map.npy"'
@@ -74,10 +74,10 @@ def numbers(here: Here, run: str, row: RowNumber) -> Response:
 
 
 @router.get("/runs/{run}/images/{row}/overlay.png", response_class=Response)
-def overlay(here: Here, run: str, row: RowNumber) -> Response:
+def overlay(request: CurrentRequest, run: str, row: RowNumber) -> Response:
     """The map over its image as one picture, to be kept."""
-    stored = here.pipeline.open_run(run)
-    found = one_row(here, stored.run, row)
+    stored = request.open_run(run)
+    found = one_row(stored, row)
     drawn = pictures.overlay(stored.image(found), stored.map(found))
     disposition = f'attachment; filename="{found.run_id}-{found.row}-overlay.png"'
     return Response(pictures.png_bytes(pictures.upscale(drawn)), 200, {"Content-Disposition": disposition}, "image/png")
@@ -85,7 +85,7 @@ def overlay(here: Here, run: str, row: RowNumber) -> Response:
 
 @router.get("/runs/{run}/images/{row}/{kind}.png", response_class=Response)
 def picture(
-    here: Here,
+    request: CurrentRequest,
     run: str,
     row: RowNumber,
     kind: Kind,
@@ -94,19 +94,19 @@ def picture(
     key: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     """One picture as a PNG; where its file or map is gone, a drawing that says why, and 404."""
-    stored = here.pipeline.open_run(run)
-    found = one_row(here, stored.run, row)
+    stored = request.open_run(run)
+    found = one_row(stored, row)
     content = content_key(stored.run, found)
     tag = f'"{content}-{kind}-{colours}-{size}"'
     headers = {"ETag": tag, "Cache-Control": FOREVER if key == content else "private, no-cache"}
-    if tag in here.request.headers.get("if-none-match", ""):
+    if tag in request.http.headers.get("if-none-match", ""):
         return Response(None, 304, headers)
     try:
         drawn = pictures.shrink(_draw(stored, found, kind, colours), size)
     except (UnreadableImage, ObjectMissing, UsageError) as error:
-        return _placeholder(here.public(str(error)), 404)
+        return _placeholder(request.redact(str(error)), 404)
     except Retryable as error:
-        return _placeholder(here.public(str(error)), 503)
+        return _placeholder(request.redact(str(error)), 503)
     return Response(pictures.png_bytes(drawn, fast=True), 200, headers, "image/png")
 
 

@@ -19,7 +19,7 @@ from pipeline.api import Pipeline
 from pipeline.storage.keys import report_key
 from pipeline.storage.reader import MapReader
 from pipeline.web.pages import gallery
-from pipeline.web.responses import Asked, View
+from pipeline.web.responses import PageRequest, View
 from pipeline.web.sentences import error_in_words, finding, gap_in_words
 from tests.support.installation import HOSTILE, Installation
 
@@ -130,7 +130,7 @@ def test_nan_and_infinities_are_null_in_both_twins(browser: TestClient) -> None:
     rows = [{"a": float("nan"), "b": [1.5, (float("inf"), True)], "c": {"d": ImageState.DONE}}]
     record = ImageRow("r", 0, "a.png", "1", ImageState.DONE, gini=float("-inf"))
     view = View("none.html", {"row": record, "values": rows}, rows=rows)
-    page = Asked(browser.app.state.site, Request({"type": "http"}))  # type: ignore[attr-defined]
+    page = PageRequest(Request({"type": "http"}))
     found = json.loads(page.answer(view, "json").body)
     assert (found["row"]["gini"], found["row"]["key"], found["row"]["state"]) == (None, "a.png", "done")
     assert found["values"] == [{"a": None, "b": [1.5, [None, True]], "c": {"d": "done"}}]
@@ -174,10 +174,10 @@ def test_what_a_page_of_the_gallery_does_not_show_is_counted_afterwards(
     read = Reader(browser.get(f"/runs/{run}/images", params=asked).text)
     (link,) = (link for link in read.links if f"/runs/{run}/count" in link)
     total = len(opened.find(run, where="row > 0 and border_share > 0").rows)
-    assert f'<span id="said">{total} images match</span>' in browser.get(link).text
+    assert f'<span id="matches">{total} images match</span>' in browser.get(link).text
     assert browser.get(twin(link, "json")).json()["count"] == total
     monkeypatch.setattr(gallery, "COUNTED", 2)
-    assert '<span id="said">More than 2 images match</span>' in browser.get(link).text
+    assert '<span id="matches">More than 2 images match</span>' in browser.get(link).text
     assert browser.get(twin(link, "json")).json() | {"where": ""} == {"where": "", "count": None, "more_than": 2}
     assert "did you mean" in browser.get(f"/runs/{run}/count", params={"where": "bordr_share > 1"}).text
 

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from pipeline.api import Pipeline
 from pipeline.errors import UsageError
 from pipeline.web.app import create_app
-from pipeline.web.redaction import of_record, of_settings, public
+from pipeline.web.redaction import record_paths, redact, settings_paths
 from pipeline.web.security import COOKIE, Guard, local_path
 from pipeline.web.server import Place, served
 from tests.support.installation import Installation
@@ -161,7 +161,7 @@ def test_after_the_login_nobody_is_led_elsewhere(asked: str, led: str) -> None:
     ],
 )
 def test_messages_name_files_but_not_where_they_lie(said: str, shown: str) -> None:
-    assert public(said) == shown
+    assert redact(said) == shown
 
 
 @pytest.mark.parametrize(
@@ -176,17 +176,17 @@ def test_messages_name_files_but_not_where_they_lie(said: str, shown: str) -> No
 )
 def test_known_folders_with_odd_names_are_no_exception(said: str, shown: str) -> None:
     place = "/srv/my data (1)"
-    assert public(said, [f"{place}/scans, old", f"{place}/net.py:make", f"{place}/weights of ann.pt"]) == shown
+    assert redact(said, [f"{place}/scans, old", f"{place}/net.py:make", f"{place}/weights of ann.pt"]) == shown
 
 
 def test_places_of_an_installation_and_of_its_runs_are_known(opened: Pipeline, installation: Installation) -> None:
-    found = of_settings(opened.settings) + of_record(installation.run)
+    found = settings_paths(opened.settings) + record_paths(installation.run)
     assert {str(installation.home), str(installation.home / "objects"), str(installation.home / "index.db")} <= {*found}
     assert {str(installation.images), str(installation.root / "member-0.safetensors")} <= {*found}
 
 
 def test_a_run_of_another_machines_paths_shows_none_of_them(opened: Pipeline, installation: Installation) -> None:
-    from pipeline.web.sentences import public_source
+    from pipeline.web.sentences import redacted_source
 
     source = '{"kind":"folder","location":"C:\\\\Users\\\\ann\\\\scans"}'
-    assert public_source(replace(installation.run, source=source)) == {"kind": "folder", "name": "scans"}
+    assert redacted_source(replace(installation.run, source=source)) == {"kind": "folder", "name": "scans"}
