@@ -39,7 +39,7 @@ def audit(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Summarise a run's maps by class, and find shortcuts.
+    """Summarize a run's maps by class, and find shortcuts.
 
     Writes figures per class, the tested shortcuts, and an HTML report.
     """

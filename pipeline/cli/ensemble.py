@@ -28,7 +28,7 @@ def _ensemble() -> None:
 def train(
     data: Annotated[
         str,
-        typer.Option(help="Labelled images as for run: class folders, s3://bucket/prefix, a manifest or .tar shards."),
+        typer.Option(help="Labeled images as for run: class folders, s3://bucket/prefix, a manifest or .tar shards."),
     ],
     arch: Annotated[
         str,

@@ -29,8 +29,8 @@ def evaluate(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="reproduction, deletion, insertion, road, randomisation, sensitivity, infidelity, baselines or "
-            "agreement. Repeat for several. Default: all."
+            help="`reproduction`, `deletion`, `insertion`, `road`, `randomisation`, `sensitivity`, `infidelity`, "
+            "`baselines` or `agreement`. Repeat for several. Default: all."
         ),
     ] = None,
     as_json: Json = False,

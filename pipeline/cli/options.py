@@ -53,7 +53,7 @@ Ensemble = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """The options that describe models. The same input, classes and normalisation hold for all of them."""
+    """The options that describe models. The same input, classes and normalization hold for all of them."""
 
     weights: Annotated[
         list[Path] | None,
@@ -63,10 +63,10 @@ class ModelOptions:
     resize: Annotated[bool, typer.Option("--resize", help="Stretch images to the input size.")] = False
     mean: Annotated[
         str | None,
-        typer.Option(help="Normalisation, per channel of [0, 1] pixels: 0.485,0.456,0.406"),
+        typer.Option(help="Normalization, per channel of [0, 1] pixels: 0.485,0.456,0.406"),
     ] = None
-    std: Annotated[str | None, typer.Option(help="Normalisation, likewise: 0.229,0.224,0.225")] = None
-    channels: Annotated[int | None, typer.Option(help="1 for greyscale, 3 for RGB.")] = None
+    std: Annotated[str | None, typer.Option(help="Normalization, likewise: 0.229,0.224,0.225")] = None
+    channels: Annotated[int | None, typer.Option(help="1 for grayscale, 3 for RGB.")] = None
     classes: Annotated[Path | None, typer.Option(help="File of class names, one per line.")] = None
 
     def requests(self, sources: Sequence[str]) -> tuple[ModelRequest, ...]:
@@ -113,7 +113,7 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
 def with_flags(message: str) -> str:
     """A message of the API for the command line: `n_steps` in backquotes becomes --n-steps.
 
-    Fields of a run's request are named alone, others with their class, as in `ModelRequest.weights`.
+    A field of `RunRequest` appears without its class, another field with it, as in `ModelRequest.weights`.
     """
     flags = {name: flag_of(RunRequest, name) for name in options_of(RunRequest)} | FLAGS
 

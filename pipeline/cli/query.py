@@ -21,21 +21,18 @@ Where = Annotated[
     str | None,
     typer.Option(help="Filter: comparisons of columns, and, or, not, in (...); also mispredicted, failed, converged."),
 ]
-COLUMNS = """
-    Columns of filters and sorts. Those with *, failed and mispredicted have an index, and answer at once in a run
-    of any size:
-
-    \b
-    image        row* key* version state error sha256 map_run map_row
-    classes      label* predicted* target predicted_index target_index top_classes
-    model        probability* output baseline_output
-    quality      error_estimate* completeness_gap* convergence_delta converged evaluations
-    members      member_disagreement* sign_agreement
-    baselines    baseline_sensitivity
-    where        border_share* center_share* top_left_share* top_right_share*
-                 bottom_left_share* bottom_right_share* center_x center_y
-    how spread   entropy* gini* effective_pixels positive_share
-"""
+COLUMNS = {
+    "image": "row* key* version state error sha256 map_run map_row",
+    "classes": "label* predicted* target predicted_index target_index top_classes",
+    "model": "probability* output baseline_output",
+    "quality": "error_estimate* completeness_gap* convergence_delta converged evaluations",
+    "members": "member_disagreement* sign_agreement",
+    "baselines": "baseline_sensitivity",
+    "where": "border_share* center_share* top_left_share* top_right_share*",
+    "": "bottom_left_share* bottom_right_share* center_x center_y",
+    "how spread": "entropy* gini* effective_pixels positive_share",
+}
+INDEXED = "Columns with *, failed and mispredicted have an index, and answer at once in a run of any size:"
 _SHOWN = ("row", "key", "label", "predicted", "probability", "error_estimate", "completeness_gap", "border_share")
 _NEEDS = {
     "member_disagreement": ": it needs several members",
@@ -47,15 +44,16 @@ _NEEDS = {
 def register(app: typer.Typer) -> None:
     """Add `query` and `export`."""
     example = 'attribatch query latest --where "predicted != label and border_share > 0.3" --sort -member_disagreement'
-    app.command(epilog=f"Example: {example}", help=f"{query.__doc__}\n{_columns()}")(query)
+    app.command(epilog=f"Example: {example}", help=f"{query.__doc__}\n\n{INDEXED}\n\n\b\n{_columns()}")(query)
     app.command(epilog="Example: attribatch export latest --format npz --out first.npz")(export)
 
 
 def _columns() -> str:
-    """The text on columns; those without a group are listed as other."""
-    grouped = {"run_id", *re.findall(r"\w+", COLUMNS)}
-    other = [each.name for each in fields(ImageRow) if each.name not in grouped]
-    return COLUMNS + (f"    other        {' '.join(other)}\n" if other else "")
+    """The lines of `COLUMNS`; columns without a group are listed as other."""
+    grouped = {"run_id", *re.findall(r"\w+", " ".join(COLUMNS.values()))}
+    other = " ".join(each.name for each in fields(ImageRow) if each.name not in grouped)
+    lines = COLUMNS | ({"other": other} if other else {})
+    return "\n".join(f"{group:<12} {columns}" for group, columns in lines.items())
 
 
 def query(

@@ -173,7 +173,7 @@ def _print_history(found: Sequence[tuple[Occasion, Sequence[ClassDrift]]], timez
 
 
 def _print_ended(found: Sequence[Occasion], *, as_json: bool) -> None:
-    """Print what a tick did, and exit with the code of its worst result."""
+    """Print the results of a tick, and exit with the code of its worst result."""
     if as_json:
         console.print_json(found)
     else:

@@ -90,7 +90,7 @@ def repair(as_json: Json = False) -> None:
     for key in found.damaged[:LISTED_KEYS]:
         out.print(f"  missing or damaged: {key}", markup=False)
     for key in found.newer[:LISTED_KEYS]:
-        out.print(f"  written by a newer version, left as it is: {key}", markup=False)
+        out.print(f"  written by a newer version, left unchanged: {key}", markup=False)
     if found.newer:
         out.print("next: upgrade attribatch, then `attribatch repair`", markup=False)
     if found.units_queued_again:
@@ -99,7 +99,7 @@ def repair(as_json: Json = False) -> None:
 
 def remove(
     ref: RunRef,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
     """Delete a run: its rows, its units and its maps. Refuses while units of it are being computed."""

@@ -1,1 +1,1 @@
-"""Requests and specs: what a run computes, in plain values. Standard library only."""
+"""Requests for runs and their specs, as plain values. Imports only the standard library."""

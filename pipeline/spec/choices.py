@@ -1,4 +1,4 @@
-"""What can be asked for, in plain values: quadrature methods, outputs, baselines. Imports no torch."""
+"""The choices of a run: quadrature methods, outputs, precisions and baselines. Imports no torch."""
 
 import math
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ _KINDS: dict[str, dict[str, float]] = {
 class Baseline:
     """One kind of baseline, declared in pixel space [0, 1].
 
-    - `black`, `white`, `color:0.5,0.5,0.5` (one or three channels): one colour everywhere
-    - `mean`: the image's own mean colour
+    - `black`, `white`, `color:0.5,0.5,0.5` (one or three channels): one color everywhere
+    - `mean`: the image's own mean color
     - `blurred:sigma=8`: the image, Gaussian-blurred; sigma in pixels of the model's input
     - `opposite`: the valid image farthest from this one in L1, per value 0 or 1
     - `uniform:n=8`: n images of uniform noise
@@ -93,5 +93,5 @@ def _number(text: str, name: str, value: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"baseline {text!r}: {name} is {value!r}, which is no number")
+        raise ValueError(f"baseline {text!r}: {name} is {value!r}, which is not a number")
     return number

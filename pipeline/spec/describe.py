@@ -32,11 +32,11 @@ class Difference:
 def describe(
     run: Run, spec: RunSpec, *, place: Callable[[str], str] = str, digits: int = DIGEST_DIGITS
 ) -> Mapping[str, tuple[str, ...]]:
-    """What a run computes: the name of each field and its lines. Unused options are left out.
+    """A run in words: the name of each field and its lines. Unused options are left out.
 
     Args:
-        run: the run.
-        spec: its parsed spec.
+        run: supplies the data set and the listing.
+        spec: the parsed spec of `run`.
         place: shortens the location of the data set; the page hides folders.
         digits: digits of each sha256.
     """

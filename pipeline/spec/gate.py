@@ -39,10 +39,10 @@ class Gate:
             text: a name, one of > >= < <=, and a number.
             figures: names that are known.
             most: the largest number that makes sense; None for any.
-            example: for the error.
+            example: a gate that the error message shows.
 
         Raises:
-            SpecError: it is none.
+            SpecError: the text is not a gate.
         """
         match = _GATE.fullmatch(text)
         if match is not None and match[1] not in figures and (hint := did_you_mean(match[1], figures)):
@@ -59,6 +59,6 @@ class Gate:
         return f"{self.figure}{self.sign}{self.limit:g}"
 
     def exceeded(self, figures: Mapping[str, float | None]) -> bool | None:
-        """Whether it is; None where its figure is not known."""
+        """Whether the figures exceed the gate; None if its figure is unknown."""
         value = figures[self.figure]
         return None if value is None else _SIGNS[self.sign](value, self.limit)

@@ -23,7 +23,7 @@ def _plain(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """The properties of an option beside its name, type and default.
+    """The properties of an option in addition to its name, type and default.
 
     Args:
         help: one line, with other fields in backquotes. The choices of a `Literal` type are added to it.
@@ -31,7 +31,7 @@ class Option:
         label: name in descriptions, if it is not the field's name.
         check: takes the request, returns the problem with this option, or "".
         words: takes the value, returns it as people read it.
-        used: takes the request or the spec, returns whether the option changes what is computed.
+        used: takes the request or the spec, returns whether the option has an effect.
         in_key: whether the option determines the numbers, so that the spec's key covers it.
     """
 
@@ -42,20 +42,6 @@ class Option:
     words: Callable[[Any], str] = _plain
     used: Callable[[Any], bool] = lambda _: True
     in_key: bool = True
-
-
-def option(
-    help: str,  # noqa: A002 - the name that click and Typer use
-    *,
-    flag: str | None = None,
-    label: str | None = None,
-    check: Callable[[Any], str] = lambda _: "",
-    words: Callable[[Any], str] = _plain,
-    used: Callable[[Any], bool] = lambda _: True,
-    in_key: bool = True,
-) -> dict[str, Option]:
-    """The metadata of a dataclass field that declares an option; the arguments are those of `Option`."""
-    return {"option": Option(help, flag, label, check, words, used, in_key)}
 
 
 def parse_target(text: str) -> tuple[str, str]:
@@ -104,40 +90,54 @@ def _max_steps(run: "RunOptions") -> str:
 class RunOptions:
     """The options that a request and its spec share."""
 
-    target: str = field(default="predicted", metadata=option("predicted, label, rank:K or class:NAME.", words=str))
-    output: Output = field(default="logit", metadata=option("Model output to attribute"))
+    target: str = field(
+        default="predicted", metadata={"option": Option("predicted, label, rank:K or class:NAME.", words=str)}
+    )
+    output: Output = field(default="logit", metadata={"option": Option("Model output to attribute")})
     tolerance: float | None = field(
         default=None,
-        metadata=option(
-            "Stop per image at this relative error of its map, for example 0.03.",
-            check=_tolerance,
-            words=asked_percent,
-            used=_adapts,
-        ),
+        metadata={
+            "option": Option(
+                "Stop per image at this relative error of its map, for example 0.03.",
+                check=_tolerance,
+                words=asked_percent,
+                used=_adapts,
+            )
+        },
     )
     max_steps: int = field(
-        default=513, metadata=option("With `tolerance`: maximum steps per path.", check=_max_steps, used=_adapts)
+        default=513,
+        metadata={"option": Option("With `tolerance`: maximum steps per path.", check=_max_steps, used=_adapts)},
     )
     n_steps: int = field(
         default=50,
-        metadata=option("Without `tolerance`: steps per path.", label="steps", check=_n_steps, used=_is_fixed),
+        metadata={
+            "option": Option("Without `tolerance`: steps per path.", label="steps", check=_n_steps, used=_is_fixed)
+        },
     )
     method: Method = field(
-        default="riemann_middle", metadata=option("Without `tolerance`: quadrature rule", used=_is_fixed)
+        default="riemann_middle", metadata={"option": Option("Without `tolerance`: quadrature rule", used=_is_fixed)}
     )
     nodes: Literal["fitted", "uniform"] = field(
-        default="fitted", metadata=option("Denser nodes where gradients change, or even spacing", used=_integrates)
+        default="fitted",
+        metadata={"option": Option("Denser nodes where gradients change, or even spacing", used=_integrates)},
     )
     attribution: Literal["integrated_gradients", "input_x_gradient", "saliency"] = field(
-        default="integrated_gradients", metadata=option("Attribution method")
+        default="integrated_gradients", metadata={"option": Option("Attribution method")}
     )
-    precision: Precision = field(default="float32", metadata=option("Floating-point format of the models"))
+    precision: Precision = field(default="float32", metadata={"option": Option("Floating-point format of the models")})
     channels: Literal["keep", "sum"] = field(
         default="keep",
-        metadata=option("Store every channel of a map, or their sum", flag="--store-channels", label="stored channels"),
+        metadata={
+            "option": Option(
+                "Store every channel of a map, or their sum", flag="--store-channels", label="stored channels"
+            )
+        },
     )
-    seed: int = field(default=0, metadata=option("Seed of random baselines."))
-    reuse: bool = field(default=True, metadata=option("Reuse maps that other runs have computed.", in_key=False))
+    seed: int = field(default=0, metadata={"option": Option("Seed of random baselines.")})
+    reuse: bool = field(
+        default=True, metadata={"option": Option("Reuse maps that other runs have computed.", in_key=False)}
+    )
 
 
 def options_of(kind: "type[DataclassInstance]") -> "dict[str, tuple[Field[Any], Option]]":

@@ -1,4 +1,4 @@
-"""What somebody asks for, before it is looked at: names and paths. Knows nothing of listings, specs or storage."""
+"""Requests for runs: names and paths as the caller wrote them, before any model or image is opened."""
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -9,13 +9,13 @@ from db.records import Run
 from pipeline.errors import SpecError
 from pipeline.record_format import build, read_record
 from pipeline.spec.choices import Baseline
-from pipeline.spec.options import RunOptions, check_options, option, parse_target, shared_options
+from pipeline.spec.options import Option, RunOptions, check_options, parse_target, shared_options
 from pipeline.spec.run_spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One `--model` with its `--weights`, and what the caller states or overrides (None: as the model says).
+    """One model, its weights, and the properties that the caller overrides (None: the model's own).
 
     `input_size` replaces the whole geometry: every image must have this size (or, with `resize`, is stretched
     to it). `mean` and `std` are one value or one per channel, in units of [0, 1] pixel values.
@@ -47,15 +47,19 @@ class RunRequest(RunOptions):
     models: tuple[ModelRequest, ...]
     baselines: tuple[str, ...] = field(  # declarations, see `pipeline.spec.choices.Baseline`
         default=("black",),
-        metadata=option(
-            "black, white, color:R,G,B, mean, blurred:sigma=8, opposite, uniform:n=8, gaussian:n=8,sigma=0.2 or "
-            "samples:n=8; weight=W in any. Repeat to average. Default: black.",
-            flag="--baseline",
-        ),
+        metadata={
+            "option": Option(
+                "black, white, color:R,G,B, mean, blurred:sigma=8, opposite, uniform:n=8, gaussian:n=8,sigma=0.2 or "
+                "samples:n=8; weight=W in any. Repeat to average. Default: black.",
+                flag="--baseline",
+            )
+        },
     )
     unit_size: int | None = field(
         default=None,
-        metadata=option("Images per unit of work. Default: chosen by the size of the input.", check=_unit_size),
+        metadata={
+            "option": Option("Images per unit of work. Default: chosen by the size of the input.", check=_unit_size)
+        },
     )
     name: str | None = None
     priority: int = 0  # runs with a larger priority are computed first
@@ -77,7 +81,7 @@ class RunRequest(RunOptions):
             raise SpecError(str(error)) from error
 
     def absolute(self) -> Self:
-        """The same request with absolute paths: whoever submits it later may stand in another folder."""
+        """The same request with absolute paths, so that a process in another folder can submit it."""
         members = tuple(
             replace(
                 model,
@@ -105,7 +109,9 @@ def repeat(run: Run) -> RunRequest:
         ModelRequest(
             model.source,
             weights=model.weights,
-            input_size=None if size.fit == "crop" else (size.height, size.width),  # a crop is the model's own wish
+            input_size=None
+            if size.fit == "crop"
+            else (size.height, size.width),  # a crop comes from the model's preset
             resize=True if size.fit == "stretch" else None,
             mean=size.mean,
             std=size.std,

@@ -1,7 +1,7 @@
-"""What a run computes: frozen, validated, with a canonical JSON and a content key.
+"""The spec of a run: frozen values with a canonical JSON and a content key.
 
-The key covers what determines the numbers and nothing else: where weights lie, how many images go into a unit or
-a chunk, and the run's name leave it unchanged.
+The key covers only the values that determine the numbers. The folder of the weights, the size of units and chunks,
+and the name of the run do not change it.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from pipeline.spec.options import RunOptions, options_of, parse_target
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How a decoded image becomes a model's input: geometry here, normalisation inside the member.
+    """How a decoded image becomes a model's input: geometry here, normalization inside the member.
 
     `fit` is "exact" (the image must have this size), "stretch" (resize to it), or "crop" (resize the shorter side
-    to `resize_to`, then cut out the centre). `mean` and `std` are per channel, in units of [0, 1] pixel values.
+    to `resize_to`, then cut out the center). `mean` and `std` are per channel, in units of [0, 1] pixel values.
     """
 
     height: int
@@ -34,21 +34,23 @@ class Preprocess:
 
     @property
     def geometry(self) -> tuple[object, ...]:
-        """What all members of an ensemble must share: they explain the same pixels."""
+        """The values that all members of an ensemble share, because they explain the same pixels."""
         return (self.height, self.width, self.channels, self.fit, self.resize_to, self.interpolation)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One member: where it comes from, and digests that say whether it is still the same."""
+    """One member: its source, and digests that detect a change."""
 
     source: str  # torchvision:resnet50@DEFAULT | path/to/file.py:factory | pkg.module:factory
-    weights: str | None  # path of a .safetensors or .pt file, None where the source brings its own
+    weights: str | None  # path of a .safetensors or .pt file; None if the source has its own
     weights_sha256: str  # of the loaded state_dict: names, dtypes, shapes, bytes
     code_sha256: str | None  # of the file that defines the factory
     preprocess: Preprocess
     class_names: tuple[str, ...]
-    probe: tuple[str, ...] = ()  # first logits for an image of noise, to 3 digits: tells code apart that digests miss
+    probe: tuple[
+        str, ...
+    ] = ()  # first logits for an image of noise, to 3 digits: detects changes of code that the digests miss
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class RunSpec(RunOptions):
     baselines: tuple[Baseline, ...]
     # Images that the "samples" baselines are drawn from: (key, version, sha256). Resolved at submission.
     samples: tuple[tuple[str, str, str], ...] = field(default=())
-    # Images that nodes are fitted on: (key, version, label). Resolved at submission; empty where a fit would not pay.
+    # Images that nodes are fitted on: (key, version, label). Resolved at submission; empty without a fit.
     calibration: tuple[tuple[str, str, str | None], ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -101,10 +103,10 @@ class RunSpec(RunOptions):
 
     @property
     def key(self) -> str:
-        """sha256 over all that determines the numbers.
+        """sha256 of the values that determine the numbers.
 
-        Not the calibration images: nodes approach the same integral wherever they stand, so a data set that grew
-        shares its attributions with the one it was.
+        The calibration images are excluded: any nodes approach the same integral, so a data set that grew shares
+        its attributions with the earlier one.
         """
         data = asdict(self)
         del data["calibration"]
@@ -119,10 +121,10 @@ class RunSpec(RunOptions):
 
 
 def class_index(wanted: str, names: tuple[str, ...], model: str) -> int:
-    """Index of a class by its name, or by its number where no class has that name.
+    """Index of a class by its name, or by its number if no class has that name.
 
     Raises:
-        SpecError: neither.
+        SpecError: no class has that name or number.
     """
     if wanted in names:
         return names.index(wanted)

@@ -122,7 +122,7 @@ def test_defaults_of_a_kind_are_filled_in() -> None:
     [
         ("grey", "kind 'grey' is none of: black, white"),
         ("blurred:radius=3", "blurred takes sigma, weight, not 'radius'"),
-        ("blurred:sigma=big", "sigma is 'big', which is no number"),
+        ("blurred:sigma=big", "sigma is 'big', which is not a number"),
         ("blurred:sigma=0", "sigma must be above 0"),
         ("uniform:n=0", r"n must be in 1\.\.1024"),
         ("color", "needs one or three"),
@@ -130,7 +130,7 @@ def test_defaults_of_a_kind_are_filled_in() -> None:
         ("color:0.1,0.2", "one or three values"),
         ("black:0.5", "only color takes bare values"),
         ("black:weight=-1", "weight must be above 0"),
-        ("black:weight=nan", "no number"),
+        ("black:weight=nan", "not a number"),
     ],
 )
 def test_wrong_baselines_are_named(text: str, message: str) -> None:
