@@ -1,6 +1,7 @@
 """Documents name what exists: paths in backticks, relative links, pages of decisions, numbers in the picture."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ DOCUMENTS = [
 ]
 DECISIONS = sorted((ROOT / "docs/decisions").glob("0*.md"))
 TOP_LEVEL = ("pipeline", "db", "workers", "tests", "benchmarks", "docs", "docker", r"\.github")
+SHIMS = {"digits", "tuning"}  # names of version 0.1 that still work
 PATH = re.compile(rf"`((?:{'|'.join(TOP_LEVEL)})/[\w./*-]*)`")
 
 
@@ -19,6 +21,13 @@ PATH = re.compile(rf"`((?:{'|'.join(TOP_LEVEL)})/[\w./*-]*)`")
 def test_paths_in_backticks_exist(document: Path) -> None:
     for path in PATH.findall(document.read_text()):
         assert any(ROOT.glob(re.sub(r"NAME|NNNN|COMMAND", "*", path))), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_targets_of_make_exist(document: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:`|^)make ([\w-]+)", document.read_text(), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -49,6 +58,15 @@ def test_each_step_of_the_walk_has_its_number_in_the_picture() -> None:
     steps = re.findall(r"^(\d+)\. ", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
     numbers = re.findall(r'class="number"[^>]*>(\d+)<', (ROOT / "docs/architecture.svg").read_text())
     assert steps == sorted(numbers, key=int) == [str(index + 1) for index in range(len(steps))]
+
+
+def test_the_rooms_are_the_layers_of_import_linter() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract.get("containers") == ["pipeline"]]
+    for name in {name for layer in layers for name in layer.split(" | ")} - SHIMS:
+        path = f"pipeline/{name}/" if (ROOT / "pipeline" / name).is_dir() else f"pipeline/{name}.py"
+        assert f"`{path}`" in text, path
 
 
 def _anchors(document: Path) -> set[str]:
