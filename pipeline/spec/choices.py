@@ -95,3 +95,7 @@ def _number(text: str, name: str, value: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"baseline {text!r}: {name} is {value!r}, which is not a number")
     return number
+
+
+# every kind as it is declared, with the defaults of its parameters
+DECLARATIONS = ", ".join("color:R,G,B" if kind == "color" else str(Baseline.parse(kind)) for kind in _KINDS)

@@ -8,7 +8,7 @@ from typing import Self
 from db.records import Run
 from pipeline.errors import SpecError
 from pipeline.record_format import build, read_record
-from pipeline.spec.choices import Baseline
+from pipeline.spec.choices import DECLARATIONS, Baseline
 from pipeline.spec.options import Option, RunOptions, check_options, parse_target, shared_options
 from pipeline.spec.run_spec import RunSpec
 
@@ -49,8 +49,7 @@ class RunRequest(RunOptions):
         default=("black",),
         metadata={
             "option": Option(
-                "black, white, color:R,G,B, mean, blurred:sigma=8, opposite, uniform:n=8, gaussian:n=8,sigma=0.2 or "
-                "samples:n=8; weight=W in any. Repeat to average. Default: black.",
+                f"{DECLARATIONS}; weight=W in any. Repeat to average. Default: black.",
                 flag="--baseline",
             )
         },
