@@ -30,7 +30,8 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    ref: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run. Default: all runs.")] = None,
+    ref: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run. Default: the latest runs.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Runs to list, the latest first.")] = 100,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until no run waits or is computed.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -39,9 +40,10 @@ def status(
     with open_pipeline() as pipeline:
         while True:
             try:
-                runs = pipeline.runs() if ref is None else [pipeline.get_run(ref)]
+                runs = pipeline.runs(limit=limit) if ref is None else [pipeline.get_run(ref)]
                 found = [(run, pipeline.status(run.id)) for run in runs]
                 tuning = {} if ref is None else pipeline.tuning(runs[0].id)
+                more = pipeline.count_runs() - limit if ref is None else 0
             except Retryable as error:
                 if not watch:
                     raise
@@ -51,6 +53,10 @@ def status(
                     if shown is not None and not as_json:
                         out.clear()
                     _print_status(found, tuning, as_json=as_json)
+                    if more > 0 and not as_json:
+                        out.print(
+                            f"{plural(more, 'earlier run')} not listed; --limit {limit + more} lists all", markup=False
+                        )
                     shown = found
                 if not watch or all(progress.over for _, progress in found):
                     return
