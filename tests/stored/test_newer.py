@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from db.records import UnitState
 from pipeline.api import Pipeline
 from pipeline.engine.calibration import _read
 from pipeline.engine.unit import Outcome, run_unit
-from pipeline.engine.worker import open_workshop
+from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import RecordTooNew
 from pipeline.models.training.bagging import _claim
 from pipeline.models.training.ensemble_manifest import Ensemble
 from pipeline.record_format import FORMAT
 from pipeline.schedules.records import restore_schedules
-from pipeline.spec.request import RunRequest
+from pipeline.spec.request import RunRequest, repeat
 from pipeline.spec.run_spec import RunSpec
 from pipeline.storage.sidecar import read_sidecar
 
@@ -192,3 +192,25 @@ def test_an_audit_does_not_replace_a_newer_one(home: Pipeline, root: Path) -> No
         home.audit(_run(key_of(root, path)), out=root / "report")
     assert path.read_bytes() == kept
     assert home.status(_run(key_of(root, path))).units[UnitState.DONE] == 2
+
+
+@pytest.mark.slow
+def test_every_record_that_is_written_has_its_number(home: Pipeline, root: Path) -> None:
+    """All kinds but `training.json`, which only a training writes."""
+    fitted, first = home.get_run("fitted"), home.runs()[-1]
+    stored = home.submit(replace(repeat(fitted), precision="auto", reuse=False, name="written"))
+    shop = open_workshop(home.settings)
+    work(shop, stored.id)
+    shop.database.dispose()
+    home.audit(stored.id, out=root / "report")
+    home.evaluate(stored.id, images=2, metrics=["agreement"])
+    home.compare(stored.id, first.id)
+    home.schedules.resume("paused")
+    Ensemble.read(root / "ensemble").write(root / "ensemble")
+    objects = root / "home" / "objects"
+    written = [path for path in (objects / "runs" / stored.id).rglob("*.json") if path.name != "zarr.json"]
+    folders = {path.relative_to(objects / "runs" / stored.id).parts[0] for path in written}
+    assert folders == {"run.json", "units", "tuning", "reports"}
+    assert len([path for path in written if path.parent.name == "reports"]) == 3
+    for path in (*written, objects / "schedules" / "paused.json", root / "ensemble" / "ensemble.json"):
+        assert json.loads(path.read_text())["format"] == FORMAT, path

@@ -43,6 +43,7 @@ def test_specs_keep_their_keys(home: Pipeline) -> None:
         assert spec.to_json() == run.spec
 
 
+@pytest.mark.slow
 def test_maps_images_and_measurements_are_read(home: Pipeline) -> None:
     fitted, second, first = ids(home)
     assert home.show(second, "eel/00.png").startswith(b"\x89PNG")
@@ -53,6 +54,7 @@ def test_maps_images_and_measurements_are_read(home: Pipeline) -> None:
     assert len(ways["members"]) == 2
 
 
+@pytest.mark.slow
 def test_reports_are_read_and_made_again(home: Pipeline, root: Path) -> None:
     fitted, second, first = ids(home)
     before, comparison, evaluation = home.stored_audit(first), home.stored_comparison(fitted, second), home.evaluation()
