@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.readme import BLOCKS, README, ROOT, reader
-
-__all__ = ["reader"]  # a fixture
+from tests.support.readme import BLOCKS, README, ROOT, make_reader
 
 # `make test` runs this test, test_demo.py the demo, tests/browser look at what `serve` shows; `source` is the shell's.
 ELSEWHERE = ("make ", "source ", ".venv/bin/attribatch demo", "attribatch serve")
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_reader(tmp_path_factory.mktemp("reader"))
 
 
 @pytest.mark.timeout(600)

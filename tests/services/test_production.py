@@ -30,7 +30,7 @@ from pipeline.settings import Settings
 from pipeline.spec.request import ModelRequest
 from tests.support.commands import ATTRIBATCH
 from tests.support.production import Fleet, Servers, eventually, start_servers, stated_command
-from tests.support.readme import README
+from tests.support.readme import README, make_reader
 from tests.support.servers import free_port
 from tests.support.tiny_model import factory_text
 
@@ -42,6 +42,11 @@ class Slow(nn.Sequential):
         time.sleep({seconds})
         return super().forward(pixels)
 """
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_reader(tmp_path_factory.mktemp("reader"))
 
 
 @pytest.fixture(scope="module")

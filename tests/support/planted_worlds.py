@@ -254,7 +254,7 @@ def a_run(images: int) -> Run:
         "digits",
         a_spec().to_json(),
         a_spec().key,
-        '{"folder": "digits"}',
+        '{"kind":"folder","location":"/data/digits"}',
         "d" * 64,
         images,
         64,

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -13,10 +12,8 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the reader's: ./images with a tree of classes, my_model.py as README shows it, and its weights."""
-    folder = tmp_path_factory.mktemp("reader")
+def make_reader(folder: Path) -> Path:
+    """Write ./images with a tree of classes, my_model.py as README shows it, and its weights; returns the folder."""
     random = np.random.default_rng(0)
     for name in ("cat", "dog", "eel"):
         (folder / "images" / name).mkdir(parents=True)
