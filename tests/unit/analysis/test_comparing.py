@@ -135,7 +135,7 @@ def test_runs_that_cannot_be_compared_say_why(
     other.mkdir()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(other / "alone.png")
     elsewhere = computed(pipeline, shop, replace(request_, source=str(other)))
-    with pytest.raises(UsageError, match=rf"runs {one.id} and {elsewhere.id} have no image in common"):
+    with pytest.raises(UsageError, match=rf"runs {one.id} and {elsewhere.id} share no image that has a map in both"):
         pipeline.compare(one.id, elsewhere.id)
     wide = tmp_path / "wide.py"
     wide.write_text(

@@ -122,7 +122,7 @@ def test_a_third_party_learns_how_to_repeat_it() -> None:
     material, _, html = planted()
     text = Page(html).text
     spec = material.spec
-    wanted = [material.run.id, spec.key, material.run.manifest_digest, spec.method, f"{spec.n_steps} steps"]
+    wanted = [material.run.id, spec.key, material.run.manifest_digest, spec.method, f"steps{spec.n_steps}"]
     wanted += [model.weights_sha256 for model in spec.models] + [str(baseline) for baseline in spec.baselines]
     wanted += [spec.to_json(), "Python 3.", "numpy "]
     assert [one for one in wanted if one not in text] == []

@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import duckdb
@@ -113,8 +113,7 @@ class Exportable:
     view: RunView
 
     def __post_init__(self) -> None:
-        self.run = replace(self.view.run, source='{"location": "images"}')
-        self.spec, self.done = self.view.spec, self.view.done
+        self.run, self.spec, self.done = self.view.run, self.view.spec, self.view.done
 
     def with_images(self) -> Iterator[tuple[ImageRow, np.ndarray, np.ndarray]]:
         for row in self.done():
@@ -189,7 +188,7 @@ def test_what_is_missing_is_named_with_its_remedy(
         opened.export("first", format="gif", out=tmp_path / "x")
     for module in ("pyarrow", "h5py", "yaml"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UsageError, match=r"^the format parquet needs what is not installed: pip install pyarrow$"):
+    with pytest.raises(UsageError, match=r"^the format parquet needs missing packages: pip install pyarrow$"):
         opened.export("first", format="parquet", out=tmp_path / "x")
-    with pytest.raises(UsageError, match=r"not installed: pip install h5py PyYAML$"):
+    with pytest.raises(UsageError, match=r"needs missing packages: pip install h5py PyYAML$"):
         opened.export("first", format="virelay", out=tmp_path / "x")

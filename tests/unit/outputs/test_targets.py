@@ -67,7 +67,7 @@ def test_what_appears_while_an_export_is_written_stays(tmp_path: Path) -> None:
             folder.mkdir()
             (folder / "thesis.tex").touch()
 
-    with pytest.raises(UsageError, match="no earlier export"):
+    with pytest.raises(UsageError, match="is not an earlier export"):
         write_file()
     with pytest.raises(UsageError, match="not made by an export"):
         write_folder()

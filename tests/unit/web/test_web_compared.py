@@ -32,7 +32,7 @@ def test_why_two_runs_were_not_compared_stands_on_the_page(
     asked = {"a": installation.run.id, "b": alone}
     found = browser.get("/compare.json", params=asked).json()
     assert found["comparison"] is None
-    assert "have no image in common" in found["reason"]
+    assert "share no image that has a map in both" in found["reason"]
     html = browser.get("/compare", params=asked).text
     assert "The maps of these runs were not compared: " in html
     assert browser.get("/compare.json", params={"a": "first", "b": "first"}).json()["reason"] is None
