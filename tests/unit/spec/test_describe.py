@@ -5,7 +5,7 @@ from dataclasses import replace
 from db.records import Run
 from pipeline.spec.choices import Baseline
 from pipeline.spec.describe import command, describe, differences
-from pipeline.spec.options import RunOptions, options_of
+from pipeline.spec.options import RunOptions, choices_of, options_of
 from pipeline.spec.run_spec import ModelSpec, Preprocess, RunSpec
 from tests.support.records import make_run
 
@@ -19,9 +19,10 @@ def run_of(spec: RunSpec, folder: str = "/data/images") -> Run:
 
 
 def test_every_option_that_determines_the_numbers_can_make_a_difference() -> None:
-    for name, (_, one) in options_of(RunOptions).items():
+    for name, (declared, one) in options_of(RunOptions).items():
         base = replace(SPEC, tolerance=0.1) if name == "max_steps" else SPEC
-        value = OTHER_VALUES.get(name, "another word")
+        words = [word for word in choices_of(declared) if word != declared.default]
+        value = OTHER_VALUES[name] if name in OTHER_VALUES else words[0]
         found = differences(run_of(base), run_of(replace(base, **{name: value})))
         assert bool(found) == one.in_key, name
 
