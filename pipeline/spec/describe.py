@@ -55,7 +55,7 @@ def describe(
         **{
             one.label or name.replace("_", " "): (one.words(getattr(spec, name)),)
             for name, (_, one) in options_of(RunOptions).items()
-            if one.in_key and one.used(spec)
+            if one.in_key != "never" and one.used(spec)
         },
     }
     if spec.samples:
@@ -85,7 +85,7 @@ def command(run: Run, spec: RunSpec) -> list[str]:
         found += [flag_of(RunRequest, "baselines"), str(baseline)]
     for name, (declared, one) in options_of(RunOptions).items():
         value = getattr(spec, name)
-        if one.in_key and one.used(spec) and value != declared.default:
+        if one.in_key != "never" and one.used(spec) and value != declared.default:
             found += [flag_of(RunOptions, name), str(value)]
     return found
 

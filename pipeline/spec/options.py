@@ -32,7 +32,8 @@ class Option:
         check: takes the request, returns the problem with this option, or "".
         words: takes the value, returns it as people read it.
         used: takes the request or the spec, returns whether the option has an effect.
-        in_key: whether the option determines the numbers, so that the spec's key covers it.
+        in_key: whether the spec's key covers the option: "always", or "never" if it does not affect the numbers. An
+            option that is added later takes "changed": specs with its default keep the keys of earlier versions.
     """
 
     help: str
@@ -41,7 +42,7 @@ class Option:
     check: Callable[[Any], str] = lambda _: ""
     words: Callable[[Any], str] = _plain
     used: Callable[[Any], bool] = lambda _: True
-    in_key: bool = True
+    in_key: Literal["always", "changed", "never"] = "always"
 
 
 def parse_target(text: str) -> tuple[str, str]:
@@ -136,7 +137,7 @@ class RunOptions:
     )
     seed: int = field(default=0, metadata={"option": Option("Seed of random baselines.")})
     reuse: bool = field(
-        default=True, metadata={"option": Option("Reuse maps that other runs have computed.", in_key=False)}
+        default=True, metadata={"option": Option("Reuse maps that other runs have computed.", in_key="never")}
     )
 
 

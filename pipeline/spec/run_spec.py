@@ -110,8 +110,8 @@ class RunSpec(RunOptions):
         """
         data = asdict(self)
         del data["calibration"]
-        for name, (_, one) in options_of(RunOptions).items():
-            if not one.in_key:
+        for name, (declared, one) in options_of(RunOptions).items():
+            if one.in_key == "never" or (one.in_key == "changed" and data[name] == declared.default):
                 del data[name]
         for model in data["models"]:
             location, _, factory = model.pop("source").rpartition(":")
