@@ -1,6 +1,6 @@
-"""The page people look at: routes over the same API as the command line, HTML and JSON and CSV from one handler.
+"""The web page: routes over the same API as the command line. One handler answers in HTML, JSON and CSV.
 
-No torch, no build step, no request to another machine. Read in this order: serving, app, safety, answers; the pages
-runs, gallery, images, drawing, audits, comparing, schedules. `material` reads arrays, `places` hides paths, `turns`
-works in the background; `words` turn figures into sentences.
+It loads no torch, has no build step and sends no request to another machine. Reading order: server, app, security,
+responses, then the modules of pages: runs, gallery, image, thumbnails, audit, compare, schedules. `redaction` hides
+paths, `background` runs occasions of schedules, `sentences` puts figures into words.
 """

@@ -1,4 +1,4 @@
-"""The application: routes, rules, errors. `create_app` is all that a server needs."""
+"""The application: routes, access rules, error pages. A server needs only `create_app`."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.errors import AttribatchError, NotFound, Permanent, Retryable, Usa
 from pipeline.web.background import BackgroundOccasions
 from pipeline.web.pages import audit, compare, gallery, image, runs, schedules, thumbnails
 from pipeline.web.responses import CurrentRequest, PageRequest, Site, View, make_templates
-from pipeline.web.security import COOKIE, Guard, Safety, local_path
+from pipeline.web.security import COOKIE, Guard, SecurityMiddleware, local_path
 
 if TYPE_CHECKING:
     from pipeline.api import Pipeline
@@ -38,21 +38,21 @@ def create_app(
     """The page of a pipeline as an ASGI application.
 
     Args:
-        pipeline: opened; whoever opened it closes it.
-        token: that visitors must know; None asks for none.
-        names: by which the server may be called, besides IP addresses and `localhost`.
-        occasions: occasions of schedules in the background; the caller closes it.
-        computes: whether this process computes what waits.
+        pipeline: an open pipeline; the caller closes it.
+        token: token that visitors must enter; None requires no login.
+        names: host names of the server, in addition to IP addresses, `localhost` and the name of the machine.
+        occasions: runs occasions of schedules in the background; the caller closes it.
+        computes: whether this process computes waiting runs, which the page of a waiting run mentions.
 
     Raises:
-        UsageError: the token is too short.
+        UsageError: the token is shorter than 16 characters or not ASCII.
     """
     app = FastAPI(title="attribatch", docs_url=None, redoc_url=None)
     guard = Guard(token, names)
     app.state.site = Site(pipeline, guard, occasions or BackgroundOccasions(pipeline), make_templates(), computes)
-    app.add_middleware(Safety, guard=guard)
+    app.add_middleware(SecurityMiddleware, guard=guard)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
-    # Pictures before images: `{row}` of an image would take no part of their names, but the first fit counts.
+    # The first route that matches a path answers, so the paths of pictures come before those of images.
     for module in (thumbnails, runs, gallery, image, audit, compare, schedules):
         app.include_router(module.router)
     _add_entrance(app)
@@ -67,7 +67,7 @@ def _add_entrance(app: FastAPI) -> None:
 
     @app.get("/healthz")
     def health(request: CurrentRequest) -> dict[str, str]:
-        """Whether the server and its database answer."""
+        """Report that the server and its database answer."""
         return {"status": "ok", "schema": str(request.pipeline.index.revision)}
 
     @app.get("/login", response_class=Response)
@@ -83,7 +83,7 @@ def _add_entrance(app: FastAPI) -> None:
         after: Annotated[str, Form(alias="next", max_length=4000)] = "/runs",
     ) -> Response:
         guard = request.site.guard
-        if not guard.knows(token):
+        if not guard.is_token(token):
             return request.answer(View("login.html", {"next": local_path(after), "wrong": True}, status=403), "html")
         answer = RedirectResponse(local_path(after), 303)
         secure = request.http.url.scheme == "https"

@@ -1,6 +1,6 @@
-"""Turns of schedules that somebody started from the page: each in a thread of its own, so that the page goes on.
+"""Occasions of schedules that were started from the page, each in its own thread, so that the page keeps answering.
 
-The models run in worker processes, as those of `attribatch schedule run-now` do.
+Models run in worker processes, as with `attribatch schedule run-now`.
 """
 
 import logging
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("attribatch.web")
 
-JOIN_SECONDS = 40.0  # worker processes give their units back between two chunks
+JOIN_SECONDS = 40.0  # a worker process returns its unit between two chunks
 
 
 class _StoppedError(BaseException):
-    """Leave the run that is computed: its units go back, its turn is taken up by the next tick."""
+    """Stop the computation: the units of the run are returned, and the next tick resumes the occasion."""
 
 
 class BackgroundOccasions:
-    """What runs in the background of one server.
+    """The occasions that run in the background of one server.
 
     Args:
-        pipeline: whose schedules.
-        workers: processes of a turn, where no broker is configured.
-        wait: compute turns here. Otherwise something else computes runs and ticks: `attribatch up`, or Celery and beat.
+        pipeline: an open pipeline, whose schedules can be started.
+        workers: worker processes of one occasion; unused if a broker is configured.
+        wait: compute runs here. If False, another program computes and ticks: `attribatch up`, or Celery and beat.
     """
 
     def __init__(self, pipeline: "Pipeline", workers: int = 1, *, wait: bool = True) -> None:
@@ -41,28 +41,28 @@ class BackgroundOccasions:
         self._errors: dict[str, str] = {}
 
     def start(self, name: str) -> None:
-        """Begin a turn. Raises NotFound for a schedule that is not there, UsageError for one that is at work here."""
+        """Begin an occasion. Raises NotFound for an unknown schedule, UsageError if one of its occasions runs here."""
         self._pipeline.schedules.history(name, limit=1)
         with self._lock:
             running = self._threads.get(name)
             if running is not None and running.is_alive():
-                raise UsageError(f"schedule {name!r} is at work already")
+                raise UsageError(f"schedule {name!r} is running here already; wait until this occasion has ended")
             self._errors.pop(name, None)
             thread = threading.Thread(target=self._run, args=(name,), name=f"attribatch-occasion-{name}", daemon=True)
             self._threads[name] = thread
             thread.start()
 
     def is_running(self, name: str) -> bool:
-        """Whether a turn of this schedule was begun here and goes on."""
+        """Whether an occasion of this schedule was started here and has not ended."""
         thread = self._threads.get(name)
         return thread is not None and thread.is_alive()
 
     def error(self, name: str) -> str | None:
-        """Why the last turn that was begun here could not even start."""
+        """The error of the last occasion that was started here; None if it had none."""
         return self._errors.get(name)
 
     def close(self) -> None:
-        """Ask all to stop, and wait."""
+        """Stop all occasions, and wait up to `JOIN_SECONDS` for each."""
         self._stop.set()
         for thread in self._threads.values():
             thread.join(JOIN_SECONDS)

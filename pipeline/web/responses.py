@@ -1,4 +1,4 @@
-"""One answer, three forms: a handler says what there is, and the address's suffix whether it is HTML, JSON or CSV."""
+"""Answers in three forms: a handler returns a `View`, and the suffix of the address selects HTML, JSON or CSV."""
 
 import csv
 import hashlib
@@ -36,28 +36,28 @@ FORMS = ("json", "csv", "html")
 
 @dataclass(frozen=True)
 class Site:
-    """What one server has: the pipeline that it shows, its rules, and what it does in the background."""
+    """One server: the pipeline that it shows, its access rules, its background occasions and its templates."""
 
     pipeline: "Pipeline"
     guard: "Guard"
     occasions: "BackgroundOccasions"
     templates: Environment
-    computes: bool  # whether this process computes what waits, as `attribatch up` does
+    computes: bool  # whether this process computes waiting runs, as `attribatch up` does
 
 
 @dataclass(frozen=True)
 class View:
-    """What a handler found.
+    """The result of a handler.
 
-    `data` is the JSON twin and is known to the template; `more` to the template alone; `rows` are the CSV twin, and
-    none where the data is one record.
+    `data`: body of the JSON twin, also passed to the template. `more`: values for the template only. `rows`: rows of
+    the CSV twin; None writes `data` as one row.
     """
 
     template: str
     data: Mapping[str, Any]
     more: Mapping[str, Any] = field(default_factory=dict)
     rows: Sequence[Mapping[str, Any]] | None = None
-    next: str | None = None  # query string of the page that follows
+    next: str | None = None  # query string of the next page
     status: int = 200
 
 
@@ -106,7 +106,7 @@ class PageRequest:
         return redaction.redact(text, [*self.known_paths, *paths])
 
     def answer(self, view: View, form: str) -> Response:
-        """The view in a form: json, csv or html."""
+        """The response for a view in one form: json, csv or html."""
         headers = {} if view.next is None else {"Link": f'<{self.http.url.path}?{view.next}>; rel="next"'}
         if form == "json":
             text = json.dumps(_plain(view.data), indent=2)
@@ -117,14 +117,14 @@ class PageRequest:
         return HTMLResponse(self.render(view.template, {**view.data, **view.more}), view.status, headers)
 
     def render(self, template: str, values: Mapping[str, Any]) -> str:
-        """A template with these values and what every page knows."""
+        """The HTML of a template with these values, and with the values that every page needs."""
         site = self.site
         common = {
             "known_paths": self.known_paths,
             "request_path": self.http.url.path,
             "request_query": self.http.url.query,
             "form_token": site.guard.form_token,
-            "may_log_out": site.guard.asks,
+            "may_log_out": site.guard.needs_login,
             "computes": site.computes or site.pipeline.settings.broker_url is not None,
         }
         return site.templates.get_template(template).render(common | dict(values))
@@ -134,13 +134,13 @@ CurrentRequest = Annotated[PageRequest, Depends()]
 
 
 def twins(router: APIRouter, path: str) -> Callable[[Callable[..., View]], Callable[..., View]]:
-    """Serve what a handler finds at a path as HTML, and at `path.json` and `path.csv`.
+    """Serve the views of a handler at a path as HTML, and at `path.json` and `path.csv`.
 
     The handler's first parameter is `request: CurrentRequest`.
     """
 
     def register(handler: Callable[..., View]) -> Callable[..., View]:
-        for form in FORMS:  # HTML last: its last part would take `name.json` for a name
+        for form in FORMS:  # HTML last: its route would match `name.json` as a name
             suffix = "" if form == "html" else f".{form}"
             endpoint = _answering(handler, form)
             name = f"{handler.__name__}_{form}"
@@ -171,7 +171,7 @@ def _answering(handler: Callable[..., View], form: str) -> Callable[..., Respons
 
 
 def make_templates() -> Environment:
-    """The templates, which escape whatever they are given."""
+    """The environment of the page's templates, with autoescape."""
     found = environment(Path(__file__).parent / "templates")
     found.filters |= {"moment": _moment, "on_clock": on_clock}
     found.filters |= {"query": with_query, "redact": _redact, "finding": _finding, "base_name": redaction.base_name}
@@ -190,13 +190,13 @@ def _finding(context: Context, row: ImageRow) -> str:
 
 
 def _static_key() -> str:
-    """Changes when a style sheet or a script does."""
+    """A digest that changes when a style sheet or a script changes."""
     files = sorted((Path(__file__).parent / "static").iterdir())
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def with_query(pairs: Mapping[str, Any], **changes: Any) -> str:
-    """A query string of the pairs that say something."""
+    """A query string of the pairs, without those whose value is None, empty or False."""
     return urlencode({key: value for key, value in {**pairs, **changes}.items() if value not in (None, "", False)})
 
 

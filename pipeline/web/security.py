@@ -1,9 +1,9 @@
-"""Who may ask, and what an answer allows a browser to do. Knows nothing of runs.
+"""Access rules: login, host names, protection of forms, and the security headers of every response.
 
-The page listens on 127.0.0.1, where every program of this user could read the files anyway; a web site open in the same
-browser must not. So: names that are not this server's are refused (DNS rebinding), whatever changes something carries
-a value that only this server's own pages hold, and a policy lets pages load nothing from elsewhere and run no inline
-script. On any other address a token is asked for as well.
+By default the page listens on 127.0.0.1. Every program of this user could read the files there anyway, but a web site
+that is open in the same browser must not. Therefore requests for a foreign host name are refused (DNS rebinding), each
+change needs a value that only this server's pages contain, and a policy lets pages load nothing from elsewhere and run
+no inline script. On any other address a token is required too.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from pipeline.errors import UsageError
 
 COOKIE = "attribatch_session"
 MAX_BODY_BYTES = 64 * 1024
-LEAST_TOKEN = 16  # characters
-UNKEPT = "no-store"  # what is stored changes, and says much of a data set
-STATIC = "public, max-age=31536000, immutable"  # their addresses hold a key of their content
+MIN_TOKEN_CHARACTERS = 16
+UNCACHED = "no-store"  # pages change, and reveal much about a data set
+CACHED = "public, max-age=31536000, immutable"  # for static files: their addresses contain a digest
 OPEN_PATHS = ("/login", "/healthz", "/static/")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -49,45 +49,45 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """The rules of one server.
+    """The access rules of one server.
 
     Args:
-        token: that visitors must know; None asks for none.
-        names: by which the server may be called, besides IP addresses, `localhost` and the machine's name.
+        token: token that visitors must enter; None requires no login.
+        names: host names of the server, in addition to IP addresses, `localhost` and the name of the machine.
 
     Raises:
-        UsageError: the token is too short to withstand guessing.
+        UsageError: the token is too short to withstand guessing, or not ASCII.
     """
 
     def __init__(self, token: str | None, names: Iterable[str] = ()) -> None:
-        if token is not None and (len(token) < LEAST_TOKEN or not token.isascii()):
+        if token is not None and (len(token) < MIN_TOKEN_CHARACTERS or not token.isascii()):
             made = secrets.token_urlsafe(24)
-            raise UsageError(f"the token needs {LEAST_TOKEN} ASCII characters or more; this one is new: {made}")
+            raise UsageError(f"the token needs at least {MIN_TOKEN_CHARACTERS} ASCII characters; for example {made}")
         self._token = token
         self._names = {"localhost", socket.gethostname().lower(), *(name.lower() for name in names)}
         self._secret = secrets.token_bytes(32) if token is None else hashlib.sha256(token.encode()).digest()
-        self.session = self._signed("session")  # the cookie's value: not the token itself
+        self.session = self._signed("session")  # value of the cookie; it does not reveal the token
         self.form_token = self._signed("form")
 
     def _signed(self, what: str) -> str:
         return hmac.new(self._secret, f"attribatch/{what}".encode(), hashlib.sha256).hexdigest()
 
     @property
-    def asks(self) -> bool:
+    def needs_login(self) -> bool:
         """Whether visitors must log in."""
         return self._token is not None
 
-    def knows(self, token: str) -> bool:
-        """Whether this is the token. Takes as long for a near miss as for any other."""
+    def is_token(self, token: str) -> bool:
+        """Whether this is the token, compared in constant time."""
         return self._token is not None and _same(token, self._token)
 
     def admits(self, request: Request) -> bool:
-        """Whether whoever asks has logged in, or sends the token along."""
-        return not self.asks or _same(request.cookies.get(COOKIE, ""), self.session) or self._bears(request)
+        """Whether a request may read: it has the cookie of a login or the token, or none is needed."""
+        return not self.needs_login or _same(request.cookies.get(COOKIE, ""), self.session) or self._has_token(request)
 
     def may_write(self, request: Request, form_token: str) -> bool:
-        """Whether a change is asked for by one of this server's own pages, or by a program that knows the token."""
-        if self._bears(request):
+        """Whether a request may change something: it comes from a page of this server, or has the token."""
+        if self._has_token(request):
             return True
         origin = request.headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
@@ -96,8 +96,8 @@ class Guard:
             return False
         return _same(form_token, self.form_token)
 
-    def is_called(self, host: str) -> bool:
-        """Whether a Host header is a name of this server: an IP address cannot be rebound, other names can."""
+    def is_own_name(self, host: str) -> bool:
+        """Whether a Host header names this server. Every IP address does: DNS rebinding needs a name."""
         name = urlsplit(f"//{host}").hostname if host else None
         if name is None:
             return False
@@ -108,19 +108,21 @@ class Guard:
         return True
 
     def refusal(self, request: Request) -> Response | None:
-        """The answer to a request that goes no further; None where it may."""
+        """The response to a request that is refused; None if it is admitted."""
         try:
-            called = self.is_called(request.headers.get("host", ""))
+            own = self.is_own_name(request.headers.get("host", ""))
         except ValueError:
-            called = False
-        if not called:
-            return PlainTextResponse("this name is none of the server's; see attribatch serve --allowed-host", 421)
+            own = False
+        if not own:
+            return PlainTextResponse(
+                "this host name is not one of the server's; see attribatch serve --allowed-host", 421
+            )
         if request.method not in ("GET", "HEAD"):
             length = request.headers.get("content-length", "")
             if not length.isascii() or not length.isdecimal():
-                return PlainTextResponse("send a Content-Length", 411)
+                return PlainTextResponse("the request needs a Content-Length header", 411)
             if int(length) > MAX_BODY_BYTES:
-                return PlainTextResponse(f"at most {MAX_BODY_BYTES} bytes are read", 413)
+                return PlainTextResponse(f"a body may have at most {MAX_BODY_BYTES} bytes", 413)
         path = request.url.path
         if self.admits(request) or path.startswith(OPEN_PATHS):
             return None
@@ -129,44 +131,44 @@ class Guard:
             return RedirectResponse(f"/login?next={quote(path + query, safe='')}", 303)
         return PlainTextResponse("log in, or send the header Authorization: Bearer TOKEN", 401)
 
-    def _bears(self, request: Request) -> bool:
+    def _has_token(self, request: Request) -> bool:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
-        return kind.lower() == "bearer" and self.knows(token)
+        return kind.lower() == "bearer" and self.is_token(token)
 
 
-class Safety:
-    """ASGI middleware: refuses what the guard refuses, and puts its headers on every answer."""
+class SecurityMiddleware:
+    """ASGI middleware: refuses requests that the guard does not admit, and sets `HEADERS` on every response."""
 
     def __init__(self, app: ASGIApp, guard: Guard) -> None:
         self._app = app
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _add_headers(message, STATIC if scope["path"].startswith("/static/") else UNKEPT)
+                _add_headers(message, CACHED if scope["path"].startswith("/static/") else UNCACHED)
             await send(message)
 
         refused = self._guard.refusal(Request(scope))
         await (refused or self._app)(scope, receive, with_headers)
 
 
-def _add_headers(message: MutableMapping[str, Any], kept: str) -> None:
+def _add_headers(message: MutableMapping[str, Any], caching: str) -> None:
     headers = MutableHeaders(raw=message["headers"])
     for name, value in HEADERS.items():
         headers[name] = value
     if "cache-control" not in Headers(raw=message["headers"]):
-        headers["Cache-Control"] = kept
+        headers["Cache-Control"] = caching
     message["headers"] = headers.raw
 
 
 def local_path(target: str) -> str:
-    """Where to go after the login: a path of this server, whatever somebody wrote into the address."""
+    """The page to show after the login. An address that is not a path of this server becomes `/runs`."""
     split = urlsplit(target.replace("\\", "/"))
     safe = not split.scheme and not split.netloc and target.startswith("/") and not target.startswith("//")
     return target if safe and target.isprintable() else "/runs"

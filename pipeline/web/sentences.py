@@ -1,4 +1,4 @@
-"""Figures, runs and images in words."""
+"""Sentences about runs, images and their figures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from pipeline.spec.describe import describe, model_name
 from pipeline.spec.run_spec import RunSpec
 from pipeline.web.redaction import base_name, redact
 
-CLOSE, ROUGH = 0.05, 0.15  # errors up to which single pixels, and regions, are numerically right
+CLOSE, ROUGH = 0.05, 0.15  # error estimates up to which pixels, or regions, can be read
 VERDICTS = {
     "found": "Shortcut found",
     "look": "Look for yourself",
@@ -26,7 +26,7 @@ def redacted_source(run: Run | RunOverview) -> dict[str, str]:
 
 
 def redacted_spec(spec: RunSpec) -> dict[str, Any]:
-    """A spec as plain values without the places of models and weights on the machine."""
+    """A spec as plain values, without the folders of models and weights."""
     data: dict[str, Any] = json.loads(spec.to_json())
     for model in data["models"]:
         model["source"] = model_name(model["source"])
@@ -35,18 +35,18 @@ def redacted_spec(spec: RunSpec) -> dict[str, Any]:
 
 
 def facts(run: Run, spec: RunSpec) -> list[tuple[str, Sequence[str]]]:
-    """What a run computes, name and lines, without the folders of this machine."""
+    """The request of a run in words: names of fields and their lines, without the folders of this machine."""
     found = describe(run, spec, place=base_name)
     return [*((name.capitalize(), lines) for name, lines in found.items()), ("Spec key", [run.spec_key])]
 
 
 def paths_per_image(spec: RunSpec) -> int:
-    """Paths that an image's attribution is the mean of: members times baselines."""
+    """Number of paths per image, members times baselines. The attribution is their mean."""
     return len(spec.models) * sum(baseline.n for baseline in spec.baselines)
 
 
 def finding(row: ImageRow, known_paths: Sequence[str] = ()) -> str:
-    """One image in one sentence: what an alternative text says. `known` as for `places.public`."""
+    """One image in one sentence, for alternative texts. `known_paths` as for `redact`."""
     key = visible(row.key)
     if row.state is ImageState.FAILED:
         return f"{key}: failed, {redact(row.error or 'no reason is recorded', known_paths)}"
@@ -57,7 +57,7 @@ def finding(row: ImageRow, known_paths: Sequence[str] = ()) -> str:
 
 
 def gap_in_words(row: ImageRow) -> str:
-    """What the completeness gap of an image means for who reads its map."""
+    """The meaning of an image's completeness gap for a reader of its map."""
     gap, error, before, after = row.completeness_gap, row.error_estimate, row.baseline_output, row.output
     if not known(gap):
         return "The completeness gap is not known."
@@ -71,35 +71,35 @@ def gap_in_words(row: ImageRow) -> str:
             f"than the evidence for and against together. The completeness gap of {size} divides by this change, and "
             "more steps need not lower it: look at the error estimate."
         )
-    return f"The map does not add up: its sum misses the change of the output by {size}. More steps are more exact."
+    return f"The map does not add up: its sum misses the change of the output by {size}. Use more steps."
 
 
 def error_in_words(row: ImageRow) -> str:
-    """What the error estimate of an image, which is of the numbers alone, means for who reads its map."""
+    """The meaning of an image's error estimate for a reader of its map. It covers numerical errors only."""
     estimate = row.error_estimate
     if not known(estimate):
         return "The map's own error was not estimated."
-    moves = f"About {percent(estimate)} of the map would still move with more steps:"
+    moves = f"About {percent(estimate)} of the map would still change with more steps:"
     if estimate > ROUGH:
         return f"{moves} take it as a rough sketch."
     if estimate > CLOSE:
         return f"{moves} read regions, not single pixels."
     others = {"members": row.member_disagreement, "baselines": row.baseline_sensitivity}
     sources = " and ".join(name for name, value in others.items() if known(value))
-    below = f" Whether {sources} agree on them is told below." if sources else ""
+    below = f" See below whether {sources} agree on them." if sources else ""
     return f"{moves} numerically, single pixels can be read.{below}"
 
 
 def verdict_in_words(audit: Mapping[str, Any]) -> str:
-    """What a stored audit found, in a line."""
+    """The result of a stored audit in one line."""
     found = audit["findings"]
-    said: str = VERDICTS.get(audit["verdict"], audit["verdict"])
+    verdict: str = VERDICTS.get(audit["verdict"], audit["verdict"])
     if not found:
-        return f"{said[:1].lower()}{said[1:]}"
+        return f"{verdict[:1].lower()}{verdict[1:]}"
     where = "; ".join(f"class {visible(each['class'])} leans on the {each['place']}" for each in found[:3])
     return f"{plural(len(found), 'shortcut')} found: {where}{'; ...' if len(found) > 3 else ''}"
 
 
 def matching(count: int) -> str:
-    """How many images match a filter."""
+    """A number of matching images in words: "1 image matches"."""
     return f"{plural(count, 'image')} {'matches' if count == 1 else 'match'}"

@@ -1,4 +1,4 @@
-"""Serves the page: checks where it listens, opens the port, and runs uvicorn until it is told to stop."""
+"""Serves the page: checks the address, opens the port, and runs uvicorn until the caller stops it."""
 
 import errno
 import os
@@ -20,20 +20,20 @@ from pipeline.web.security import is_loopback
 if TYPE_CHECKING:
     from pipeline.api import Pipeline
 
-LET_GO_SECONDS = 2  # what open streams are given at the end
+SHUTDOWN_SECONDS = 2  # time for open streams to end
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a server listens, and who may come in."""
+    """The address of a server, and its access rules."""
 
     host: str = "127.0.0.1"
-    port: int = 8077  # 0: any that is free
+    port: int = 8077  # 0 takes any free port
     token: str | None = None
-    names: Sequence[str] = ()  # by which it may be called, beside IP addresses and `localhost`
+    names: Sequence[str] = ()  # host names, in addition to IP addresses and `localhost`
 
     def check(self) -> None:
-        """Refuse an address that others reach without a token. Raises UsageError."""
+        """Raise UsageError if other machines could reach the address without a token."""
         if not is_loopback(self.host) and self.token is None:
             raise UsageError(
                 f"{self.host} can be reached from other machines; set `Place.token` or ATTRIBATCH_WEB_TOKEN"
@@ -42,7 +42,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server that runs in a thread."""
+    """A running server: its address and its thread."""
 
     url: str
     thread: threading.Thread
@@ -50,16 +50,20 @@ class Served:
 
 @contextmanager
 def served(pipeline: "Pipeline", place: Place, *, workers: int = 1, computes: bool = False) -> Iterator[Served]:
-    """The page, served by a thread for as long as the context lasts.
+    """Serve the page in a thread until the context ends.
 
     Args:
-        pipeline: opened.
-        place: where.
-        workers: processes of a turn that is started from the page.
-        computes: whether this process computes what waits.
+        pipeline: an open pipeline; the caller closes it afterwards.
+        place: address and access rules.
+        workers: worker processes of an occasion that is started from the page.
+        computes: whether this process computes waiting runs and ticks; occasions are not computed separately then.
+
+    Yields:
+        The server, which accepts requests.
 
     Raises:
-        UsageError: the port is taken, the address is none of this machine, or it needs a token.
+        UsageError: an address that other machines can reach needs a token.
+        PortTaken: the port is in use, or the address is not one of this machine.
     """
     place.check()
     occasions = BackgroundOccasions(pipeline, workers, wait=not computes)
@@ -74,7 +78,7 @@ def served(pipeline: "Pipeline", place: Place, *, workers: int = 1, computes: bo
             yield Served(f"http://{host}:{listener.getsockname()[1]}/", thread)
         finally:
             server.should_exit = True
-            thread.join(LET_GO_SECONDS + 3)
+            thread.join(SHUTDOWN_SECONDS + 3)
             occasions.close()
 
 
@@ -85,7 +89,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=LET_GO_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         limit_concurrency=200,
         h11_max_incomplete_event_size=32 * 1024,
         ws="none",

@@ -32,7 +32,7 @@ def test_a_schedule_is_added_and_run_at_once(page: Page, server: Server, install
     page.goto(f"{server.url}/schedules")
     page.get_by_label("Run to repeat").select_option(installation.other.id)
     page.get_by_label("Name").fill("nightly")
-    page.get_by_label("Gate, or nothing").fill("drift>0.5")
+    page.get_by_label("Gate (optional)").fill("drift>0.5")
     page.get_by_role("button", name="Add schedule").click()
     expect(page.get_by_role("heading", name="nightly")).to_be_visible()
     expect(page.get_by_text("It has not come due yet.")).to_be_visible()

@@ -1,4 +1,4 @@
-"""What an audit said of a run: verdict, findings, classes, distributions; and one class on a page of its own."""
+"""The audit of a run: verdict, findings, classes, distributions. Each class has its own page."""
 
 import io
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from pipeline.web.pages.gallery import is_small, quoted, redacted_row
 from pipeline.web.responses import CurrentRequest, View, twins, with_query
 
 EXAMPLES, CLASS_IMAGES, CANDIDATES = 6, 24, 50
-AVERAGED = 32  # maps of a class, where the audit stored no mean
+AVERAGED = 32  # maps that are averaged for a class if the audit stored no mean
 By = Literal["predicted", "label"]
 MapKind = Literal["mean", "absolute", "median", "std", "member_std"]
 CLASS_MAPS: dict[MapKind, str] = {
@@ -32,7 +32,7 @@ CLASS_MAPS: dict[MapKind, str] = {
     "std": "Spread over images",
     "member_std": "Spread over members",
 }
-ClassName = Annotated[str, Query(max_length=500, description="of the class")]
+ClassName = Annotated[str, Query(max_length=500, description="name of the class")]
 
 router = APIRouter()
 
@@ -56,7 +56,7 @@ def audit(request: CurrentRequest, run: str, by: By = "predicted") -> View:
         "note": note,
         "distributions": charts.of_audit(found) if found else [],
         "verdicts": sentences.VERDICTS,
-        "findings": [_shown(opened, finding) for finding in (found or {}).get("findings", ())],
+        "findings": [_with_pictures(opened, finding) for finding in (found or {}).get("findings", ())],
         "candidates": (found or {}).get("candidates", [])[:CANDIDATES],
         "measured": measured(found) if found else set(),
         "size": (size.height, size.width),
@@ -68,7 +68,7 @@ def audit(request: CurrentRequest, run: str, by: By = "predicted") -> View:
 
 
 def outgrown(audit: dict[str, Any], now: Progress) -> str | None:
-    """What an audit did not see of its run as it is now; None where it saw all."""
+    """A note if a run has more images, or other failures, than its audit saw; None if the audit is current."""
     seen, failed = audit["images"], audit["failed_images"]
     if (seen, failed) == (now.images_done, now.images_failed):
         return None
@@ -80,7 +80,7 @@ def outgrown(audit: dict[str, Any], now: Progress) -> str | None:
 
 @twins(router, "/runs/{run}/class")
 def one_class(request: CurrentRequest, run: str, name: ClassName, by: By = "predicted") -> View:
-    """One class of a run: figures, mean maps, findings, images that need a look."""
+    """One class of a run: figures, mean maps, findings, clusters, and images with most evidence on the border."""
     opened = request.open_run(run)
     stored = opened.run
     rows = opened.find(where=f"{by} = {quoted(name)}", sort="-border_share", limit=CLASS_IMAGES).rows
@@ -126,7 +126,7 @@ def class_map(
     kind: MapKind = "mean",
     colours: thumbnails.Colours = "blue-red",
 ) -> Response:
-    """A map of a class: the mean, or another of `CLASS_MAPS`."""
+    """One of the maps of a class, as PNG: mean, absolute, median, std or member_std."""
     values = mean_map(request.open_run(run), name, by, kind)
     drawn = (
         pictures.signed_colours(values, colours) if kind in ("mean", "median") else pictures.magnitude_colours(values)
@@ -136,7 +136,7 @@ def class_map(
 
 
 def mean_map(stored: StoredRun, name: str, by: By, kind: MapKind) -> Floats:
-    """(H, W): as the audit stored it, else the mean over `AVERAGED` images of the class."""
+    """A map of a class, (H, W): from the stored audit, else the mean over up to `AVERAGED` images. Raises NotFound."""
     found = _stored_maps(stored, name, by).get(kind)
     if found is not None:
         return found
@@ -148,17 +148,17 @@ def mean_map(stored: StoredRun, name: str, by: By, kind: MapKind) -> Floats:
 
 
 def class_address(run: Run, name: str, by: str) -> str:
-    """Where the page of a class is."""
+    """Address of the page of a class."""
     return f"/runs/{run.id}/class?{with_query({'name': name, 'by': by})}"
 
 
 def class_map_address(run: Run, name: str, by: str, kind: str) -> str:
-    """Where the mean map of a class is."""
+    """Address of a map of a class."""
     return f"/runs/{run.id}/class.png?{with_query({'name': name, 'by': by, 'kind': kind})}"
 
 
 def _stored_maps(stored: StoredRun, name: str, by: By) -> dict[MapKind, Floats]:
-    """The maps (H, W) of a class that an audit left beside its findings, see `Audit.arrays`."""
+    """The maps (H, W) of a class in the arrays of the stored audit, see `Audit.arrays`."""
     try:
         data = stored.stores.objects.get(report_key(stored.run.id, f"audit-{by}.npz"))
     except ObjectMissing:
@@ -174,8 +174,8 @@ def _stored_maps(stored: StoredRun, name: str, by: By) -> dict[MapKind, Floats]:
     return found
 
 
-def _shown(stored: StoredRun, finding: dict[str, Any]) -> dict[str, Any]:
-    """A finding with the rows of its examples and their pictures."""
+def _with_pictures(stored: StoredRun, finding: dict[str, Any]) -> dict[str, Any]:
+    """A finding, with the rows of its examples and the addresses of their pictures."""
     return {**finding, "pictures": _pictured(stored, finding["examples"])}
 
 

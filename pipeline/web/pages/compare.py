@@ -1,4 +1,4 @@
-"""Two runs side by side: how their specs differ, which images changed most, and pairs of pictures."""
+"""Two runs side by side: differences of their specs, the images that changed most, and pairs of pictures."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -15,8 +15,8 @@ from pipeline.web.pages.gallery import is_small
 from pipeline.web.redaction import base_name
 from pipeline.web.responses import CurrentRequest, PageRequest, View, twins, with_query
 
-AT_ONCE = 2000  # images of runs that are compared while somebody waits
-CHOICES = 200
+AT_ONCE = 2000  # runs with up to this many images are compared while the visitor waits
+CHOICES = 200  # runs in the form
 Ref = Annotated[str, Query(max_length=200, description="id, prefix of an id, name, or latest")]
 
 router = APIRouter()
@@ -28,16 +28,16 @@ def compare(
     a: Ref = "",
     b: Ref = "",
     after: Annotated[str, Query(max_length=2000)] = "",
-    measure: Annotated[bool, Query(description="compare every map, however many there are")] = False,
+    measure: Annotated[bool, Query(description="compare every map, even of large runs")] = False,
 ) -> View:
-    """Two runs; without both, the form that asks for them. The CSV twin is the table of images."""
+    """Two runs, or the form to choose them. The CSV twin is the table of images."""
     runs = request.pipeline.runs(limit=CHOICES)
     if not (a and b):
         return View("compare.html", {"a": a or None, "b": b or None, "comparison": None}, {"runs": runs, "pairs": None})
     opened = request.open_run(a), request.open_run(b)
     one, other = (each.run for each in opened)
     few = min(one.image_count, other.image_count) <= AT_ONCE
-    # No other site makes a browser compare a million maps.
+    # Another site must not make a browser start a comparison of a million maps.
     measure = measure and request.http.headers.get("sec-fetch-site") != "cross-site"
     comparison, reason = measured(request, one, other, compute=few or measure)
     pairs, following = paired(*opened, comparison, after or None)
@@ -66,7 +66,7 @@ def compare(
 
 
 def measured(request: PageRequest, one: Run, other: Run, *, compute: bool) -> tuple[dict[str, Any] | None, str | None]:
-    """What `Pipeline.compare` says of two runs, as it is stored or computed now, or why it says nothing."""
+    """The comparison of two runs, stored or computed now, and None; or None and the reason why there is none."""
     found = request.pipeline.stored_comparison(one.id, other.id)
     if found is None and compute:
         try:
@@ -74,14 +74,17 @@ def measured(request: PageRequest, one: Run, other: Run, *, compute: bool) -> tu
         except (Permanent, UsageError) as error:
             return None, request.redact(str(error), one, other)
     if found is not None:
-        found.pop("spec", None)  # it names folders of this machine; `compare` describes the differences without them
+        found.pop("spec", None)  # it contains folders of this machine; `compare` lists the differences without them
     return found, None
 
 
 def paired(
     one: StoredRun, other: StoredRun, comparison: dict[str, Any] | None, after: str | None
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """Pairs of images of the same key: those that changed most, else in the order of rows."""
+    """Pairs of images with the same key, and the cursor of the next page.
+
+    The images that changed most if the comparison lists them, else one page in the order of rows.
+    """
     if comparison is not None and comparison.get("changed"):
         changed = comparison["changed"][:PAIRS]
         keys, following = [each["key"] for each in changed], None

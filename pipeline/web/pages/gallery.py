@@ -1,4 +1,4 @@
-"""The images of a run as a grid: filter, sort, page, and how they are drawn. All of it is in the address."""
+"""The images of a run as a grid. Filter, sort order, page and way of drawing are in the address."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,8 +17,8 @@ from pipeline.web.pages import thumbnails
 from pipeline.web.responses import CurrentRequest, View, twins, with_query
 
 PAGE = 60
-COUNTED, COUNTING_SECONDS = 10_000, 2.0  # a filter without an index reads every row: seconds at a million
-SORTS = {  # those with an index: any page of a million images takes milliseconds
+COUNTED, COUNTING_SECONDS = 10_000, 2.0  # a filter without an index reads every row, which takes seconds at a million
+SORTS = {  # columns with an index: any page of a million images takes milliseconds
     "": "row",
     "-member_disagreement": "disagreement, largest first",
     "-error_estimate": "error estimate, largest first",
@@ -40,15 +40,15 @@ PIXELATED = 96  # inputs smaller than this are enlarged as squares
 
 router = APIRouter()
 
-# A form sends what was left blank as an empty text.
+# A form sends an empty text for a blank field.
 Figure = Annotated[
     Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)] | None,
     BeforeValidator(lambda value: None if value == "" else value),
 ]
 
 
-class Wanted(BaseModel):
-    """What the address says: the view."""
+class GalleryQuery(BaseModel):
+    """The query string of a gallery."""
 
     where: str = Field("", max_length=8000, description="a filter, see `attribatch query --help`")
     predicted: str = Field("", max_length=500)
@@ -63,11 +63,11 @@ class Wanted(BaseModel):
     limit: int = Field(PAGE, ge=1, le=1000)
     mode: Literal["overlay", "image", "map", "positive", "negative"] = "overlay"
     colours: thumbnails.Colours = "blue-red"
-    opacity: int = Field(85, ge=0, le=100, description="of the map over its image, in percent")
+    opacity: int = Field(85, ge=0, le=100, description="opacity of the map over its image, in percent")
 
     @property
     def condition(self) -> str | None:
-        """All filters as one."""
+        """All filters as one; None without a filter."""
         parts = [f"({self.where})"] if self.where.strip() else []
         parts += [f"{name} = {quoted(value)}" for name in ("predicted", "label") if (value := getattr(self, name))]
         if self.only:
@@ -79,46 +79,46 @@ class Wanted(BaseModel):
 
     @property
     def mixed(self) -> bool:
-        """Whether the text is not the whole filter."""
+        """Whether fields of the form add to the typed filter."""
         return self.condition is not None and self.condition != f"({self.where})"
 
     def pairs(self) -> dict[str, Any]:
-        """What of it differs from the default: the shortest address of the same view."""
+        """The fields that differ from their defaults, for the shortest address of the same view."""
         return self.model_dump(exclude_defaults=True)
 
 
 @twins(router, "/runs/{run}/images")
-def images(request: CurrentRequest, run: str, wanted: Annotated[Wanted, Query()]) -> View:
+def images(request: CurrentRequest, run: str, query: Annotated[GalleryQuery, Query()]) -> View:
     """A page of a run's images."""
     opened = request.open_run(run)
     stored, rows = opened.run, tuple[ImageRow, ...]()
     problem = following = None
     try:
-        if wanted.where.strip():
-            opened.check_filter(wanted.where)  # by itself: the message points into the typed text
+        if query.where.strip():
+            opened.check_filter(query.where)  # without the other fields, so that the message points into the typed text
         page = opened.find(
-            where=wanted.condition,
-            sort=wanted.sort or None,
-            limit=wanted.limit,
-            after=wanted.after or None,
+            where=query.condition,
+            sort=query.sort or None,
+            limit=query.limit,
+            after=query.after or None,
         )
         rows, following = page.rows, page.next
     except UsageError as error:
         problem = str(error)
     listed = [redacted_row(row, request.known_paths) for row in rows]
-    pairs = wanted.pairs()
-    data = {"run": stored.id, "where": wanted.condition, "sort": wanted.sort or None, "images": listed}
+    pairs = query.pairs()
+    data = {"run": stored.id, "where": query.condition, "sort": query.sort or None, "images": listed}
     data |= {"next": following, "error": problem}
     next_query = None if following is None else with_query(pairs, after=following)
     more = {
         "stored": stored,
-        "wanted": wanted,
+        "query": query,
         "pairs": pairs,
-        "tiles": [tile(stored, row, wanted, request.known_paths) for row in rows],
+        "tiles": [tile(stored, row, query, request.known_paths) for row in rows],
         "next_query": next_query,
-        "count": len(rows) if problem is None and following is None and not wanted.after else None,
+        "count": len(rows) if problem is None and following is None and not query.after else None,
         "choices": {
-            "sorts": SORTS if wanted.sort in SORTS else SORTS | {wanted.sort: order_in_words(wanted.sort)},
+            "sorts": SORTS if query.sort in SORTS else SORTS | {query.sort: order_in_words(query.sort)},
             "only": ONLY,
             "figures": FIGURES,
             "modes": list(thumbnails.MODES),
@@ -133,7 +133,7 @@ def images(request: CurrentRequest, run: str, wanted: Annotated[Wanted, Query()]
 
 @twins(router, "/runs/{run}/count")
 def count(request: CurrentRequest, run: str, where: Annotated[str, Query(max_length=8000)]) -> View:
-    """How many images of a run match a filter: none is said where more than `COUNTED` do, or counting takes long."""
+    """Count matching images. `count` is null above 10,000 matches or after 2 seconds."""
     found = request.open_run(run).count_up_to(where, most=COUNTED, seconds=COUNTING_SECONDS)
     more = found is not None and found > COUNTED
     data = {"where": where, "count": None if more else found, "more_than": COUNTED if more else None}
@@ -141,28 +141,28 @@ def count(request: CurrentRequest, run: str, where: Annotated[str, Query(max_len
 
 
 def redacted_row(row: ImageRow, known_paths: Sequence[str] = ()) -> dict[str, Any]:
-    """A row as plain values, without the machine's paths; `known` as for `places.public`."""
+    """A row as plain values, without the machine's paths. `known_paths` as for `redaction.redact`."""
     found = asdict(row)
     found["error"] = None if row.error is None else redaction.redact(row.error, known_paths)
     return found
 
 
-def tile(run: Run, row: ImageRow, wanted: Wanted, known_paths: Sequence[str] = ()) -> dict[str, Any]:
-    """What the grid shows of one image."""
+def tile(run: Run, row: ImageRow, query: GalleryQuery, known_paths: Sequence[str] = ()) -> dict[str, Any]:
+    """The content of one tile: the row, its address, pictures, alternative text and sorted figure."""
     done = row.state is ImageState.DONE
-    kinds = thumbnails.MODES[wanted.mode] if done else ("image",)
+    kinds = thumbnails.MODES[query.mode] if done else ("image",)
     return {
         "row": row,
         "href": f"/runs/{run.id}/images/{row.row}",
-        "layers": [thumbnails.address(run, row, kind, colours=wanted.colours) for kind in kinds],
+        "layers": [thumbnails.address(run, row, kind, colours=query.colours) for kind in kinds],
         "alt": sentences.finding(row, known_paths),
-        "figure": sorted_by(row, wanted.sort) if done else "",
+        "figure": sorted_by(row, query.sort) if done else "",
         "wrong": done and row.label is not None and row.label != row.predicted,
     }
 
 
 def order_in_words(sort: str) -> str:
-    """What a sort is called: `gini` is "gini, smallest first"."""
+    """A sort order in words: "gini, smallest first" for `gini`."""
     column = sort.removeprefix("-")
     name = column.replace("_", " ")
     if column not in FIGURE_COLUMNS:
@@ -171,7 +171,7 @@ def order_in_words(sort: str) -> str:
 
 
 def sorted_by(row: ImageRow, sort: str) -> str:
-    """Name and value of the figure that images are sorted by; empty where it is no figure."""
+    """Name and value of the figure that images are sorted by; empty if the column is not a figure."""
     column = sort.removeprefix("-")
     if column not in FIGURE_COLUMNS or (value := getattr(row, column)) is None:
         return ""
@@ -187,5 +187,5 @@ def is_small(spec: RunSpec) -> bool:
 
 
 def quoted(text: str) -> str:
-    """A text as a filter has it."""
+    """A text as a quoted value of a filter."""
     return "'" + text.replace("'", "''") + "'"

@@ -1,4 +1,4 @@
-"""One image: everything that is stored about it."""
+"""One image and all its stored data."""
 
 import json
 from typing import Any
@@ -15,8 +15,8 @@ from pipeline.web.pages import thumbnails
 from pipeline.web.pages.gallery import is_small, redacted_row
 from pipeline.web.responses import CurrentRequest, View, twins
 
-NEIGHBOURS = 12
-COLUMNS: dict[str, tuple[str | tuple[str, str], str]] = {  # of the table of figures: name, column, how it is written
+CLUSTER_IMAGES = 12
+COLUMNS: dict[str, tuple[str | tuple[str, str], str]] = {  # rows of the table of figures: name, column, format
     "Probability": ("probability", "number"),
     "Output F(x)": ("output", "number"),
     "Output at the baseline F(x′)": ("baseline_output", "number"),
@@ -29,7 +29,7 @@ COLUMNS: dict[str, tuple[str | tuple[str, str], str]] = {  # of the table of fig
     "Baseline sensitivity": ("baseline_sensitivity", "number"),
     "Border share": ("border_share", "percent"),
     "Positive share": ("positive_share", "percent"),
-    "Centre of mass (from the left, from the top)": (("center_x", "center_y"), "place"),
+    "Center of mass (from the left, from the top)": (("center_x", "center_y"), "place"),
     "Entropy (of its maximum)": ("entropy", "number"),
     "Gini coefficient": ("gini", "number"),
 }
@@ -39,12 +39,12 @@ router = APIRouter()
 
 @twins(router, "/runs/{run}/images/{row}")
 def image(request: CurrentRequest, run: str, row: thumbnails.RowNumber) -> View:
-    """One image: picture, figures in words, path, provenance, neighbours."""
+    """One image: picture, figures in words, path, provenance, other images of its cluster."""
     opened = request.open_run(run)
     stored, spec = opened.run, opened.spec
     found = thumbnails.one_row(opened, row)
     done = found.state is ImageState.DONE
-    like = neighbours(opened, found)
+    cluster = same_cluster(opened, found)
     data: dict[str, Any] = {
         "run": stored.id,
         "image": redacted_row(found, request.known_paths),
@@ -55,7 +55,7 @@ def image(request: CurrentRequest, run: str, row: thumbnails.RowNumber) -> View:
         },
         "provenance": provenance(stored, spec, found),
         "top_classes": json.loads(found.top_classes) if found.top_classes else [],
-        "neighbours": [each.key for each in like],
+        "neighbours": [each.key for each in cluster],
     }
     path = data["path"]
     curve = None if path is None else charts.curve(**path, target=visible(found.target))
@@ -65,32 +65,32 @@ def image(request: CurrentRequest, run: str, row: thumbnails.RowNumber) -> View:
         "found": found,
         "figures": figures(found),
         "panels": panels(stored, found, spread=len(spec.models) > 1) if done else [],
-        "alone": thumbnails.address(stored, found, "image", size=thumbnails.LARGE),
+        "picture": thumbnails.address(stored, found, "image", size=thumbnails.LARGE),
         "layer": thumbnails.address(stored, found, "layer", size=thumbnails.LARGE),
         "alt": sentences.finding(found, request.known_paths),
         "pixelated": is_small(spec),
         "output": spec.output.replace("_", " "),
         "before": adjacent(opened, f"row < {found.row}", "-row"),
         "after": adjacent(opened, f"row > {found.row}", "row"),
-        "like": [(each, thumbnails.address(stored, each, "layer")) for each in like],
+        "cluster": [(each, thumbnails.address(stored, each, "layer")) for each in cluster],
         "address": thumbnails.address,
     }
     return View("image.html", data, more, rows=[data["image"]])
 
 
 def adjacent(stored: StoredRun, where: str, sort: str) -> ImageRow | None:
-    """The image before or after one, in the order of rows."""
+    """The first row that matches, in an order of rows; None if no row does."""
     found = stored.find(where=where, sort=sort, limit=1).rows
     return found[0] if found else None
 
 
 def panels(run: Run, row: ImageRow, *, spread: bool) -> list[dict[str, str]]:
-    """The pictures beside the large one."""
+    """The smaller pictures of an image: name, title, alternative text and address of each."""
     shown = [
         ("image", "Image", f"{visible(row.key)}, as the models saw it"),
         ("map", "Map", f"For (red) and against (blue) {visible(row.target)}, without the image"),
-        ("positive", "For", f"What speaks for {visible(row.target)}"),
-        ("negative", "Against", f"What speaks against {visible(row.target)}"),
+        ("positive", "For", f"Evidence for {visible(row.target)}"),
+        ("negative", "Against", f"Evidence against {visible(row.target)}"),
     ]
     if spread:
         shown.append(("std", "Spread over members", "Standard deviation over the members of the ensemble"))
@@ -101,12 +101,12 @@ def panels(run: Run, row: ImageRow, *, spread: bool) -> list[dict[str, str]]:
 
 
 def figures(row: ImageRow) -> list[tuple[str, str]]:
-    """Name and value of everything that was measured."""
-    return [(name, _written(row, column, how)) for name, (column, how) in COLUMNS.items()]
+    """Name and value of every figure of an image."""
+    return [(name, _formatted(row, column, style)) for name, (column, style) in COLUMNS.items()]
 
 
 def provenance(run: Run, spec: RunSpec, row: ImageRow) -> dict[str, Any]:
-    """What a third party needs to say where this map comes from."""
+    """The digests and options that identify a map, for a third party."""
     return {
         "spec_key": run.spec_key,
         "seed": spec.seed,
@@ -119,24 +119,24 @@ def provenance(run: Run, spec: RunSpec, row: ImageRow) -> dict[str, Any]:
     }
 
 
-def neighbours(stored: StoredRun, row: ImageRow) -> list[ImageRow]:
-    """Other images in the same cluster of the stored audit; none where it was in no cluster."""
+def same_cluster(stored: StoredRun, row: ImageRow) -> list[ImageRow]:
+    """Other images in the same cluster of the stored audit; empty if the image is in no cluster."""
     audit = stored.report("audit-predicted.json") or {}
     for cluster in audit.get("clusters", ()):
         if row.row in cluster["rows"]:
-            rows = [number for number in cluster["rows"] if number != row.row][:NEIGHBOURS]
+            rows = [number for number in cluster["rows"] if number != row.row][:CLUSTER_IMAGES]
             where = f"row in ({', '.join(map(str, rows))})" if rows else "row = -1"
-            found = {one.row: one for one in stored.find(where=where, limit=NEIGHBOURS).rows}
+            found = {one.row: one for one in stored.find(where=where, limit=CLUSTER_IMAGES).rows}
             return [found[number] for number in rows if number in found]
     return []
 
 
-def _written(row: ImageRow, column: str | tuple[str, str], how: str) -> str:
+def _formatted(row: ImageRow, column: str | tuple[str, str], style: str) -> str:
     if isinstance(column, tuple):
         return ", ".join(percent(getattr(row, name)) for name in column)
     value = getattr(row, column)
     if value is None:
         return "–"
-    if how == "whole":
+    if style == "whole":
         return f"{value:,}"
-    return {"percent": percent(value), "fine": f"{value:+.4g}"}.get(how, number(value, 3))
+    return {"percent": percent(value), "fine": f"{value:+.4g}"}.get(style, number(value, 3))

@@ -1,8 +1,8 @@
-"""Runs: the list, one run with its progress as it goes on, and what may be done with it."""
+"""Runs: the list, and the page of one run with its live progress and its actions."""
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Query
@@ -15,18 +15,18 @@ from pipeline.runs.stored import StoredRun
 from pipeline.web import sentences
 from pipeline.web.responses import CurrentRequest, PageRequest, View, twins
 
-SHOWN = 50  # runs on a page
+SHOWN = 50  # runs per page
 LIVE_SECONDS = 1.0
-LIVE_LIMIT = 900  # looks of one stream; browsers ask again
-FAILURES = 200  # failed images that are read for the table of reasons
+LIVE_LIMIT = 900  # updates of one stream; then the browser reconnects
+FAILURES = 200  # failed images that the table of reasons counts
 
 router = APIRouter()
 
 
 async def check_form(request: CurrentRequest, form_token: Annotated[str, Form(max_length=128)] = "") -> None:
-    """Raise 403 where a change is not asked for by one of this server's own pages."""
+    """Refuse with 403 a change that does not come from a page of this server."""
     if not request.site.guard.may_write(request.http, form_token):
-        raise HTTPException(403, "this form is not of this server, or of an earlier one; load the page again")
+        raise HTTPException(403, "this form is from another server, or from before a restart; reload the page")
 
 
 WRITES = [Depends(check_form)]
@@ -46,7 +46,7 @@ def runs(request: CurrentRequest, page: Annotated[int, Query(ge=1, le=100_000)] 
 
 @twins(router, "/runs/{run}")
 def run(request: CurrentRequest, run: str) -> View:
-    """One run: progress, what it computes, what it costs, what failed."""
+    """One run: progress, request, cost, failures."""
     opened = request.open_run(run)
     stored, spec = opened.run, opened.spec
     data = {
@@ -65,28 +65,28 @@ def run(request: CurrentRequest, run: str) -> View:
 
 @router.get("/events", response_class=StreamingResponse)
 def all_events(request: CurrentRequest) -> Response:
-    """The table of runs again and again, as server-sent events, until nothing runs."""
+    """The table of runs as server-sent events: sent again whenever it changes, until all runs are over."""
     known: dict[str, RunOverview] = {}
 
-    def look() -> tuple[str, bool]:
+    def update() -> tuple[str, bool]:
         found = request.pipeline.overviews(limit=SHOWN, known=known)
         known.update({each.id: each for each in found})
         shown = [record(each) for each in found]
         return request.render("_runs.html", {"runs": shown}), all(one["over"] for one in shown)
 
-    return _stream(request, look)
+    return _stream(request, update)
 
 
 @router.get("/events/{run}", response_class=StreamingResponse)
 def run_events(request: CurrentRequest, run: str) -> Response:
-    """The progress of one run again and again, as server-sent events, until it is over."""
+    """The progress of one run as server-sent events: sent again whenever it changes, until the run is over."""
     stored = request.pipeline.get_run(run)
 
-    def look() -> tuple[str, bool]:
+    def update() -> tuple[str, bool]:
         one = record(request.pipeline.overview(stored.id))
         return request.render("_progress.html", {"one": one}), one["over"]
 
-    return _stream(request, look)
+    return _stream(request, update)
 
 
 @router.post("/runs/{run}/cancel", dependencies=WRITES, status_code=303, response_class=RedirectResponse)
@@ -99,7 +99,7 @@ def cancel(request: CurrentRequest, run: str) -> Response:
 
 @router.post("/runs/{run}/retry", dependencies=WRITES, status_code=303, response_class=RedirectResponse)
 def retry(request: CurrentRequest, run: str) -> Response:
-    """Give what failed of a run its attempts again, and tell the workers."""
+    """Queue failed units of a run again, and units with failed images, and wake the workers."""
     stored = request.pipeline.get_run(run)
     request.pipeline.retry(stored.id)
     request.pipeline.wake()
@@ -108,9 +108,8 @@ def retry(request: CurrentRequest, run: str) -> Response:
 
 def errors(request: PageRequest, run_id: str) -> list[str]:
     """Errors of a run's units, without the paths of this machine."""
-    found = request.pipeline.status(run_id).errors
-    named = [request.pipeline.get_run(run_id)] if found else []
-    return [request.redact(error, *named) for error in found]
+    stored = request.open_run(run_id)
+    return [request.redact(error, stored.run) for error in stored.progress().errors]
 
 
 def record(run: RunOverview, errors: Sequence[str] = ()) -> dict[str, Any]:
@@ -140,13 +139,13 @@ def record(run: RunOverview, errors: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def state_of(progress: Progress) -> str:
-    """The state of a run; `stopped` where something waits that nobody computes."""
+    """The state of a run; `stopped` if units are pending and no worker computes any."""
     idle = progress.state is RunState.RUNNING and not progress.units[UnitState.LEASED]
     return "stopped" if idle else str(progress.state)
 
 
 def cost(stored: StoredRun) -> dict[str, Any]:
-    """Gradient evaluations of a run: as planned, or with a tolerance the mean of its first images."""
+    """Gradient evaluations per image: as planned, or with a tolerance the mean over the first 100 images."""
     spec, paths = stored.spec, sentences.paths_per_image(stored.spec)
     if spec.tolerance is None:
         return {"paths": paths, "per_image": float(paths * spec.n_steps), "measured": False}
@@ -156,30 +155,32 @@ def cost(stored: StoredRun) -> dict[str, Any]:
 
 
 def failures(request: PageRequest, stored: StoredRun) -> list[dict[str, Any]]:
-    """Reasons why images failed, the most frequent first, of the first `FAILURES` such images."""
+    """Reasons of failed images, the most frequent first, from the first `FAILURES` failed images."""
     if not stored.progress().images_failed:
         return []
     rows = stored.find(where="failed", limit=FAILURES).rows
-    reasons = [request.redact((row.error or "").removeprefix(f"{row.key}: ")) for row in rows]
+    causes = [request.redact((row.error or "").removeprefix(f"{row.key}: ")) for row in rows]
     return [
         {
             "reason": reason,
             "images": count,
-            "examples": [row.key for row, said in zip(rows, reasons, strict=True) if said == reason][:3],
+            "examples": [row.key for row, cause in zip(rows, causes, strict=True) if cause == reason][:3],
         }
-        for reason, count in Counter(reasons).most_common()
+        for reason, count in Counter(causes).most_common()
     ]
 
 
-def _stream(request: PageRequest, look: Any) -> StreamingResponse:
+def _stream(request: PageRequest, update: Callable[[], tuple[str, bool]]) -> StreamingResponse:
+    """Events with the HTML of `update`, sent when it changes, until its flag is True."""
+
     async def events() -> AsyncIterator[str]:
         shown = None
         for _ in range(LIVE_LIMIT):
             if await request.http.is_disconnected():
                 return
             try:
-                html, over = await run_in_threadpool(look)
-            except AttribatchError:  # the database is away, or the run was removed: the browser asks again
+                html, over = await run_in_threadpool(update)
+            except AttribatchError:  # the database does not answer, or the run was removed: the browser reconnects
                 return
             if html != shown:
                 shown = html

@@ -1,7 +1,6 @@
-"""Schedules: when each comes due, what became of its turns, and what may be done with it.
+"""Schedules: next due times, history of occasions, drift, and actions.
 
-A schedule is made here from a run that was done before: the page names no model and no path that this installation has
-not run already.
+A schedule is made here from an earlier run. The page accepts no model and no path that this installation has not run.
 """
 
 import json
@@ -66,7 +65,7 @@ def add(
     timezone: Annotated[str, Form(max_length=100)] = "UTC",
     fail_on: Annotated[str, Form(max_length=100)] = "",
 ) -> Response:
-    """Repeat a run by the clock. Its models are loaded and its images listed once now."""
+    """Add a schedule that repeats a run. The models are loaded and the images listed once, as a check."""
     typed = {"run": run, "name": name, "cron": cron, "timezone": timezone, "fail_on": fail_on}
     repeated: list[Run] = []
     try:
@@ -76,15 +75,15 @@ def add(
         )
     except UsageError as error:
         return request.answer(_listed(request, typed, request.redact(str(error), *repeated)), "html")
-    except ImportError:  # the image of the page alone
-        reason = "torch is not installed here, so the models cannot be tried: use attribatch schedule add on a worker"
+    except ImportError:  # an installation without torch, such as the container image of the page
+        reason = "torch is not installed here, so the models cannot be checked; run attribatch schedule add on a worker"
         return request.answer(_listed(request, typed, reason), "html")
     return RedirectResponse(f"/schedules/{name}", 303)
 
 
 @router.post("/schedules/{name}/{what}", dependencies=WRITES, status_code=303, response_class=RedirectResponse)
 def change(request: CurrentRequest, name: Name, what: Literal["pause", "resume", "remove", "run-now"]) -> Response:
-    """Pause, resume or remove a schedule, or do one turn of it at once in the background."""
+    """Pause, resume or remove a schedule, or start an occasion of it in the background."""
     if what == "run-now":
         request.site.occasions.start(name)
     else:
@@ -93,7 +92,7 @@ def change(request: CurrentRequest, name: Name, what: Literal["pause", "resume",
 
 
 def most_moved(request: PageRequest, occasions: list[Occasion]) -> list[ClassDrift]:
-    """The classes that moved most in the last turn that was compared."""
+    """The classes with the largest drift on the last occasion that was compared."""
     compared = next((each for each in occasions if each.drift is not None and not each.unchanged), None)
     if compared is None:
         return []

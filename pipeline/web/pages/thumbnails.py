@@ -1,6 +1,6 @@
-"""Pictures on demand: an image, its map, their parts, and the map as numbers.
+"""Pictures on demand: an image, its map, parts of the map, and the map as an array.
 
-The address of a picture holds a key of its content, so that a browser may keep it for good.
+The address of a picture contains a digest of its content, so that browsers can cache it forever.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from pipeline.errors import NotFound, ObjectMissing, Retryable, UnreadableImage,
 from pipeline.formatting import visible
 from pipeline.outputs import pictures
 from pipeline.runs.stored import StoredRun
-from pipeline.web.responses import CurrentRequest
+from pipeline.web.responses import CurrentRequest, with_query
 
 Kind = Literal["image", "layer", "map", "positive", "negative", "std"]
 Colours = Literal["blue-red", "purple-orange"]
 RowNumber = Annotated[int, Path(ge=0, le=2**31 - 1)]
-DRAWN_AS = "1"  # raised when a picture of the same data would look different
-SMALL, LARGE = 224, 896  # the longer side of a picture at most, pixels
-MODES: dict[str, tuple[Kind, ...]] = {  # the layers of each, from below
+DRAWN_AS = "1"  # increase it when the same data is drawn differently
+SMALL, LARGE = 224, 896  # maximum length of a picture's longer side, pixels
+MODES: dict[str, tuple[Kind, ...]] = {  # layers of each mode, the lowest first
     "overlay": ("image", "layer"),
     "image": ("image",),
     "map": ("map",),
@@ -47,18 +47,19 @@ def one_row(stored: StoredRun, number: int) -> ImageRow:
 
 
 def content_key(run: Run, row: ImageRow) -> str:
-    """Stands for all that pictures of an image depend on but the way they are drawn."""
+    """A digest of the data and the drawing code of an image's pictures; kind, colors and size are not part of it."""
     parts = (DRAWN_AS, run.spec_key, row.sha256, row.version, row.map_run, row.map_row)
     return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
 def address(run: Run, row: ImageRow, kind: str, *, colours: str = "blue-red", size: int = SMALL) -> str:
-    """Where a picture is, for as long as it is that picture."""
-    return f"/runs/{run.id}/images/{row.row}/{kind}.png?colours={colours}&size={size}&key={content_key(run, row)}"
+    """Content-addressed URL of a picture."""
+    query = with_query({"colours": colours, "size": size, "key": content_key(run, row)})
+    return f"/runs/{run.id}/images/{row.row}/{kind}.png?{query}"
 
 
 def layers(run: Run, row: ImageRow) -> list[str]:
-    """Where the pictures are that make an overlay, from below."""
+    """URLs of the pictures of an overlay, the lowest first."""
     return [address(run, row, kind) for kind in MODES["overlay"]]
 
 
@@ -75,7 +76,7 @@ def numbers(request: CurrentRequest, run: str, row: RowNumber) -> Response:
 
 @router.get("/runs/{run}/images/{row}/overlay.png", response_class=Response)
 def overlay(request: CurrentRequest, run: str, row: RowNumber) -> Response:
-    """The map over its image as one picture, to be kept."""
+    """The map over its image as one PNG, for download."""
     stored = request.open_run(run)
     found = one_row(stored, row)
     drawn = pictures.overlay(stored.image(found), stored.map(found))
@@ -93,7 +94,7 @@ def picture(
     size: Annotated[int, Query(ge=16, le=LARGE)] = SMALL,
     key: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
-    """One picture as a PNG; where its file or map is gone, a drawing that says why, and 404."""
+    """One picture as PNG. If its file or its map is gone: 404, with a drawing that contains the reason."""
     stored = request.open_run(run)
     found = one_row(stored, row)
     content = content_key(stored.run, found)
@@ -116,7 +117,7 @@ def _draw(stored: StoredRun, row: ImageRow, kind: Kind, colours: str) -> Image.I
     if kind == "std":
         spread = stored.spread(row)
         if spread is None:
-            raise UsageError("one member alone has no spread")
+            raise UsageError("a single member has no spread")
         return Image.fromarray(pictures.magnitude_colours(spread))
     values = stored.map(row)
     if kind == "layer":
@@ -127,7 +128,7 @@ def _draw(stored: StoredRun, row: ImageRow, kind: Kind, colours: str) -> Image.I
 
 
 def _placeholder(reason: str, status: int) -> Response:
-    """A grey square with the reason on it, in place of a picture."""
+    """A gray square with the reason, in place of a picture."""
     lines = textwrap.wrap(visible(reason), 30)[:8]
     text = "".join(
         f'<text x="112" y="{118 - 9 * len(lines) + 18 * number}" text-anchor="middle">{escape(line)}</text>'

@@ -1,9 +1,9 @@
-// What server-rendered pages cannot do: the opacity slider, arrows between images, live progress, a hover on two pictures.
+// The opacity slider, arrow keys between images, live progress, and a pointer that is shown in two pictures.
 "use strict";
 (() => {
   const root = document.documentElement;
   const all = (selector) => [...document.querySelectorAll(selector)];
-  const plain = { mode: "overlay", colours: "blue-red", opacity: "85" }; // what an address leaves out
+  const plain = { mode: "overlay", colours: "blue-red", opacity: "85" }; // defaults, which an address leaves out
 
   // ---- opacity of maps over images: the slider sets a variable of the style sheet
   function setOpacity(value) {
@@ -14,9 +14,9 @@
     }
   }
   const first = document.querySelector("[data-opacity]");
-  const asked = new URLSearchParams(location.search).get("opacity");
-  const opacity = Number(asked ?? sessionStorage.getItem("opacity") ?? first?.value);
-  if (first && opacity !== Number(plain.opacity)) setOpacity(opacity); // else the page would be styled anew before it shows
+  const requested = new URLSearchParams(location.search).get("opacity");
+  const opacity = Number(requested ?? sessionStorage.getItem("opacity") ?? first?.value);
+  if (first && opacity !== Number(plain.opacity)) setOpacity(opacity); // otherwise the first paint would wait for a second layout
   document.addEventListener("input", (event) => {
     if (!event.target.matches("[data-opacity]")) return;
     setOpacity(Number(event.target.value));
@@ -29,7 +29,7 @@
     history.replaceState(history.state, "", address);
   });
 
-  // ---- the gallery's form: a choice shows at once, and the address says only what differs from the default
+  // ---- the gallery's form: a choice is applied at once, and the address contains only values other than the defaults
   const view = document.getElementById("view");
   if (view) {
     view.addEventListener("change", (event) => {
@@ -83,7 +83,7 @@
     else moveInGrid(event);
   });
 
-  // ---- live parts: the server sends them anew whenever they change, and says when that is over
+  // ---- live parts: the server sends them again whenever they change, and an event when the run is over
   for (const part of all("[data-live]")) {
     const source = new EventSource(part.dataset.live);
     source.onmessage = (event) => { part.innerHTML = event.data; };
@@ -94,7 +94,7 @@
   }
   if (document.querySelector("[data-again]")) setTimeout(() => location.reload(), 1500);
 
-  // ---- two runs side by side: the place under the pointer shows in both pictures
+  // ---- two runs side by side: the point under the pointer is marked in both pictures
   for (const pair of all("[data-synced]")) {
     pair.addEventListener("pointermove", (event) => {
       const frame = event.target.closest(".frame");

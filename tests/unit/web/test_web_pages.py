@@ -210,7 +210,7 @@ def test_the_run_page_says_progress_cost_and_why_images_failed(browser: TestClie
     assert "not an image" in reason["reason"]
     assert [model["source"] for model in found["spec"]["models"]] == ["tiny.py:make"] * 2
     assert found["source"] == {"kind": "folder", "name": "images"}
-    assert "Retry what failed" in browser.get(f"/runs/{installation.run.id}").text
+    assert "Retry failures" in browser.get(f"/runs/{installation.run.id}").text
 
 
 def test_an_image_page_says_everything_that_is_stored(
@@ -241,8 +241,8 @@ def test_an_image_page_says_everything_that_is_stored(
         (0.092, 0.027, None, "from 0.123 at the baseline to 0.456 at the image", "does not add up"),
         (0.092, 0.2, None, "does not add up", "single pixels"),
         (0.092, None, None, "does not add up", "at the baseline"),
-        (0.004, 0.027, None, "single pixels can be read. Whether members agree", "baselines"),
-        (0.004, 0.027, 0.5, "Whether members and baselines agree", "does not add up"),
+        (0.004, 0.027, None, "single pixels can be read. See below whether members agree", "baselines"),
+        (0.004, 0.027, 0.5, "whether members and baselines agree", "does not add up"),
     ],
 )
 def test_sentences_about_a_map_agree_with_each_other(
