@@ -124,7 +124,7 @@ class PageRequest:
             "request_path": self.http.url.path,
             "request_query": self.http.url.query,
             "form_token": site.guard.form_token,
-            "may_log_out": site.guard.needs_login,
+            "may_log_out": site.guard.needs_login and site.guard.admits(self.http),
             "computes": site.computes or site.pipeline.settings.broker_url is not None,
         }
         return site.templates.get_template(template).render(common | dict(values))

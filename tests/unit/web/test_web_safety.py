@@ -84,7 +84,9 @@ def test_with_a_token_nothing_is_shown_before_the_login(visitor: TestClient, ins
     assert visitor.get("/runs.json", headers={"accept": "application/json"}).status_code == 401
     assert visitor.get("/openapi.json", headers={"accept": "*/*"}).status_code == 401
     assert visitor.get("/healthz").status_code == 200
-    assert installation.run.id not in visitor.get("/login").text
+    login = visitor.get("/login").text
+    assert installation.run.id not in login
+    assert "Log out" not in login
 
 
 def test_login_with_the_token_and_out_again(visitor: TestClient) -> None:
@@ -97,7 +99,7 @@ def test_login_with_the_token_and_out_again(visitor: TestClient) -> None:
     cookie = right.headers["set-cookie"].lower()
     assert all(part in cookie for part in (COOKIE, "httponly", "samesite=strict", "secure"))
     assert TOKEN not in right.headers["set-cookie"]
-    assert visitor.get("/runs").status_code == 200
+    assert "Log out" in visitor.get("/runs").text
     assert visitor.post("/runs/first/cancel").status_code == 403, "the cookie alone changes nothing"
     visitor.post("/logout", data={"form_token": form})
     assert visitor.get("/runs").status_code == 303
