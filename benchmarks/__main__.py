@@ -1,6 +1,6 @@
-"""`make bench` regenerates RESULTS.md; `make bench ARGS="speed steps"` some of its sections.
+"""`make bench` regenerates RESULTS.md; `make bench ARGS="speed steps"` regenerates two of its sections.
 
-Both sides of every ratio run in one process, interleaved A B A B; medians of processor time are reported.
+Both sides of every ratio run in one process, interleaved A B A B. Reported times are medians of processor time.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from benchmarks import (
     web,
 )
 
-THREADS = 1  # several on shared cores measure the neighbours: each operation waits for the slowest
+THREADS = 1  # more threads would measure other programs on the cores: each operation waits for its slowest thread
 RESULTS = Path(__file__).parent / "RESULTS.md"
 SECTIONS: dict[str, Callable[[], str]] = {
     "speed": speed.section,
@@ -49,7 +49,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all by default")
+    parser.add_argument("sections", nargs="*", help=f"sections to measure, of {', '.join(SECTIONS)}; all by default")
     chosen = parser.parse_args().sections or list(SECTIONS)
     if unknown := set(chosen) - set(SECTIONS):
         parser.error(f"no section {unknown.pop()!r}; there are {', '.join(SECTIONS)}")

@@ -1,4 +1,4 @@
-"""An audit of many maps: images a second, and the peak of memory, which must not grow with their number."""
+"""An audit of many maps: images per second, and peak memory, which must not grow with the number of maps."""
 
 import os
 import subprocess
@@ -52,14 +52,14 @@ def section() -> str:
         rows.append([f"{count:,}", f"{count / reading:,.0f}", f"{seconds:.1f}", f"{peak:.0f}"])
     header = ["maps", "images/s, reductions", "whole audit, processor s", "peak, MB"]
     return (
-        "## An audit of many maps\n\nSynthetic maps of 32 x 32 and their spreads over members, ten classes, held in "
-        "memory 512 at a time; reductions are all figures and maps of the classes, shares in windows and cells of the "
-        f"sample; one process each.\n\n{table(header, rows)}"
+        "## An audit of many maps\n\nSynthetic maps of 32 x 32 and their spreads over members, ten classes. One "
+        "process for each number of maps; 512 maps are in memory at a time. Reductions: all figures and maps of the "
+        "classes, and the sample's shares in windows and cells.\n\n" + table(header, rows)
     )
 
 
 def measure(count: int) -> tuple[float, float, float]:
-    """Processor seconds of the pass over rows and maps, of the whole audit, and the peak of memory in MB."""
+    """Processor seconds of the pass over rows and maps and of the whole audit, and peak memory in MB."""
     root = str(Path(__file__).parents[1])
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(count)], capture_output=True, text=True, check=True, cwd=root,

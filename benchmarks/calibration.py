@@ -1,4 +1,4 @@
-"""Is the error estimate right? Estimate against true error, with even and with fitted nodes; a table and a picture."""
+"""Calibration of the error estimate: estimate against true error, with even and with fitted nodes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ RULES: dict[str, dict[str, Any]] = {
     "64 midpoints": {"n_steps": 64},
     "33 nested": {"tolerance": 1e-9, "max_steps": 33},
 }
-DRAWN = "32 midpoints"  # in the picture
+DRAWN = "32 midpoints"  # the rule in the picture
 PICTURE = Path(__file__).parent / "calibration.png"
 
 Points = dict[str, tuple[Tensor, Tensor]]  # estimates and true errors (N,) by baseline and output
@@ -45,7 +45,7 @@ def section() -> str:
     _draw(pictures)
     return (
         "## Is the error estimate right?\n\nEstimate over true error: the median over pictures, and the share of "
-        "pictures within a factor 2. Above 1 the map is better than said. The factor of `convergence.py` "
+        "pictures within a factor 2. Above 1 the map is better than its estimate. The factor of `convergence.py` "
         "(3.5) would be exact at a median of 1.\n\n"
         f"{table(['baseline', 'output', 'nodes', *RULES], rows)}\n\n![{DRAWN}]({PICTURE.name})"
     )

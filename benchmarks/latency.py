@@ -1,4 +1,4 @@
-"""From sending a wake-up to holding the unit, against a bare Celery task that does nothing."""
+"""Time from sending a wake-up message to holding the unit, against a Celery task that does nothing."""
 
 import os
 import statistics
@@ -65,8 +65,9 @@ def section() -> str:
             worker.wait(30)
         engine.dispose()
     return (
-        f"## Dispatch\n\n{UNITS} messages through Redis, one after the other and in turns; milliseconds from sending "
-        "to the task's last line. Ours claims the unit in PostgreSQL on the way.\n\n"
+        f"## Dispatch\n\n{UNITS} messages through Redis, one at a time, alternating between the two tasks; "
+        "milliseconds from sending to the task's last line. The task of attribatch also claims the unit in "
+        "PostgreSQL.\n\n"
         f"{table(['task', 'median, ms', 'p95, ms'], rows)}"
     )
 

@@ -1,4 +1,4 @@
-"""torchvision's networks: images a second against captum at equal steps, the share of the machine's limit, and why."""
+"""torchvision networks: images per second against captum at equal steps, and share of the machine's best rate."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -18,12 +18,12 @@ from pipeline.attribution.fast_members import Variant
 
 NETWORKS = {"mobilenet_v3_large": 8, "resnet18": 8, "resnet50": 8, "swin_t": 4, "vgg16": 2, "vit_b_16": 2}  # steps
 SIZE = 224
-TARGET = 0.7  # of the best rate
+TARGET_SHARE = 0.7  # of the machine's best FLOP/s, which each network should reach
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one network: seconds for one photograph, floating-point operations, where the time goes."""
+    """One network: seconds per photograph, floating-point operations, and the operations that take most time."""
 
     name: str
     captum: float
@@ -47,24 +47,24 @@ def section() -> str:
     peaks = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in best.items())
     return (
         "## torchvision networks at equal steps, float32\n\n8 gausslegendre steps (Swin 4, VGG-16 and ViT 2) in one "
-        f"chunk, black baseline, one photograph of {SIZE} x {SIZE}, random weights (speed alone); both sides return "
-        "the convergence delta. *Prepared*: batch norm folded and channels_last, the way that `precision=auto` tries "
-        "on this machine (it keeps the member as given where that is faster).\n\n"
-        f"{_speed_table(speed)}\n\n### Share of the machine's limit\n\nBest rates of this machine in the same minutes, "
-        f"GFLOP/s: {peaks}. Achieved GFLOP/s, counted by torch's FLOP counter, and their share of the best rate; "
-        "the last column is where the time of the prepared member goes (torch profiler).\n\n"
+        f"chunk, black baseline, one photograph of {SIZE} x {SIZE}, random weights (only speed is measured); both "
+        "sides return the convergence delta. *Prepared*: batch norm folded and channels_last, the variant that "
+        "`precision=auto` tries on this machine (it keeps the member as given if that is faster).\n\n"
+        f"{_speed_table(speed)}\n\n### Share of the machine's limit\n\nBest rates of this machine, measured in the "
+        f"same minutes, GFLOP/s: {peaks}. Achieved GFLOP/s, counted by torch's FLOP counter, and their share of the "
+        "best rate; the last column is the prepared member's profile (torch profiler).\n\n"
         f"{table(['network', 'captum', 'as given', 'prepared', 'time of the prepared member'], shares)}\n\n"
         f"{verdict({m.name: (m.flop / m.captum / limit, m.flop / m.prepared / limit) for m in found})}"
     )
 
 
 def verdict(shares: Mapping[str, tuple[float, float]]) -> str:
-    """What the shares of the limit, captum's and ours, say about the target and about what there is to win."""
-    met = [name for name, (_, ours) in shares.items() if ours >= TARGET]
+    """The networks that meet the target, and the speed-up over captum that the machine allows at equal steps."""
+    met = [name for name, (_, ours) in shares.items() if ours >= TARGET_SHARE]
     bounds = ", ".join(f"{name} {1 / theirs:.1f}" for name, (theirs, _) in shares.items())
     return (
-        f"Target: {TARGET:.0%}; {'met by ' + ', '.join(met) if met else 'met by none'}. captum's passes already run at "
-        f"the shares above, so at equal steps in float32 the machine itself allows at most: {bounds} times captum."
+        f"Target: {TARGET_SHARE:.0%}; met by {', '.join(met) or 'none'}. captum's passes already run at the shares "
+        f"above, so at equal steps in float32 the machine allows at most: {bounds} times captum."
     )
 
 
@@ -74,7 +74,7 @@ def _speed_table(rows: list[list[str]]) -> str:
 
 
 def _machine() -> dict[str, float]:
-    """FLOP/s of the best products at hand: a square matmul and convolutions of ResNet's and VGG's shapes."""
+    """Best FLOP/s of this machine: a square matmul, and convolutions with the shapes of ResNet and VGG."""
     log("limit: best rates of the machine")
     square = torch.randn(2048, 2048)
     sides: dict[str, Callable[[], object]] = {"matmul 2048": lambda: square @ square}

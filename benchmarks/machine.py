@@ -1,4 +1,4 @@
-"""What the figures were measured on, and how two sides are timed."""
+"""Describes the machine of a measurement, and times several sides against each other."""
 
 import datetime
 import os
@@ -15,11 +15,11 @@ from torch.profiler import ProfilerActivity, profile
 _STARTED = time.monotonic()
 
 PRODUCTS = ("conv", "mm", "linear", "attention")  # in the names of operations that multiply matrices
-Side = TypeVar("Side")  # what names a side
+Side = TypeVar("Side")  # type of the name of a side
 
 
 def describe() -> str:
-    """Processor, cores, instruction sets that matter, versions, date."""
+    """Processor, cores, vector instruction sets, versions and date in one line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
     flags = next((line for line in lines if line.startswith("flags")), "").split()
@@ -34,15 +34,15 @@ def describe() -> str:
 
 
 def log(line: str) -> None:
-    """Progress: minutes and seconds since the start, and what is being done."""
+    """Print a line of progress, after the minutes and seconds since the start."""
     minutes, seconds = divmod(int(time.monotonic() - _STARTED), 60)
     print(f"{minutes:3}:{seconds:02}  {line}", flush=True)
 
 
 def interleaved(sides: Mapping[Side, Callable[[], object]], *, rounds: int = 5) -> dict[Side, float]:
-    """Median processor seconds of each side, run in turns after one warm-up each.
+    """Median processor seconds of each side. After one warm-up each, the sides run alternately, `rounds` times.
 
-    On one thread of an idle machine they are seconds; on a shared one they leave out the time that others had.
+    On one thread of an idle machine they equal seconds; on a shared one they exclude the time of other programs.
     """
     times: dict[Side, list[float]] = {name: [] for name in sides}
     for side in sides.values():
@@ -56,7 +56,7 @@ def interleaved(sides: Mapping[Side, Callable[[], object]], *, rounds: int = 5) 
 
 
 def profiled(run: Callable[[], object]) -> tuple[float, str]:
-    """The share of the time in convolutions and matmuls, and the three operations that cost most beside them."""
+    """Share of the time in convolutions and matmuls, and the three most expensive other operations."""
     with profile(activities=[ProfilerActivity.CPU]) as found:
         run()
     spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in found.key_averages()}

@@ -1,4 +1,4 @@
-"""Peak memory: against captum at the same chunk, and of a worker when the data set grows."""
+"""Peak memory: against captum with the same chunk, and of a worker with data sets of growing size."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Networks and real images that the figures are measured on: small ones trained here, torchvision's for speed alone."""
+"""Networks and real images of the benchmarks: small networks trained here, torchvision's only for speed."""
 
 import gzip
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ import torchvision
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor, nn
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
-DRAWN = 8_000  # training images that bootstrap resamples are drawn from; those after them calibrate
+FASHION = Path("/usr/share/datasets/fashion-mnist")  # folder of Debian's package dataset-fashion-mnist
+DRAWN = 8_000  # training images for bootstrap resamples; the others are for calibration
 MEMBERS = 3
 
 
 @dataclass(frozen=True)
 class Scans:
-    """Greyscale pictures (N, 1, 28, 28) in [0, 1] and labels (N,), in three parts that share no picture."""
+    """Grayscale pictures (N, 1, 28, 28) in [0, 1] and labels (N,), in three parts that share no picture."""
 
     name: str
     train: tuple[Tensor, Tensor]
@@ -28,7 +28,7 @@ class Scans:
 
 @cache
 def scans() -> Scans:
-    """Fashion-MNIST where Debian's package is installed, else scikit-learn's digits, enlarged."""
+    """Fashion-MNIST if Debian's package is installed, else scikit-learn's digits, enlarged."""
     if FASHION.is_dir():
         images, labels = _fashion("train")
         return Scans(
@@ -67,7 +67,7 @@ def _convolution(channels: int, width: int, stride: int = 1) -> list[nn.Module]:
 
 
 def small_resnet() -> nn.Module:
-    """A residual ReLU network for 28 x 28 greyscale images, 10 classes."""
+    """A residual ReLU network for 28 x 28 grayscale images, 10 classes."""
     return nn.Sequential(
         *_convolution(1, 8),
         *_convolution(8, 16, stride=2),
@@ -105,7 +105,7 @@ def trained() -> tuple[nn.Module, ...]:
 
 @torch.no_grad()
 def accuracy(member: nn.Module) -> float:
-    """On a thousand pictures that no member was trained on."""
+    """Accuracy of a member on a thousand pictures that no member was trained on."""
     images, labels = scans().held_out
     return float((member(images[-1000:]).argmax(1) == labels[-1000:]).float().mean())
 
@@ -115,7 +115,7 @@ def photographs(count: int, size: int) -> Tensor:
     pictures = list(load_sample_images().images)
     try:
         from skimage import data
-    except ImportError:  # an extra: the two of scikit-learn do
+    except ImportError:  # optional: the two of scikit-learn suffice
         pass
     else:
         pictures += [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]

@@ -1,4 +1,4 @@
-"""What a run costs over the bare engine on the same decoded tensors: decoding, storing, leases, rows."""
+"""Overhead of a run over the bare engine on the same decoded tensors: decoding, storing, leases, rows."""
 
 import statistics
 import tempfile
@@ -21,7 +21,7 @@ from pipeline.spec.request import ModelRequest
 from pipeline.spec.run_spec import RunSpec
 
 IMAGES, SIZE, STEPS = 8, 224, 16
-NETWORKS = {"resnet18": 2, "resnet50": 1}  # rounds
+NETWORKS = {"resnet18": 2, "resnet50": 1}  # number of rounds
 
 
 def section() -> str:
@@ -29,22 +29,22 @@ def section() -> str:
     rows = []
     for name, rounds in NETWORKS.items():
         pairs = []
-        for turn in range(rounds):
-            log(f"overhead: {name}, round {turn + 1} of {rounds}")
+        for number in range(rounds):
+            log(f"overhead: {name}, round {number + 1} of {rounds}")
             with tempfile.TemporaryDirectory() as folder:
                 pairs.append(_measure(name, Path(folder)))
         bare, run = (statistics.median(side) for side in zip(*pairs, strict=True))
         rows.append([name, f"{bare:.2f}", f"{run:.2f}", f"{statistics.median(b / r for b, r in pairs):.1%}"])
     return (
         f"## A run against the bare engine\n\n{IMAGES} photographs of {SIZE} x {SIZE} (PNG), {STEPS} steps, black "
-        "baseline, in turns in one process. Both sides predict the class and attribute; the run also decodes, "
+        "baseline. Both sides run in one process, predict the class and attribute; the run also decodes, "
         "measures, encodes, stores and commits.\n\n"
         f"{table(['network', 'bare engine, processor s', 'run, processor s', 'bare / run'], rows)}"
     )
 
 
 def _measure(name: str, folder: Path) -> tuple[float, float]:
-    """Seconds of the bare engine and of a run of the same pictures."""
+    """Processor seconds of the bare engine and of a run of the same pictures."""
     (folder / "images").mkdir()
     pixels = photographs(IMAGES, SIZE)
     for index, image in enumerate(pixels):

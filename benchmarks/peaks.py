@@ -4,6 +4,6 @@ from pathlib import Path
 
 
 def peak() -> int:
-    """MB. Not `ru_maxrss`: that begins with the peak of the process that started this one."""
+    """Peak resident memory in MB. `ru_maxrss` would start at the peak of the parent process."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024

@@ -1,4 +1,4 @@
-"""The other sides: captum, and the loop that a user without a library writes."""
+"""The sides to compare with: captum, and a loop without a library."""
 
 import warnings
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["IntegratedGradients", "captum_maps", "loop_maps"]
 
 
 def captum_maps(t: Trial, n_steps: int = 50, **options: Any) -> Tensor:
-    """What a user of captum writes: a loop over members and baselines."""
+    """Maps by captum, with a loop over members and baselines, as a user would write it."""
     total = torch.zeros_like(t.images)
     for member in t.members:
         explain = IntegratedGradients(member)
@@ -27,7 +27,7 @@ def captum_maps(t: Trial, n_steps: int = 50, **options: Any) -> Tensor:
 
 
 def loop_maps(t: Trial, n_steps: int) -> Tensor:
-    """What a user without a library writes: the midpoints of one path are a batch."""
+    """Maps by a plain loop, in which the midpoints of one path are one batch."""
     alphas = ((torch.arange(n_steps) + 0.5) / n_steps).view(-1, 1, 1, 1)
     total = torch.zeros_like(t.images)
     for member in t.members:

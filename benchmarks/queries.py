@@ -18,11 +18,11 @@ from tests.support.servers import postgres
 
 IMAGES = 1_000_000
 CLASSES = 1000
-PRIME = 1_000_003  # numbers times anything else are even over 0..PRIME
+PRIME = 1_000_003  # multiples of a number, modulo this prime, spread evenly over 0..PRIME
 PAGES = 40
 RUN = Run("00000000000a", None, "{}", "5" * 64, "{}", "6" * 64, IMAGES, 64)
 FIGURES = tuple(name for name in IMAGE_SORTS if images.c[name].type.python_type is float)
-# Few, some and many of the images: one in 10,000, one in 100, one in 2.
+# The bounds match few, some and many of the images: one in 10,000, one in 100, one in 2.
 QUESTIONS: tuple[tuple[str | None, str | None], ...] = (
     (None, None),
     ("failed", None),
@@ -56,16 +56,16 @@ def section() -> str:
     ]
     head = ["where", "sort", "SQLite: median, ms", "p95", "slowest", "PostgreSQL: median, ms", "p95", "slowest"]
     return (
-        f"## Questions\n\nPages of 100 rows out of {count:,} images of {CLASSES:,} classes, at most {PAGES} pages one "
-        "after the other for each question; the first page is among the slowest. The figures are even over 0..1, so "
-        f"`> 0.9999` finds {count // 10_000:,} images. With all indexes an image takes {size:.0f} bytes of SQLite's "
-        f"file, and a unit of 64 images is written in {1000 * sqlite_seconds:.0f} ms; in PostgreSQL in "
+        f"## Questions\n\nPages of 100 rows out of {count:,} images of {CLASSES:,} classes, at most {PAGES} "
+        "consecutive pages for each question; the first page is among the slowest. The figures are spread evenly over "
+        f"0..1, so `> 0.9999` finds {count // 10_000:,} images. With all indexes an image takes {size:.0f} bytes of "
+        f"SQLite's file, and a unit of 64 images is written in {1000 * sqlite_seconds:.0f} ms; in PostgreSQL in "
         f"{1000 * postgresql_seconds:.0f} ms.\n\n{table(head, rows)}"
     )
 
 
 def _measure(url: str, count: int) -> tuple[list[list[str]], float]:
-    """Median, 95th percentile and maximum of each question's pages, and how long the rows took to write."""
+    """Median, 95th percentile and maximum of each question's pages in ms, and the seconds to write a unit."""
     engine = open_engine(url)
     migrate(engine)
     fill(engine, count)
@@ -84,7 +84,7 @@ def _measure(url: str, count: int) -> tuple[list[list[str]], float]:
 
 
 def fill(engine: Engine, count: int) -> None:
-    """Write a run of `count` images: the rows first, which takes a tenth of the time, and the indexes then."""
+    """Write a run of `count` images: first the rows, then the indexes, which takes a tenth of the time."""
     Ledger(engine).submit(RUN, [])
     with write(engine) as connection:
         for index in images.indexes:
@@ -95,7 +95,7 @@ def fill(engine: Engine, count: int) -> None:
 
 
 def _seconds_a_unit(engine: Engine, count: int) -> float:
-    """What it takes to write 64 more images with all indexes, in a transaction of their own: median of 20."""
+    """Seconds to write 64 more images with all indexes, in one transaction: median of 20."""
     spent = []
     for first in range(count, count + 20 * 64, 64):
         started = time.monotonic()
@@ -106,8 +106,8 @@ def _seconds_a_unit(engine: Engine, count: int) -> float:
 
 
 def _write(connection: Connection, first: int, end: int) -> None:
-    """Rows made by the database itself, each figure in an order of its own."""
-    label = f"'class-' || (n % {CLASSES})"  # the databases disagree on what binds closer
+    """Write rows that the database itself generates. Each figure orders them differently."""
+    label = f"'class-' || (n % {CLASSES})"  # the databases disagree on the operators' precedence
     values = {
         "run_id": f"'{RUN.id}'",
         "row": "n",

@@ -34,7 +34,7 @@ FILTERS = (
 
 def section() -> str:
     """Markdown of this section."""
-    from benchmarks.machine import table  # imports torch: the workers, which import this module, shall not
+    from benchmarks.machine import table  # imports torch, which the workers must not; they import this module
 
     counts = [int(count) for count in os.environ.get("SCALE_IMAGES", "").split()] or list(IMAGES)
     rows = []
@@ -47,8 +47,8 @@ def section() -> str:
     return (
         "## The ledger at scale\n\nPostgreSQL with `shared_buffers=1GB` and `fsync=off`, "
         f"{PROCESSES} processes of {THREADS} threads, each thread a worker that claims, renews and completes units of "
-        f"{UNIT} images and computes nothing. Peaks of memory are whole processes.\n\n{table(header, rows)}\n\n"
-        f"### Pages of 100 rows at {counts[-1]:,} rows\n\nPostgreSQL, each asked 40 times, page after page.\n\n"
+        f"{UNIT} images and computes nothing. Peak memory is that of whole processes.\n\n{table(header, rows)}\n\n"
+        f"### Pages of 100 rows at {counts[-1]:,} rows\n\nPostgreSQL, 40 consecutive pages of each.\n\n"
         f"{table(['where', 'sort', 'median, ms', 'p95, ms'], pages)}"
     )
 
@@ -65,7 +65,7 @@ def _measure(url: str, count: int, run_id: str) -> list[str]:
 
 
 def _produce(url: str, count: int, run_id: str) -> tuple[float, int]:
-    """Seconds, and the peak of memory in MB."""
+    """Seconds to plan the run, and peak memory in MB."""
     engine = open_engine(url)
     migrate(engine)
     started = time.monotonic()
@@ -81,7 +81,7 @@ def entries(count: int) -> Iterator[Entry]:
 
 
 def _work(url: str, run_id: str) -> tuple[float, float, int]:
-    """When the first unit was claimed and the last completed, and the peak of memory in MB."""
+    """Times of the first claim and of the last completion (monotonic clock), and peak memory in MB."""
     engine = open_engine(url)
     ledger, started = Ledger(engine), time.monotonic()
     threads = [threading.Thread(target=_complete_all, args=(ledger, run_id, index)) for index in range(THREADS)]
@@ -101,7 +101,7 @@ def _complete_all(ledger: Ledger, run_id: str, index: int) -> None:
 
 
 def spread_of(row: int) -> float:
-    """The same for each row, evenly over 0..1."""
+    """A value for each row, always the same; the values are spread evenly over 0..1."""
     return (row * 2_654_435_761 % 2**32) / 2**32
 
 

@@ -1,11 +1,10 @@
-"""Marks of nine kinds planted in one of ten classes: which does the audit find, and what does it accuse wrongly?
+"""Hits and false alarms of the audit on marks of nine kinds, planted in one of ten classes.
 
-Worlds of tests/support/planted_worlds.py: digits at 32 x 32, plain and upon photographs, two bagged networks, the
-audit's own tests, 1,000 audited images: a fifth of a class are 20 of them. Whether a network uses a mark is measured:
-the accuracy on marked images falls by 20 points or more when the mark is removed, and not by chance (McNemar's exact
-test at 5 %: on 6 of 20 images if none is gained).
+Worlds of tests/support/planted_worlds.py: digits at 32 x 32, plain and on photographs, two bagged networks, 1,000
+audited images (a fifth of a class is 20 images). A network uses a mark if removing it lowers the accuracy on marked
+images by 20 points or more, significantly (McNemar's exact test at 5 %: on 6 of 20 images if none is gained).
 
-The thresholds of the audit were set on worlds with seeds below 90. Whoever moves one takes other seeds here afterwards.
+The thresholds of the audit were set on worlds with seeds below 90. If you change a threshold, use new seeds here.
 """
 
 import os
@@ -20,7 +19,7 @@ from pipeline.analysis.audit import Audit, audit
 from tests.support.planted_worlds import CORNERS, KINDS, world
 
 RATES = (1.0, 0.5, 0.2)
-SEEDS = range(90, 94)  # of each cell: no threshold was set with these
+SEEDS = range(90, 94)  # no threshold was set with these
 FAMILIES = {**dict.fromkeys(CORNERS, "corner"), **{kind: kind for kind in KINDS if kind not in CORNERS}}
 CLEAN = 5  # clean worlds for each seed
 SIZE: dict[str, Any] = {"images": 1000, "taught": 600, "epochs": 4}
@@ -30,7 +29,7 @@ USED, CHANCE = 0.2, 0.05
 
 @dataclass(frozen=True)
 class Cell:
-    """A world, `kind` None for a clean one, and what the audit said of it."""
+    """A world, and the result of its audit. `kind` is None for a clean world."""
 
     kind: str | None
     rate: float
@@ -38,10 +37,10 @@ class Cell:
     photographs: bool
     seed: int
     drop: float = 0.0
-    p_value: float = 1.0  # of the drop
-    found: bool = False  # in its class
+    p_value: float = 1.0  # by McNemar's exact test
+    found: bool = False  # in the marked class
     others: int = 0  # findings in other classes
-    told: str = ""  # the findings
+    findings: str = ""  # in words
 
     @property
     def used(self) -> bool:
@@ -62,20 +61,22 @@ def section() -> str:
             cells.append(cell)
             name = f"{cell.kind or 'clean'} {cell.rate:.0%}{' on photographs' if cell.photographs else ''}"
             verdict = "FALSE" if cell.false else "MISSED" if cell.used and not cell.found else ""
-            log(f"shortcuts: {name} {cell.seed} learned={cell.learned} costs {cell.drop:.2f}: {cell.told} {verdict}")
+            log(
+                f"shortcuts: {name} {cell.seed} learned={cell.learned} costs {cell.drop:.2f}: {cell.findings} {verdict}"
+            )
     plain, photographs = [c for c in cells if not c.photographs], [c for c in cells if c.photographs]
     return (
         "## Planted shortcuts\n\nDigits at 32 x 32, two bagged networks, 1,000 held-out images, a mark in one of ten "
-        "classes; a fifth of the training images bears it too, labelled as the class, so that networks rely on it. "
+        "classes; a fifth of the training images has it too, labeled as the class, so that networks rely on it. "
         "*Used*: accuracy on marked images falls by 20 points or more when the mark is removed, significantly "
         "(McNemar's exact test, 5 %: on 6 of 20 images). No threshold was set with these worlds.\n\n"
-        f"{_hits(plain)}\n\n### On photographs\n\nThe same, the digits upon pieces of two photographs.\n\n"
+        f"{_hits(plain)}\n\n### On photographs\n\nThe same, with the digits on pieces of two photographs.\n\n"
         f"{_hits(photographs)}\n\n### False alarms\n\n{_false(plain, photographs)}"
     )
 
 
 def _cells() -> list[Cell]:
-    """All worlds: with marks, with marks no network ever saw, clean; half as many on photographs."""
+    """All worlds: with marks, with marks that no network was trained on, and clean; half as many on photographs."""
     cells = []
     for photographs, step in ((False, 1), (True, 2)):
         for seed in SEEDS[::step]:
@@ -98,14 +99,14 @@ def _measured(cell: Cell) -> Cell:
     return _with(replace(cell, drop=made.drop, p_value=made.p_value), audit(made.material), str(planted))
 
 
-def _with(cell: Cell, said: Audit, planted: str) -> Cell:
-    own = [one for one in said.findings if one.class_name == planted]
-    told = ", ".join(f"{one.class_name} {one.kind} {one.region}" for one in said.findings) or "nothing"
-    return replace(cell, found=bool(own), others=len(said.findings) - len(own), told=told)
+def _with(cell: Cell, found: Audit, planted: str) -> Cell:
+    own = [one for one in found.findings if one.class_name == planted]
+    words = ", ".join(f"{one.class_name} {one.kind} {one.region}" for one in found.findings) or "nothing"
+    return replace(cell, found=bool(own), others=len(found.findings) - len(own), findings=words)
 
 
 def _hits(cells: Sequence[Cell]) -> str:
-    """Found of used marks, per kind and part of the class that bears them."""
+    """Found and used marks, by kind and by the part of the class that has them."""
     marks = [cell for cell in cells if cell.learned]
     rows = []
     for name in [*dict.fromkeys(FAMILIES.values()), "all"]:
@@ -115,14 +116,14 @@ def _hits(cells: Sequence[Cell]) -> str:
         less = [cell for cell in part if cell.drop < USED]
         rows.append([name, *[f"{sum(c.found for c in some)} / {len(some)}" for some in [*used, few, less]]])
     rates = [f"{rate:.0%} of the class: found / used" for rate in RATES]
-    return table(["mark", *rates, "20 points, but not significant: found", "used by less: found"], rows)
+    return table(["mark", *rates, "20 points, but not significant: found", "fewer points: found"], rows)
 
 
 def _false(*groups: Sequence[Cell]) -> str:
     """Worlds with a false finding."""
     kinds: dict[str, Callable[[Cell], bool]] = {
         "clean data": lambda cell: cell.kind is None,
-        "mark in the audited images alone, networks trained without it": lambda cell: (
+        "mark only in the audited images, networks trained without it": lambda cell: (
             cell.kind is not None and not cell.learned
         ),
         "another class than the marked one": lambda cell: cell.learned,

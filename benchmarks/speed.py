@@ -1,4 +1,4 @@
-"""Images a second against captum's IntegratedGradients and a plain loop, each side at its best for the same error."""
+"""Images per second against captum and a plain loop, each at its fastest setting for the same error."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from pipeline.attribution.path import UNIFORM
 
 KINDS = {"1 x 1": (1, BLACK, 16), "1 x 8": (1, EIGHT, 8), "3 x 8": (3, EIGHT, 8)}
 CAPTUM_METHODS = ("gausslegendre", "riemann_middle", "riemann_trapezoid", "riemann_right")
-CHUNKS = (32, 128, 512)  # rows of a pass
+CHUNKS = (32, 128, 512)  # rows in a forward and backward pass
 
 Maps = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
 class Side:
-    """One way to have the maps, at a setting that meets the target."""
+    """One way to compute the maps, at a setting that meets the target."""
 
     name: str
     setting: str
@@ -37,7 +37,7 @@ def section() -> str:
         t = trial(kinds, "logit", members=members, images=images)
         log(f"{name}: the best setting of each side")
         sides = _sides(t)
-        log(f"{name}: {len(sides)} sides in turns")
+        log(f"{name}: {len(sides)} sides, alternating")
         rows += _timed(name, t, sides)
         notes.append(_fitting_cost(name, t))
     header = ["members x baselines", "side", "setting", "median error", "p90 error", "images/s", "of captum's best"]
@@ -56,7 +56,7 @@ def section() -> str:
 
 
 def verdict(rows: list[list[str]]) -> str:
-    """What the ratios in the last column say about the targets, and where they come from."""
+    """The ratios of the last column against the targets, and the factors that they consist of."""
     parts = []
     for name in KINDS:
         ratio = {row[1]: float(row[-1]) for row in rows if row[0] == name}
@@ -73,14 +73,14 @@ def verdict(rows: list[list[str]]) -> str:
 
 
 def _why() -> str:
-    """How much of the time is convolutions, which no arrangement of float32 passes avoids."""
+    """The share of convolutions in captum's time, which every arrangement of float32 passes has to pay."""
     member, images = small_resnet().eval().requires_grad_(False), scans().held_out[0][:16]
     explain = partial(IntegratedGradients(member).attribute, images, target=0, internal_batch_size=128)
     products, rest = profiled(explain)
     return (
-        f"Profile of captum here: {products:.0%} of the time in convolutions and matmuls ({rest}): were all else "
-        f"free and the convolutions as they are, equal steps would win no more than {1 / products:.1f} times; what is "
-        "beyond must come from fewer steps and faster convolutions."
+        f"Profile of captum here: {products:.0%} of the time in convolutions and matmuls ({rest}). If all "
+        f"other operations were free, equal steps would be at most {1 / products:.1f} times as fast; any further "
+        "speed-up must come from fewer steps or faster convolutions."
     )
 
 

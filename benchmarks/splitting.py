@@ -1,4 +1,4 @@
-"""Tried and dropped: splitting, image by image, the intervals where the integrand changes most, instead of all."""
+"""Tried and dropped: to split only the intervals of each image in which the integrand changes most."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ from pipeline.attribution.path import UNIFORM, Profile, first_level
 from pipeline.spec.choices import Output
 
 OUTPUTS: tuple[Output, ...] = ("logit", "probability")
-WAYS = {"all (doubling)": 1.0, "half": 0.5, "quarter": 0.25}  # the share that is split in a round
-AT = (17, 33, 65)  # evaluations an image at which doubling is met
-MOST = 100  # evaluations an image
+WAYS = {"all (doubling)": 1.0, "half": 0.5, "quarter": 0.25}  # share of the intervals that a round splits
+AT = (17, 33, 65)  # evaluations per image after the rounds of doubling
+MAX_EVALUATIONS = 100  # per image, over all rounds of splitting
 
 
 def section() -> str:
@@ -33,30 +33,30 @@ def section() -> str:
                     rows.append([kinds[0], output, nodes, name, *cells])
     header = ["baseline", "output", "first nodes", "split", *(f"at {n}: median / p90" for n in AT), "evaluations saved"]
     return (
-        "## Tried and dropped: splitting intervals image by image\n\nFrom the 9 nodes of the first nested level on, "
-        "each round evaluates the middles of all intervals (doubling, what `tolerance` does), or only of the half or "
-        "quarter in which the trapezoid is most in doubt in that image: |change of the integrand| x width, from "
-        "evaluations at hand. Errors at equal evaluations (between rounds, by a straight line in logarithms); the last "
-        "column is how many times fewer evaluations than doubling's 33 reach doubling's 90th percentile.\n\n"
+        "## Tried and dropped: splitting intervals image by image\n\nThe first nested level has 9 nodes. Each round "
+        "evaluates the middles of all intervals (doubling, as `tolerance` does), or only of a half or a quarter of "
+        "them. These are the intervals of that image with the largest |change of the integrand| x width. Errors are "
+        "compared at equal evaluations, interpolated between rounds on logarithmic axes. "
+        "The last column is 33, the evaluations of doubling, over the evaluations that reach its 90th percentile.\n\n"
         f"{table(header, rows)}\n\n{verdict(gains)}"
     )
 
 
 def verdict(gains: Sequence[float]) -> str:
-    """Whether it is worth its code; gains of splitting the half, one for each case."""
+    """The decision. `gains`: the evaluations saved by splitting the half, one for each case."""
     better = sum(gain >= 1.3 for gain in gains)
     return (
-        f"The bar was 1.3 times in most cases, by something small. Splitting the half reached 1.3 in {better} of "
-        f"{len(gains)} ({min(gains):.2f} to {max(gains):.2f}): probabilities, and logits from black with even nodes, "
-        "where fitted nodes win it as well. And it is not small: it must keep the integrand of every node and path "
-        "(39 MB for a photograph of 224 x 224 and 65 nodes, where running sums need two maps), and gives each picture "
-        "alphas of its own, where all share them now. So it is not in the engine. For probabilities an indicator "
-        "that needs no stored integrands would be worth a trial."
+        f"The requirement was 1.3 times in most cases, with little code. Splitting the half reached 1.3 in {better} of "
+        f"{len(gains)} ({min(gains):.2f} to {max(gains):.2f}): for probabilities, and for logits from black with "
+        "even nodes, where fitted nodes save as much. The code is not small: it must keep the integrand of every node "
+        "and path (39 MB for a photograph of 224 x 224 and 65 nodes; running sums need two maps). Each picture has "
+        "its own alphas, while all share them now. Therefore it is not in the engine. For probabilities, an "
+        "indicator that needs no stored integrands would be worth a trial."
     )
 
 
 def refined(t: Trial, profile: Profile, share: float) -> dict[int, Tensor]:
-    """Errors (N,) of each round's maps, by evaluations an image."""
+    """Errors (N,) of each round's maps, by evaluations per image."""
     alphas = first_level(profile).alphas.expand(len(t.images), -1)  # (N, A) ascending
     values = _integrand(t, alphas)  # (N, A, P)
     errors = {}
@@ -65,7 +65,7 @@ def refined(t: Trial, profile: Profile, share: float) -> dict[int, Tensor]:
         maps = ((values[:, 1:] + values[:, :-1]) / 2 * widths[..., None]).sum(1)
         errors[alphas.shape[1]] = t.errors(maps.view_as(t.images))
         count = math.ceil(share * widths.shape[1])
-        if alphas.shape[1] + count > MOST:
+        if alphas.shape[1] + count > MAX_EVALUATIONS:
             return errors
         which = (change.abs().sum(2) * widths).topk(count, dim=1).indices
         middles = (alphas.gather(1, which) + alphas.gather(1, which + 1)) / 2
@@ -75,7 +75,7 @@ def refined(t: Trial, profile: Profile, share: float) -> dict[int, Tensor]:
 
 
 def _integrand(t: Trial, alphas: Tensor) -> Tensor:
-    """Gradient times difference at each image's own alphas: (N, A) -> (N, A, P) float64."""
+    """Gradient times difference at each image's own alphas, (N, A) -> (N, A, P) float64."""
     problem, (member,) = problem_of(t.members, t.images, t.targets, t.baselines, output=t.output)
     start = problem.baselines[0].expand_as(t.images)[:, None]
     diff = t.images[:, None] - start
@@ -100,7 +100,7 @@ def _against_doubling(found: Mapping[str, Mapping[int, Tensor]], name: str) -> t
 
 
 def _line(at: float, errors: Mapping[int, tuple[float, float]], quantile: int) -> float:
-    """Logarithm of the error at a logarithm of evaluations, straight between rounds."""
+    """Logarithm of the error at a logarithm of evaluations, linear between rounds."""
     counts = sorted(errors)
     left = max((n for n in counts[:-1] if math.log(n) <= at), default=counts[0])
     right = counts[counts.index(left) + 1]

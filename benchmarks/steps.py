@@ -1,4 +1,4 @@
-"""Evaluations to a given error: per rule, fixed against adaptive, even against fitted nodes; one profile or several."""
+"""Evaluations to reach an error: by rule, fixed or adaptive, with even or fitted nodes, one profile or several."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,15 +28,15 @@ def section() -> str:
             rows += [[kinds[0], output, side, *_fixed(maps, t)] for side, maps in sides.items()]
             rows.append([kinds[0], output, "nested levels, image by image", *_adaptive(t, UNIFORM)])
             rows.append([kinds[0], output, "nested levels, fitted nodes", *_adaptive(t, t.profile)])
-    header = ["baseline", "output", "rule", "evaluations an image", "median error", "p90 error"]
+    header = ["baseline", "output", "rule", "evaluations per image", "median error", "p90 error"]
     return (
         f"## Evaluations to an error of {TARGET:.0%} at the 90th percentile\n\n"
         f"{len(t.images)} held-out pictures of {scans().name}, a residual ReLU network (accuracy "
-        f"{accuracy(trained()[0]):.1%}), predicted class, one path an image; error = relative L1 against float64 with "
+        f"{accuracy(trained()[0]):.1%}), predicted class, one path per image; error = relative L1 against float64 with "
         f"1,024 steps; steps of {', '.join(map(str, LADDER[10:]))}. Nested levels: the loosest tolerance that meets "
         f"the target, mean evaluations.\n\n{table(header, rows)}\n\n"
         "### One profile for all baselines of a run, or one for each kind?\n\nBlack and uniform noise together; nodes "
-        "even, fitted once over both, or fitted to each kind alone, as runs do. Median / p90 error.\n\n"
+        "even, fitted once over both, or fitted to each kind separately, as runs do. Median / p90 error.\n\n"
         f"{table(['output', 'nodes of each path', 'even', 'one profile', 'one for each kind'], _shared())}"
     )
 

@@ -1,4 +1,4 @@
-"""What accuracy is measured on: pictures, paths, converged maps and fitted nodes, each computed once."""
+"""The data of accuracy benchmarks: pictures, paths, converged maps and fitted nodes, each computed once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from pipeline.spec.choices import Baseline, Output
 
 BLACK = ("black",)
 NOISE = ("uniform:n=1",)
-EIGHT = ("black", "white", "blurred:sigma=2", "mean", "uniform:n=4")  # 8 baselines
+EIGHT = ("black", "white", "blurred:sigma=2", "mean", "uniform:n=4")  # 8 baseline images
 CALIBRATION = 32  # pictures that nodes are fitted on
 REFERENCE_STEPS = 1024  # float64 midpoints of one path, or of all paths of a member together
-FIRST = 12  # steps that the first guess is made from
+FIRST = 12  # steps of the trial from which the first guess is extrapolated
 TARGET = 0.03  # relative L1 error at the 90th percentile
 LADDER = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256)
 
@@ -49,7 +49,7 @@ class Trial:
         )
 
     def maps(self, n_steps: int, *, members: tuple[nn.Module, ...] | None = None, **options: Any) -> Tensor:
-        """The maps alone, (N, 1, 28, 28)."""
+        """Only the maps, (N, 1, 28, 28)."""
         return self.run(members, n_steps=n_steps, **options).mean
 
     def errors(self, maps: Tensor) -> Tensor:

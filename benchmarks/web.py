@@ -1,4 +1,4 @@
-"""The web page at a million images: how long the server takes, and when a browser first paints."""
+"""The web page at a million images: response times of the server, and first paint in a browser."""
 
 import os
 import shutil
@@ -49,23 +49,24 @@ def section() -> str:
             stop(server)
     header = ["view", "server, ms", "slowest, ms", "HTML, kB", "first paint, ms", "in a window, ms", "pictures, ms"]
     return (
-        f"## The web page at {count:,} images\n\nA gallery of 60 images out of SQLite, `attribatch serve` and a "
-        f"Chromium on this machine; medians of 15 requests and of {VISITS} visits of an open tab with an empty cache. "
-        "First paint is that of Chromium's headless shell, which draws the page alone; in a window means the whole "
-        "browser, which draws its tab and its address line as well, on the same cores; pictures are those in sight, in "
-        f"the shell, drawn on demand, 8 x 8 pixels each. A page of one word is painted after {least[0]:.0f} ms in the "
-        f"shell and after {least[-1]:.0f} ms in a window: so much is not the gallery's.\n\n{table(header, rows)}"
+        f"## The web page at {count:,} images\n\nA gallery of 60 images from SQLite; `attribatch serve` and "
+        f"Chromium run on this machine. Medians of 15 requests, and of {VISITS} visits of an open tab with an empty "
+        "cache. First paint: in Chromium's headless shell, which draws only the page. In a window: first paint in the "
+        "whole browser, which also draws its tab and its address bar, on the same cores. Pictures: until all visible "
+        "ones have arrived in the shell; each has 8 x 8 pixels and is drawn on demand. A page of one word is painted "
+        f"after {least[0]:.0f} ms in the shell and after {least[-1]:.0f} ms in a window; this part is not "
+        f"the gallery's.\n\n{table(header, rows)}"
     )
 
 
 def _browsers() -> tuple[str, str]:
-    """The headless shell, and the whole browser; where there is no shell, the browser twice."""
+    """The headless shell and the whole browser; the browser twice if there is no shell."""
     assert WANTED is not None, "no Chromium on PATH"
     return shutil.which("chromium-headless-shell") or WANTED, WANTED
 
 
 def _grown(folder: Path, count: int) -> Path:
-    """A home whose run has so many rows, which point to the maps and files of a small one."""
+    """A home whose run has `count` rows, which point to the maps and files of a small run."""
     made = install(folder)
     started = time.monotonic()
     with Pipeline.open(made.home) as pipeline:
@@ -74,8 +75,10 @@ def _grown(folder: Path, count: int) -> Path:
         with write(pipeline.database) as connection:
             now = time.time()
             connection.execute(insert(runs).values(run | {"created_at": now, "submitted_at": now}))
-            statistics = connection.execute(text("SELECT * FROM sqlite_stat1")).all()  # they go with the indexes
-            for index in images.indexes:  # built at the end: ten times as fast
+            statistics = connection.execute(
+                text("SELECT * FROM sqlite_stat1")
+            ).all()  # dropping the indexes deletes them
+            for index in images.indexes:  # building them at the end is ten times as fast
                 index.drop(connection)
         for first in range(0, count, AT_ONCE):
             rows = [asdict(row) for row in _rows(few, range(first, min(first + AT_ONCE, count)))]
@@ -114,22 +117,22 @@ def _measure(url: str, view: dict[str, str]) -> list[str]:
         with urllib.request.urlopen(address) as answer:
             size = len(answer.read())
         times.append(1000 * (time.perf_counter() - started))
-    (alone, complete), (windowed, _) = (_visits(address, program) for program in _browsers())
-    log(f"{view}: {statistics.median(times):.0f} ms, paint {alone:.0f} ms, in a window {windowed:.0f} ms")
+    (shell, complete), (windowed, _) = (_visits(address, program) for program in _browsers())
+    log(f"{view}: {statistics.median(times):.0f} ms, paint {shell:.0f} ms, in a window {windowed:.0f} ms")
     name = ", ".join(f"{key} {value}" for key, value in view.items()) or "all, by row"
-    figures = (statistics.median(times), max(times), size / 1000, alone, windowed, complete)
+    figures = (statistics.median(times), max(times), size / 1000, shell, windowed, complete)
     return [name, *(f"{value:.0f}" for value in figures)]
 
 
 def _visits(address: str, program: str) -> tuple[float, float]:
-    """Milliseconds from the request to the first paint, and until every picture in sight is there."""
+    """Milliseconds from the request to the first paint, and until every visible picture has arrived."""
     paints, complete = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         for _ in range(VISITS):
             context = browser.new_context(viewport={"width": 1280, "height": 900})
             page = context.new_page()
-            page.goto(urljoin(address, "/healthz"))  # an open tab: the start of its process is not the page's
+            page.goto(urljoin(address, "/healthz"))  # opens the tab: the start of its process is not measured
             page.goto(address, wait_until="networkidle")
             paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
             complete.append(
