@@ -18,7 +18,7 @@ from tests.support.servers import postgres
 
 IMAGES = 1_000_000
 CLASSES = 1000
-PRIME = 1_000_003  # multiples of a number, modulo this prime, spread evenly over 0..PRIME
+PRIME = 1_000_003  # modulo this prime, the multiples of a number are spread evenly
 PAGES = 40
 RUN = Run("00000000000a", None, "{}", "5" * 64, "{}", "6" * 64, IMAGES, 64)
 FIGURES = tuple(name for name in IMAGE_SORTS if images.c[name].type.python_type is float)

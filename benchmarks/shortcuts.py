@@ -49,7 +49,7 @@ class Cell:
 
     @property
     def false(self) -> bool:
-        """Whether a class is accused wrongly."""
+        """Whether the audit has a false finding."""
         return self.others > 0 or (self.found and not self.learned and self.drop < USED)
 
 

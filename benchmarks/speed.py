@@ -124,7 +124,7 @@ def _timed(name: str, t: Trial, sides: list[Side]) -> list[list[str]]:
 
 
 def _fitting_cost(name: str, t: Trial) -> str:
-    """From how many pictures on the fit has paid for itself."""
+    """A sentence with the number of pictures from which the fit of the nodes saves time."""
     even, better = (fewest(partial(t.maps, profile=profile), t) for profile in (UNIFORM, t.profile))
     count = len(t.members) * len(t.weights)
     cost, saved = CALIBRATION // 2 * (33 + 96) * count, (even - better) * count

@@ -43,7 +43,7 @@ def section() -> str:
 
 
 def verdict(gains: Sequence[float]) -> str:
-    """The decision. `gains`: the evaluations saved by splitting the half, one for each case."""
+    """The decision, from the factors that splitting the half saves, one for each case."""
     better = sum(gain >= 1.3 for gain in gains)
     return (
         f"The requirement was 1.3 times in most cases, with little code. Splitting the half reached 1.3 in {better} of "

@@ -136,7 +136,17 @@ def class_map(
 
 
 def mean_map(stored: StoredRun, name: str, by: By, kind: MapKind) -> Floats:
-    """A map of a class, (H, W): from the stored audit, else the mean over up to `AVERAGED` images. Raises NotFound."""
+    """A map of a class, (H, W): from the stored audit, else the mean over up to `AVERAGED` images.
+
+    Args:
+        stored: a run, with or without a stored audit.
+        name: name of the class.
+        by: whether images count for their predicted class or for their label.
+        kind: a key of `CLASS_MAPS`; without an audit only mean and absolute exist.
+
+    Raises:
+        NotFound: the class has no image with a map, or no map of this kind.
+    """
     found = _stored_maps(stored, name, by).get(kind)
     if found is not None:
         return found
@@ -153,7 +163,7 @@ def class_address(run: Run, name: str, by: str) -> str:
 
 
 def class_map_address(run: Run, name: str, by: str, kind: str) -> str:
-    """Address of a map of a class."""
+    """Address of a map of a class. `by` and `kind` as for `mean_map`."""
     return f"/runs/{run.id}/class.png?{with_query({'name': name, 'by': by, 'kind': kind})}"
 
 

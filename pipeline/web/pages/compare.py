@@ -81,9 +81,16 @@ def measured(request: PageRequest, one: Run, other: Run, *, compute: bool) -> tu
 def paired(
     one: StoredRun, other: StoredRun, comparison: dict[str, Any] | None, after: str | None
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """Pairs of images with the same key, and the cursor of the next page.
+    """Pairs of images with the same key.
 
-    The images that changed most if the comparison lists them, else one page in the order of rows.
+    Args:
+        one: the run whose order counts.
+        other: the run of the partners.
+        comparison: if it lists the images that changed most, these are the pairs.
+        after: cursor of a page; used for pairs in the order of rows.
+
+    Returns:
+        The pairs, and the cursor of the next page; None on the last page and for images that changed most.
     """
     if comparison is not None and comparison.get("changed"):
         changed = comparison["changed"][:PAIRS]

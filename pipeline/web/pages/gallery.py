@@ -148,13 +148,20 @@ def redacted_row(row: ImageRow, known_paths: Sequence[str] = ()) -> dict[str, An
 
 
 def tile(run: Run, row: ImageRow, query: GalleryQuery, known_paths: Sequence[str] = ()) -> dict[str, Any]:
-    """The content of one tile: the row, its address, pictures, alternative text and sorted figure."""
+    """The content of one tile: the row, its address, pictures, alternative text and sorted figure.
+
+    Args:
+        run: the run of the row.
+        row: a row of the page, done or failed.
+        query: mode, colors and sort order of the view.
+        known_paths: paths that an error may contain, as for `redaction.redact`.
+    """
     done = row.state is ImageState.DONE
     kinds = thumbnails.MODES[query.mode] if done else ("image",)
     return {
         "row": row,
         "href": f"/runs/{run.id}/images/{row.row}",
-        "layers": [thumbnails.address(run, row, kind, colours=query.colours) for kind in kinds],
+        "layers": [thumbnails.address(run, row, kind, colors=query.colours) for kind in kinds],
         "alt": sentences.finding(row, known_paths),
         "figure": sorted_by(row, query.sort) if done else "",
         "wrong": done and row.label is not None and row.label != row.predicted,

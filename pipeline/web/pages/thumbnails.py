@@ -52,9 +52,17 @@ def content_key(run: Run, row: ImageRow) -> str:
     return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
-def address(run: Run, row: ImageRow, kind: str, *, colours: str = "blue-red", size: int = SMALL) -> str:
-    """Content-addressed URL of a picture."""
-    query = with_query({"colours": colours, "size": size, "key": content_key(run, row)})
+def address(run: Run, row: ImageRow, kind: str, *, colors: str = "blue-red", size: int = SMALL) -> str:
+    """Content-addressed URL of a picture.
+
+    Args:
+        run: the run of the row.
+        row: an image, done or failed.
+        kind: image, layer, map, positive, negative or std.
+        colors: scale of signed maps, blue-red or purple-orange.
+        size: maximum length of the longer side, 16 to 896 pixels.
+    """
+    query = with_query({"colours": colors, "size": size, "key": content_key(run, row)})
     return f"/runs/{run.id}/images/{row.row}/{kind}.png?{query}"
 
 
