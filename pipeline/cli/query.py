@@ -66,7 +66,7 @@ def query(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with every column.")] = False,
 ) -> None:
     """Find images of a run by their values in the index."""
-    from pipeline.runs.filters import used_columns
+    from pipeline.runs.stored import used_columns
 
     with open_pipeline() as pipeline:
         page = pipeline.find(ref, where=where, sort=sort, limit=limit, after=after)

@@ -16,7 +16,7 @@ from pipeline.datasets.decoder import Picture
 from pipeline.engine.explainer import Explainer
 from pipeline.errors import ObjectMissing
 from pipeline.record_format import build, numbered, read_record
-from pipeline.spec.calibration import FIT_IMAGES
+from pipeline.spec.run_spec import FIT_IMAGES
 from pipeline.storage.keys import tuning_prefix
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from db import pair_queries, queries
 from db.encoding import IMAGE_FIELDS
-from db.filters import compile_where
+from db.filters import columns_in, compile_where
 from db.paging import Page
 from db.records import Entry, ImageRow, ImageState, Progress, Run
 from pipeline.datasets import Source, is_unchanged, read_image, to_pixels
@@ -351,3 +351,12 @@ def safe_name(row: ImageRow) -> str:
     """A file name for an image, without suffix: unique in its run, of letters, digits, '.', '_' and '-'."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", row.key.rpartition(".")[0] or row.key)
     return f"{row.row:08}-{stem[-80:].strip('._')}"
+
+
+def used_columns(where: str | None, sort: str | None) -> list[str]:
+    """The columns that a filter and an order name, for example `where="gini > 0.5"` and `sort="-entropy"`.
+
+    Raises:
+        UsageError: the filter does not parse.
+    """
+    return [*columns_in(where or ""), *([sort.lstrip("-")] if sort else [])]

@@ -17,10 +17,9 @@ from pipeline.record_format import numbered
 from pipeline.runs import plan
 from pipeline.runs.plan import Manifest
 from pipeline.settings import Settings
-from pipeline.spec.calibration import calibration_images
 from pipeline.spec.options import shared_options
 from pipeline.spec.request import RunRequest
-from pipeline.spec.run_spec import ModelSpec, RunSpec
+from pipeline.spec.run_spec import ModelSpec, RunSpec, calibration_images
 from pipeline.storage.keys import manifest_key, run_key
 
 

@@ -71,9 +71,6 @@ class RunView:
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-Material = RunView
-
-
 def batches(rows: Iterable[ImageRow], size: int) -> Iterator[Sequence[ImageRow]]:
     """Consecutive lists of at most `size` rows."""
     remaining = iter(rows)

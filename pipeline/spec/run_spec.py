@@ -14,6 +14,10 @@ from pipeline.record_format import build, read_record
 from pipeline.spec.choices import Baseline
 from pipeline.spec.options import RunOptions, options_of, parse_target
 
+FIT_SHARE = 0.05  # largest share of a run's evaluations that the fit may cost
+FIT_COST = 65  # evaluations of one calibration image per path, see `pipeline.attribution.fit_profile`
+FIT_IMAGES = (8, 16)  # smallest and largest number of images
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
@@ -136,3 +140,15 @@ def class_index(wanted: str, names: tuple[str, ...], model: str) -> int:
 
 def _canonical(data: object) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+
+def calibration_images(spec: RunSpec, count: int) -> int:
+    """The number of images to fit the nodes on, for a run of `count` images; 0 if the fit would cost too much."""
+    if spec.nodes == "uniform" or spec.attribution != "integrated_gradients":
+        return 0
+    if spec.tolerance is None and spec.method == "gausslegendre":  # its nodes are fixed
+        return 0
+    steps = spec.n_steps if spec.tolerance is None else 33
+    affordable = int(FIT_SHARE * count * steps / FIT_COST)
+    least, most = FIT_IMAGES
+    return min(affordable, most) if affordable >= least else 0

@@ -13,8 +13,7 @@ from pipeline.engine import calibration, explainer
 from pipeline.engine.explainer import Explainer
 from pipeline.engine.unit import Outcome, Workshop, run_unit
 from pipeline.engine.worker import work
-from pipeline.spec.calibration import calibration_images
-from pipeline.spec.run_spec import RunSpec
+from pipeline.spec.run_spec import RunSpec, calibration_images
 from pipeline.storage.keys import tuning_prefix
 from tests.support.specs import spec
 
