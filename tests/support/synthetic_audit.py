@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from db.records import ImageRow, ImageState
 from pipeline.analysis.audit import classes
+from pipeline.analysis.audit.measure import Trial
+from pipeline.analysis.audit.propose import Candidate, Kind
+from pipeline.analysis.statistics import wilson
 from pipeline.runs.view import By, RunView, class_of, natural
 from tests.support.planted_worlds import CORNERS, a_run, a_spec
 
@@ -91,3 +94,13 @@ def classes_of(rows: Iterable[ImageRow], by: By) -> Mapping[str, list[ImageRow]]
         if (name := class_of(row, by)) is not None:
             groups.setdefault(name, []).append(row)
     return {name: groups[name] for name in sorted(groups, key=natural)}
+
+
+def a_trial(
+    name: str, *, like: float, lost: float, turned: float, at: int = 0, area: float = 0.1, kind: Kind = "window"
+) -> Trial:
+    """Of a place of 4 x 4 pixels: likeness (d'), share of 24 predictions lost, share of 96 images turned."""
+    box = (at, 0, at + 4, 4)
+    candidate = Candidate(name, box, 0.3, 0.02, 1.0, 0.005, (0,), 24, kind)
+    rates = wilson(lost, 24), wilson(turned, 96), wilson(0.0, 24), wilson(0.0, 96)
+    return Trial(candidate, *rates, like, (), area=area, extent=box)

@@ -78,7 +78,7 @@ def test_a_run_without_maps_and_unknown_metrics_are_refused(pipeline: Pipeline, 
     assert pipeline.evaluation(run.id) is None
     with pytest.raises(UsageError, match="it has no map yet; see `attribatch status"):
         pipeline.evaluate(run.id)
-    with pytest.raises(UsageError, match="metric 'delation' is not one of: reproduction, deletion"):
+    with pytest.raises(UsageError, match=r"'delation'.*deletion"):
         pipeline.evaluate(run.id, metrics=["delation"])
     with pytest.raises(UsageError, match="0 images"):
         pipeline.evaluate(run.id, images=0)

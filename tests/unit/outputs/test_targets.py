@@ -67,9 +67,9 @@ def test_what_appears_while_an_export_is_written_stays(tmp_path: Path) -> None:
             folder.mkdir()
             (folder / "thesis.tex").touch()
 
-    with pytest.raises(UsageError, match="is not an earlier export"):
+    with pytest.raises(UsageError, match=re.escape(str(path))):
         write_file()
-    with pytest.raises(UsageError, match="not made by an export"):
+    with pytest.raises(UsageError, match=re.escape(str(folder))):
         write_folder()
     assert path.read_text() == "mine"
     assert sorted(tmp_path.rglob("*")) == [folder, folder / "thesis.tex", path]

@@ -1,0 +1,1 @@
+"""The exact sentences of findings, reasons and refusals, asserted nowhere else."""
