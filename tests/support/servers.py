@@ -98,7 +98,7 @@ def postgres_server(password: str = "", settings: Sequence[str] = ()) -> Iterato
         )
         server: list[str | Path] = [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
         server += [part for setting in ("fsync=off", *settings) for part in ("-c", setting)]
-        asked = [binaries / "pg_isready", "--quiet", "--host=127.0.0.1", f"--port={port}"]
+        asked: list[str | Path] = [binaries / "pg_isready", "--quiet", "--host=127.0.0.1", f"--port={port}"]
         with _running(server, folder, user, lambda: subprocess.run(asked).returncode == 0) as process:
             yield f"postgresql://postgres{password and ':'}{password}@127.0.0.1:{port}/postgres", process
 
