@@ -265,7 +265,7 @@ def test_every_production_command_of_the_readme_runs(
         production.cancel(run.id)
     section = README.split("## Production")[1].split("\n## ")[0]
     (block,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    environment = {**os.environ, **place.environment, "PATH": f"{ATTRIBATCH.parent}:{os.environ['PATH']}"}
+    environment = {**os.environ, **place.environment, "PATH": f"{Path(ATTRIBATCH).parent}:{os.environ['PATH']}"}
     background: list[subprocess.Popen[bytes]] = []
     ran = 0
     try:
