@@ -4,6 +4,7 @@ import datetime
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ def describe() -> str:
 def log(line: str) -> None:
     """Print a line of progress, after the minutes and seconds since the start."""
     minutes, seconds = divmod(int(time.monotonic() - _STARTED), 60)
-    print(f"{minutes:3}:{seconds:02}  {line}", flush=True)
+    print(f"{minutes:3}:{seconds:02}  {line}", file=sys.stderr, flush=True)
 
 
 def interleaved(sides: Mapping[Side, Callable[[], object]], *, rounds: int = 5) -> dict[Side, float]:

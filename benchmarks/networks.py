@@ -1,4 +1,7 @@
-"""Networks and real images of the benchmarks: small networks trained here, torchvision's only for speed."""
+"""Networks and real images of the benchmarks: small networks trained here, torchvision's only for speed.
+
+Functions import scikit-learn and torchvision themselves: the benchmarks of a GPU run without them too.
+"""
 
 import gzip
 from dataclasses import dataclass
@@ -7,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
-from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor, nn
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # folder of Debian's package dataset-fashion-mnist
@@ -34,6 +35,8 @@ def scans() -> Scans:
         return Scans(
             "Fashion-MNIST", (images[:DRAWN], labels[:DRAWN]), (images[DRAWN:], labels[DRAWN:]), _fashion("t10k")
         )
+    from sklearn.datasets import load_digits
+
     data = load_digits()
     small = torch.from_numpy((data.images / 16).astype(np.float32))[:, None]
     images, labels = nn.functional.interpolate(small, size=28, mode="bilinear"), torch.from_numpy(data.target).long()
@@ -112,6 +115,8 @@ def accuracy(member: nn.Module) -> float:
 
 def photographs(count: int, size: int) -> Tensor:
     """Crops of scikit-learn's two photographs and of scikit-image's, (count, 3, size, size) in [0, 1]."""
+    from sklearn.datasets import load_sample_images
+
     pictures = list(load_sample_images().images)
     try:
         from skimage import data
@@ -132,6 +137,8 @@ def photographs(count: int, size: int) -> Tensor:
 
 def zoo(name: str) -> nn.Module:
     """A torchvision classifier with random weights: its speed is that of the trained one."""
+    import torchvision
+
     torch.manual_seed(0)
     network: nn.Module = torchvision.models.get_model(name, weights=None).eval().requires_grad_(False)
     return network

@@ -62,19 +62,22 @@ def relative_errors(maps: Tensor, exact: Tensor) -> Tensor:
     return (maps.double() - exact).flatten(1).abs().sum(1) / exact.flatten(1).abs().sum(1)
 
 
-def fewest(maps: Callable[[int], Tensor], t: Trial) -> int:
-    """The fewest steps of the ladder that meet the target: a guess (errors fall as 1/n), then rung by rung."""
+def fewest(maps: Callable[[int], Tensor], t: Trial, target: float = TARGET) -> int:
+    """The fewest steps of the ladder that meet the target, or its last if none does.
+
+    A guess (errors fall as 1/n), then rung by rung.
+    """
 
     def p90(rung: int) -> float:
         return t.errors(maps(LADDER[rung])).quantile(0.9).item()
 
-    wanted = FIRST * t.errors(maps(FIRST)).quantile(0.9).item() / TARGET
+    wanted = FIRST * t.errors(maps(FIRST)).quantile(0.9).item() / target
     rung = min(range(len(LADDER)), key=lambda rung: abs(LADDER[rung] - wanted))
-    if p90(rung) <= TARGET:
-        while rung and p90(rung - 1) <= TARGET:
+    if p90(rung) <= target:
+        while rung and p90(rung - 1) <= target:
             rung -= 1
     else:
-        while rung < len(LADDER) - 1 and p90(rung := rung + 1) > TARGET:
+        while rung < len(LADDER) - 1 and p90(rung := rung + 1) > target:
             pass
     return LADDER[rung]
 
