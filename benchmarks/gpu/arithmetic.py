@@ -52,7 +52,7 @@ def _rows(bench: Bench, subject: Subject, clock: Clock) -> Iterator[list[str]]:
 
 
 def _members(subject: Subject) -> Iterator[tuple[str, str, nn.Module]]:
-    """Name, arithmetic of float32 products, and the member. The first, float32 without TF32, is the reference of speed."""
+    """Name, arithmetic of float32 products, and member. The first, float32 without TF32, is the reference of speed."""
     assert set(NAMES) == set(ARITHMETIC)
     for kind, name in NAMES.items():
         yield name, kind, subject.member
