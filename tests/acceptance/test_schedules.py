@@ -83,9 +83,8 @@ def test_two_ticks_at_once_run_a_turn_once(tmp_path: Path, scheduled: list[str])
     assert answer(home, "status")[0]["progress"]["attempts"] == 6, "every unit was claimed once"
 
 
-def test_a_source_that_is_gone_is_exit_code_1_with_the_reason_in_the_history(
-    tmp_path: Path, dataset: Path, scheduled: list[str]
-) -> None:
+def test_a_missing_source_is_exit_code_1(tmp_path: Path, dataset: Path, scheduled: list[str]) -> None:
+    """A source that is gone is exit code 1 with the reason in the history."""
     home = tmp_path / "home"
     attribatch(home, "schedule", "add", "nightly", *scheduled)
     dataset.rename(tmp_path / "moved")
@@ -161,7 +160,8 @@ def test_a_wrong_schedule_is_refused_exit_code_2(
     assert answer(home, "schedule", "list") == []
 
 
-def test_an_unknown_schedule_is_exit_code_2_and_every_command_shows_an_example(tmp_path: Path) -> None:
+def test_an_unknown_schedule_is_exit_code_2(tmp_path: Path) -> None:
+    """An unknown schedule is exit code 2 and every command shows an example."""
     for command in ("pause", "resume", "remove", "run-now", "history"):
         assert "no schedules yet" in attribatch(tmp_path, "schedule", command, "nope", code=2).stderr
     for command in ("add", "list", "pause", "resume", "remove", "run-now", "tick", "history"):

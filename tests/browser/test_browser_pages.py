@@ -91,9 +91,8 @@ def test_the_slider_fades_maps_and_modes_change_what_is_drawn(
     assert "mode=positive" in page.url
 
 
-def test_an_image_is_opened_and_arrows_lead_on_in_the_order_of_the_gallery(
-    page: Page, server: Server, installation: Installation
-) -> None:
+def test_arrow_keys_follow_the_order_of_the_gallery(page: Page, server: Server, installation: Installation) -> None:
+    """An image is opened and arrows lead on in the order of the gallery."""
     page.goto(f"{server.url}/runs/{installation.run.id}/images?sort=-border_share&where=not+failed")
     links = page.locator("[data-image]")
     order = [links.nth(index).get_attribute("href") for index in range(3)]
@@ -161,9 +160,10 @@ def test_a_token_is_asked_for_once(chromium: Browser, page: Page, installation: 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_and_nothing_is_cut_at_400_pixels(
+def test_axe_finds_nothing_serious_at_400_pixels(
     scheme: str, chromium: Browser, server: Server, installation: Installation
 ) -> None:
+    """Axe finds nothing serious and nothing is cut at 400 pixels."""
     run = installation.run.id
     paths = ["/runs", f"/runs/{run}", f"/runs/{run}/images", f"/runs/{run}/images/0", f"/runs/{run}/audit"]
     paths += [f"/compare?a={run}&b={installation.other.id}", "/schedules", f"/runs/{run}/class?name=cat&by=label"]

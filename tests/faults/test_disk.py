@@ -10,9 +10,8 @@ from tests.support.cluster import Cluster
 
 @pytest.mark.parametrize("simulate", [False, True], ids=["real", "pretended"])
 @pytest.mark.parametrize("what", ["maps", "index"])
-def test_a_full_disk_loses_nothing_and_once_there_is_room_the_run_ends_whole(
-    what: str, simulate: bool, cluster: Cluster, tmp_path: Path
-) -> None:
+def test_a_full_disk_loses_nothing(what: str, simulate: bool, cluster: Cluster, tmp_path: Path) -> None:
+    """A full disk loses nothing and once there is room the run ends whole."""
     code = small_disk.run(cluster.new_request(), cluster.reference, tmp_path, what, simulate=simulate)
     said = (tmp_path / "said").read_text()
     assert code == 0, said[-3000:]

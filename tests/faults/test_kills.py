@@ -37,7 +37,8 @@ def test_killed_at_a_step_another_goes_on(step: str, cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("step", ["decoded", "shards put"])
-def test_paused_past_its_lease_a_zombie_wakes_when_all_is_done_and_changes_nothing(step: str, cluster: Cluster) -> None:
+def test_a_worker_that_wakes_after_the_run_changes_nothing(step: str, cluster: Cluster) -> None:
+    """Paused past its lease a zombie wakes when all is done and changes nothing."""
     run, flag = cluster.submit(), cluster.flag()
     zombie = cluster.start_worker(run, Fault(step, flag, signal.SIGSTOP))
     eventually(lambda: Path(flag).exists(), 60, cluster.log_tail)
@@ -63,9 +64,8 @@ def in_sql(cluster: Cluster, run: Run) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("step", ["computed", "sidecar put"])
-def test_paused_past_its_lease_a_zombie_wakes_while_another_holds_the_unit_and_is_fenced(
-    step: str, cluster: Cluster
-) -> None:
+def test_a_worker_that_wakes_during_the_run_is_fenced(step: str, cluster: Cluster) -> None:
+    """Paused past its lease a zombie wakes while another holds the unit and is fenced."""
     run, flag = cluster.submit(), cluster.flag()
     zombie = cluster.start_worker(run, Fault(step, flag, signal.SIGSTOP))
     eventually(lambda: Path(flag).exists(), 60, cluster.log_tail)
@@ -116,7 +116,8 @@ def test_killed_again_and_again(cluster: Cluster) -> None:
     check_run(cluster.pipeline, run, cluster.reference, recomputed=2 * kills, notes=cluster.notes)
 
 
-def test_an_image_that_kills_is_found_and_failed_and_its_neighbours_are_done(cluster: Cluster) -> None:
+def test_an_image_that_kills_workers_fails_alone(cluster: Cluster) -> None:
+    """An image that kills is found and failed and its neighbours are done."""
     run, deaths = cluster.submit(), 0
     deadly = sorted(cluster.reference.rows)[4]
     while not cluster.pipeline.status(run.id).over:
@@ -146,7 +147,8 @@ def test_clocks_five_minutes_apart_matter_to_nobody(cluster: Cluster) -> None:
         assert worker.exitcode == 0
 
 
-def test_asked_to_stop_midway_units_go_back_uncounted_and_are_done_later(cluster: Cluster) -> None:
+def test_stopped_midway_units_are_given_back_uncounted(cluster: Cluster) -> None:
+    """Asked to stop midway units go back uncounted and are done later."""
     cluster.data.behave("calm", 0.3)
     run = cluster.submit()
     worker = cluster.start_worker(run)

@@ -20,9 +20,8 @@ def _loaded(cluster: Cluster) -> None:
     ("mood", "reason"),
     [("raising", "IndexError: no such layer"), ("short", "classes")],
 )
-def test_a_broken_model_fails_units_after_bounded_attempts_and_retry_does_them(
-    mood: str, reason: str, cluster: Cluster
-) -> None:
+def test_a_broken_model_fails_units_until_retry(mood: str, reason: str, cluster: Cluster) -> None:
+    """A broken model fails units after bounded attempts and retry does them."""
     run = cluster.submit()
     cluster.data.behave(mood, 0)
     finish(cluster.pipeline, run)
@@ -44,7 +43,8 @@ def test_a_broken_model_fails_units_after_bounded_attempts_and_retry_does_them(
     check_run(cluster.pipeline, run, cluster.reference)
 
 
-def test_a_model_that_gives_no_numbers_fails_every_image_and_retry_does_them(cluster: Cluster) -> None:
+def test_a_model_that_gives_nan_fails_images_until_retry(cluster: Cluster) -> None:
+    """A model that gives no numbers fails every image and retry does them."""
     run = cluster.submit()
     cluster.data.behave("nan", 0)
     finish(cluster.pipeline, run)

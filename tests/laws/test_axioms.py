@@ -43,7 +43,8 @@ def test_sensitivity_a_holds_where_the_plain_gradient_fails() -> None:
     assert ig(OneMinusReLU(), x).item() == pytest.approx(1.0)
 
 
-def test_sensitivity_b_a_feature_without_influence_gets_exactly_zero() -> None:
+def test_sensitivity_b_no_influence_gives_exactly_zero() -> None:
+    """Sensitivity b a feature without influence gets exactly zero."""
     member = smooth_mlp(0)
     with torch.no_grad():
         member[0].weight[:, 3] = 0  # type: ignore[union-attr,operator]
@@ -51,7 +52,8 @@ def test_sensitivity_b_a_feature_without_influence_gets_exactly_zero() -> None:
     assert (ig(member, x)[:, 3] == 0).all()
 
 
-def test_implementation_invariance_two_networks_of_one_function_get_one_map() -> None:
+def test_implementation_invariance() -> None:
+    """Implementation invariance two networks of one function get one map."""
     first = smooth_mlp(0)
     order = torch.randperm(24)
     second = smooth_mlp(1)
@@ -84,7 +86,8 @@ def test_completeness_the_map_sums_to_the_change_of_the_output(output: str) -> N
     torch.testing.assert_close(found.output - found.baseline_output, expected.detach(), rtol=1e-10, atol=1e-12)
 
 
-def test_the_reported_delta_is_the_sum_of_the_map_minus_the_change_of_the_output() -> None:
+def test_the_reported_delta_is_that_of_its_definition() -> None:
+    """The reported delta is the sum of the map minus the change of the output."""
     member, x = relu_cnn(0), torch.rand(3, 1, 16, 16)
     member(x)
     start = torch.rand(2, 3, 1, 16, 16)
@@ -110,7 +113,8 @@ def test_linearity_in_the_model() -> None:
     torch.testing.assert_close(ig(both, x), 2 * ig(both.a, x) - 3 * ig(both.b, x), rtol=1e-10, atol=1e-12)
 
 
-def test_symmetry_interchangeable_features_of_equal_value_get_equal_shares() -> None:
+def test_symmetry_equal_features_get_equal_shares() -> None:
+    """Symmetry interchangeable features of equal value get equal shares."""
     member = smooth_mlp(0)
     with torch.no_grad():
         member[0].weight[:, 1] = member[0].weight[:, 0]  # type: ignore[union-attr,operator,index]
@@ -120,7 +124,9 @@ def test_symmetry_interchangeable_features_of_equal_value_get_equal_shares() -> 
     torch.testing.assert_close(found[:, 1], found[:, 0])
 
 
-def test_affine_invariance_normalising_inside_the_member_changes_nothing() -> None:
+def test_affine_invariance_of_normalisation() -> None:
+    """Affine invariance normalising inside the member changes nothing."""
+
     class Normalised(nn.Module):
         def __init__(self, member: nn.Module) -> None:
             super().__init__()
@@ -163,7 +169,8 @@ def test_quadratic_model_is_exact_with_one_midpoint() -> None:
     torch.testing.assert_close(found, x * (x @ (matrix + matrix.T)) / 2)
 
 
-def test_input_times_gradient_is_the_gradient_at_the_input_times_the_input() -> None:
+def test_input_x_gradient_is_that_of_its_definition() -> None:
+    """Input times gradient is the gradient at the input times the input."""
     member, x = smooth_mlp(0), torch.rand(3, 12, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(member(x)[:, 2].sum(), x)
     targets = torch.full((3,), 2)

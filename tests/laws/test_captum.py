@@ -40,7 +40,8 @@ def test_the_trapezoid_is_captums_with_weights_that_sum_to_one() -> None:
 
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([3.0, 0.0, 1.0])])
-def test_the_sensitivity_to_the_baseline_is_the_mean_distance_of_captums_maps(weights: Tensor | None) -> None:
+def test_baseline_sensitivity_is_that_of_captums_maps(weights: Tensor | None) -> None:
+    """The sensitivity to the baseline is the mean distance of captums maps."""
     members, x, targets = (
         [smooth_mlp(seed) for seed in range(2)],
         torch.rand(4, 12).double(),
@@ -89,9 +90,8 @@ def test_saliency_and_input_x_gradient_agree_with_captum() -> None:
     )
 
 
-def test_members_times_baselines_is_the_mean_of_captums_single_runs(
-    digits: tuple[Tensor, Tensor], trained: list[nn.Module]
-) -> None:
+def test_members_times_baselines_is_captums_mean(digits: tuple[Tensor, Tensor], trained: list[nn.Module]) -> None:
+    """Members times baselines is the mean of captums single runs."""
     images, labels = digits[0][:3], digits[1][:3]
     kinds = [Baseline.parse(text) for text in ("black", "blurred:sigma=2", "uniform:n=2")]
     stack, weights = baseline_stack(kinds, images, ["a", "b", "c"])

@@ -46,9 +46,10 @@ def ratios(
         ("probability", NESTED),
     ],
 )
-def test_the_estimate_is_within_a_factor_of_two_of_the_true_error_for_nine_images_in_ten(
+def test_nine_estimates_in_ten_are_within_a_factor_of_two(
     baseline: str, output: str, options: dict[str, object], digits: tuple[Tensor, Tensor], trained: list[nn.Module]
 ) -> None:
+    """The estimate is within a factor of two of the true error for nine images in ten."""
     ratio = ratios(baseline, output, options, digits, trained)
     within = ((ratio > 0.5) & (ratio < 2)).double().mean().item()
     least = 0.9 if output == "logit" else 0.8  # of 192 images 90 to 100 %, depending on the processor that trained
@@ -57,9 +58,10 @@ def test_the_estimate_is_within_a_factor_of_two_of_the_true_error_for_nine_image
 
 
 @pytest.mark.parametrize(("baseline", "options"), [("uniform:n=2", LEGENDRE), ("black", {"n_steps": 50})])
-def test_for_smooth_outputs_maps_are_better_than_estimated_never_much_worse(
+def test_smooth_outputs_are_not_worse_than_estimated(
     baseline: str, options: dict[str, object], digits: tuple[Tensor, Tensor], trained: list[nn.Module]
 ) -> None:
+    """For smooth outputs maps are better than estimated never much worse."""
     ratio = ratios(baseline, "probability", options, digits, trained)
     assert (ratio > 0.5).double().mean() >= 0.9
     assert ratio.median() < 3

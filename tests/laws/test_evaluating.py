@@ -98,7 +98,7 @@ def test_imputation_and_road_are_those_of_quantus() -> None:
         assert kept == pytest.approx(QUANTUS["road"][str(percent)])
 
 
-def test_a_large_hole_is_filled_by_the_weighted_mean_of_neighbours() -> None:
+def test_a_large_hole_is_filled_by_its_neighbours() -> None:
     """A plane is its own weighted mean wherever all neighbours are there, so a hole in it is filled exactly."""
     y, x = torch.meshgrid(torch.linspace(0, 1, 40), torch.linspace(0, 0.5, 40), indexing="ij")
     plane = (x + y)[None, None]
@@ -168,7 +168,8 @@ def test_max_sensitivity_is_captums() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-def test_integrated_gradients_of_a_linear_model_have_no_infidelity_and_others_have() -> None:
+def test_infidelity_of_a_linear_model_is_zero() -> None:
+    """Integrated gradients of a linear model have no infidelity and others have."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(2 * 36, 3)).double()
     images, targets = torch.rand(4, 2, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 1])
@@ -219,7 +220,8 @@ def test_noise_for_a_map_scores_worse_than_integrated_gradients(subject: Subject
     assert false["infidelity_relative"] > 0.8
 
 
-def test_layers_go_from_the_first_called_to_the_last_and_the_cascade_goes_on(subject: Subject) -> None:
+def test_layers_are_in_the_order_of_their_calls(subject: Subject) -> None:
+    """Layers go from the first called to the last and the cascade goes on."""
     member = subject.engine.members[0]
     names = layers(member, subject.pixels[:1])
     assert names == ["0", "1", "3", "6"]  # convolution, batch norm, convolution, linear
@@ -280,7 +282,8 @@ def test_baselines_of_a_run_are_held_against_each_other(subject: Subject) -> Non
         assert ((values[:, 2] > 0) & (values[:, 2] <= 2)).all()
 
 
-def test_agreement_is_the_share_of_the_weight_where_members_have_one_sign(subject: Subject) -> None:
+def test_agreement_is_the_share_of_weight_of_one_sign(subject: Subject) -> None:
+    """Agreement is the share of the weight where members have one sign."""
     found = MEASURES["agreement"](subject).values["sign_agreement_all"]
     one, other = (subject.explain(members=[m, m]).mean.flatten(1).double() for m in subject.engine.members)
     mean = (one + other) / 2

@@ -15,9 +15,8 @@ from tests.support.ledger_states import pass_hours
 from tests.support.servers import free_port, redis
 
 
-def test_two_sweepers_send_each_unit_once_and_a_broker_that_is_away_hides_none(
-    pipeline: Pipeline, request_: RunRequest
-) -> None:
+def test_two_sweepers_send_each_unit_once(pipeline: Pipeline, request_: RunRequest) -> None:
+    """Two sweepers send each unit once and a broker that is away hides none."""
     pipeline.submit(request_)
     with redis() as (url, server):
         server.stop(signal.SIGKILL)
@@ -45,9 +44,8 @@ def test_a_broker_that_is_away_is_named_without_its_password() -> None:
     assert "secret" not in str(error.value)
 
 
-def test_a_tick_with_a_broker_sends_and_a_later_one_finds_the_run_finished(
-    pipeline: Pipeline, request_: RunRequest
-) -> None:
+def test_a_later_tick_finds_the_run_finished(pipeline: Pipeline, request_: RunRequest) -> None:
+    """A tick with a broker sends and a later one finds the run finished."""
     with redis() as (url, _):
         pipeline.settings = replace(pipeline.settings, broker_url=url)
         pipeline.schedules.add("nightly", request_, cron="0 2 * * *")
@@ -66,9 +64,10 @@ def test_a_tick_with_a_broker_sends_and_a_later_one_finds_the_run_finished(
     assert (found.id, found.state) == (sent.id, OccasionState.DONE)
 
 
-def test_a_tick_whose_broker_is_away_leaves_the_units_to_be_sent_later(
+def test_a_tick_without_its_broker_leaves_units_unsent(
     pipeline: Pipeline, request_: RunRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A tick whose broker is away leaves the units to be sent later."""
     pipeline.settings = replace(pipeline.settings, broker_url=f"redis://127.0.0.1:{free_port()}/0")
     pipeline.schedules.add("nightly", request_, cron="0 2 * * *")
     pass_hours(pipeline.database, 24)

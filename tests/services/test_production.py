@@ -98,9 +98,10 @@ def images_done(production: Pipeline, run: Run) -> int:
     return production.status(run.id).images_done
 
 
-def test_a_worker_is_killed_midway_and_the_maps_are_those_of_an_undisturbed_run(
+def test_maps_survive_a_worker_that_is_killed_midway(
     production: Pipeline, place: Servers, fleet: Fleet, request_: RunRequest, tmp_path: Path
 ) -> None:
+    """A worker is killed midway and the maps are those of an undisturbed run."""
     request_ = replace(request_, unit_size=2)
     run = production.submit(request_)
     production.wake()
@@ -174,9 +175,10 @@ def test_workers_go_on_while_redis_hangs_and_while_it_is_gone(
     assert len(fleet.children()) == 2
 
 
-def test_postgres_is_stopped_for_a_while_and_no_row_is_lost_or_doubled(
+def test_no_row_is_lost_while_postgres_is_stopped(
     production: Pipeline, place: Servers, fleet: Fleet, request_: RunRequest
 ) -> None:
+    """Postgres is stopped for a while and no row is lost or doubled."""
     run = production.submit(replace(request_, seed=6, unit_size=2))
     production.wake()
     eventually(lambda: images_done(production, run), 30, fleet.said)
@@ -293,9 +295,8 @@ def test_every_production_command_of_the_readme_runs(
     assert production.get_run("latest").priority == 5
 
 
-def test_every_log_line_is_json_and_names_its_unit_and_nothing_stored_holds_a_secret(
-    production: Pipeline, place: Servers, fleet: Fleet
-) -> None:
+def test_log_lines_are_json_and_hold_no_secret(production: Pipeline, place: Servers, fleet: Fleet) -> None:
+    """Every log line is json and names its unit and nothing stored holds a secret."""
     said = fleet.log.read_text()
     lines = [json.loads(line) for line in said.splitlines()]
     of_units = [line for line in lines if line["logger"] in ("attribatch.unit", "attribatch.engine")]

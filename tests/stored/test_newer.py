@@ -119,7 +119,8 @@ def test_a_larger_format_is_refused_with_a_remedy(home: Pipeline, root: Path, ki
     assert str(key_of(root, path) or path) in str(caught.value)
 
 
-def test_specs_and_requests_drop_unknown_fields_and_refuse_a_larger_format(home: Pipeline) -> None:
+def test_specs_drop_unknown_fields_and_refuse_new_formats(home: Pipeline) -> None:
+    """Specs and requests drop unknown fields and refuse a larger format."""
     texts = {RunSpec: home.get_run("latest").spec, RunRequest: home.schedules.get("nightly").request}
     for kind, text in texts.items():
         data = json.loads(text)
@@ -156,7 +157,8 @@ def test_repair_keeps_a_newer_sidecar_and_a_worker_leaves_it(home: Pipeline, roo
     assert path.read_bytes() == kept
 
 
-def test_repair_restores_what_it_knows_of_a_sidecar_with_unknown_columns(home: Pipeline, root: Path) -> None:
+def test_repair_restores_the_known_columns_of_a_sidecar(home: Pipeline, root: Path) -> None:
+    """Repair restores what it knows of a sidecar with unknown columns."""
     path = min(root.glob(f"{RUNS}/*/units/000001.json"))
     run = _run(key_of(root, path))
     kept = change(path, lambda record: [row.update(new_column=1) for row in record["rows"]])

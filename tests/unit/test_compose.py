@@ -53,7 +53,8 @@ def test_what_lasts_is_in_named_volumes() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_services_of_ours_run_commands_that_exist_with_settings_that_are_read(name: str) -> None:
+def test_our_services_run_commands_with_known_settings(name: str) -> None:
+    """Services of ours run commands that exist with settings that are read."""
     commands = {command.callback.__name__ for command in app.registered_commands if command.callback is not None}
     assert SERVICES[name]["command"][0] in commands
     known = {f"ATTRIBATCH_{field.name.upper()}" for field in fields(Settings)}

@@ -8,7 +8,8 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_every_folder_of_python_is_a_package_and_nothing_else_is_installed() -> None:
+def test_every_folder_of_python_is_an_installed_package() -> None:
+    """Every folder of python is a package and nothing else is installed."""
     assert PROJECT["tool"]["setuptools"]["packages"]["find"]["include"] == ["db*", "pipeline*", "workers*"]
     folders = {path.parent for top in ("pipeline", "workers", "db") for path in (ROOT / top).rglob("*.py")}
     assert all((folder / "__init__.py").is_file() for folder in folders)

@@ -8,9 +8,8 @@ from pipeline.errors import UsageError
 from pipeline.settings import Settings
 
 
-def test_an_empty_environment_is_embedded_below_the_working_folder(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_empty_environment_uses_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty environment is embedded below the working folder."""
     monkeypatch.chdir(tmp_path)
     found = Settings.from_env({})
     assert found.home == tmp_path / "attributions"

@@ -23,21 +23,24 @@ def test_contrast_is_the_mean_distance_from_the_surroundings() -> None:
     np.testing.assert_allclose(contrast(np.full((2, 3, 40, 30), 0.7, np.float32)), 0, atol=1e-6)
 
 
-def test_contrast_of_a_larger_image_is_pooled_over_as_large_a_part_of_it() -> None:
+def test_contrast_is_pooled_over_a_part_of_the_image() -> None:
+    """Contrast of a larger image is pooled over as large a part of it."""
     pixels = np.zeros((1, 1, 128, 128), np.float32)
     pixels[0, 0, 64, 64] = 1.0
     rows = np.flatnonzero(contrast(pixels)[0].max(axis=1) > 1e-6)
     assert rows.max() - rows.min() + 1 == 3 + 3 * 4 - 1
 
 
-def test_d_prime_is_the_distance_of_the_means_in_standard_deviations() -> None:
+def test_d_prime_is_in_standard_deviations() -> None:
+    """D prime is the distance of the means in standard deviations."""
     rng = np.random.default_rng(0)
     own, others = rng.normal(0, 0.1, (400, 5)), rng.normal(0, 0.1, (4000, 5))
     own[:, 2] += 0.5
     assert d_prime(own, others) == pytest.approx(0.5 / 0.11, rel=0.1)
 
 
-def test_d_prime_of_the_same_content_is_about_zero_and_of_a_constant_mark_is_large() -> None:
+def test_d_prime_of_the_same_content_is_about_zero() -> None:
+    """D prime of the same content is about zero and of a constant mark is large."""
     rng = np.random.default_rng(0)
     same = [d_prime(rng.uniform(size=(16, 48)), rng.uniform(size=(150, 48))) for _ in range(20)]
     assert abs(np.mean(same)) < 0.3
@@ -64,7 +67,8 @@ def test_a_mark_on_all_or_some_of_the_images_is_alike(kind: str, bearing: int) -
 
 
 @pytest.mark.parametrize("kind", ["watermark", "date", "logo"])
-def test_images_are_parted_into_those_that_bear_a_mark_and_those_that_do_not(kind: str) -> None:
+def test_images_with_and_without_a_mark_are_separated(kind: str) -> None:
+    """Images are parted into those that bear a mark and those that do not."""
     own, others = (cut(values, BOTTOM) for values in of_threes(kind, 12))
     bearing, bare = parted(own, others, np.arange(6))
     assert sorted([*bearing, *bare]) == list(range(24))

@@ -15,7 +15,8 @@ from tests.support.synthetic_audit import a_material, classes_of, rows_of
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_maps_of_a_class_do_not_depend_on_the_batches_and_equal_numpy(size: int) -> None:
+def test_maps_of_a_class_equal_numpy_for_any_batches(size: int) -> None:
+    """Maps of a class do not depend on the batches and equal numpy."""
     rng = np.random.default_rng(0)
     maps, spreads = rng.normal(3, 1, (2, 60, 9, 11)).astype(np.float32)
     sums = ClassSums(step=1, tolerance=0.05)
@@ -42,7 +43,8 @@ def test_maps_of_many_large_classes_are_kept_at_a_coarser_grid() -> None:
 
 
 @pytest.mark.parametrize("draw", ["exponential", "lognormal", "uniform"])
-def test_quantiles_are_within_half_a_percent_of_numpys_and_the_histogram_counts_all(draw: str) -> None:
+def test_quantiles_are_within_half_a_percent_of_numpys(draw: str) -> None:
+    """Quantiles are within half a percent of numpys and the histogram counts all."""
     values = getattr(np.random.default_rng(0), draw)(size=5000)
     sketch = Sketch(limit=0.5)
     for part in np.array_split(values, 7):
@@ -58,7 +60,8 @@ def test_quantiles_are_within_half_a_percent_of_numpys_and_the_histogram_counts_
     assert np.abs(np.cumsum(counts)[-8:] / 5000 - [(values < edge).mean() for edge in edges[-8:]]).max() < 0.02
 
 
-def test_values_at_a_limit_are_not_above_it_and_no_bar_of_the_histogram_spans_it() -> None:
+def test_values_at_a_limit_are_not_above_it() -> None:
+    """Values at a limit are not above it and no bar of the histogram spans it."""
     sketch = Sketch(limit=0.05)
     sketch.add([0.04999, 0.05, 0.0499985, 0.03])
     assert sketch.share_above == 0

@@ -23,19 +23,22 @@ def three_strategies(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return maps, truth
 
 
-def test_maps_of_three_strategies_are_three_clusters_the_largest_first() -> None:
+def test_maps_of_three_strategies_are_three_clusters() -> None:
+    """Maps of three strategies are three clusters the largest first."""
     maps, truth = three_strategies(np.random.default_rng(0))
     order = np.random.default_rng(1).permutation(60)
     assert embed(grid_shares(maps[order], 1), seed=0).clusters.tolist() == truth[order].tolist()
 
 
-def test_maps_of_one_strategy_are_one_cluster_or_few_and_empty_maps_do_no_harm() -> None:
+def test_maps_of_one_strategy_are_few_clusters() -> None:
+    """Maps of one strategy are one cluster or few and empty maps do no harm."""
     maps, truth = three_strategies(np.random.default_rng(0))
     assert embed(grid_shares(np.zeros((30, 32, 32), np.float32), 1), seed=0).clusters.max() < 6
     assert set(embed(grid_shares(maps[truth == 0], 1), seed=0).clusters) <= {0, 1, 2, 3, 4, 5}
 
 
-def test_an_audit_tells_the_clusters_of_each_class_with_their_rows() -> None:
+def test_an_audit_has_the_clusters_of_each_class() -> None:
+    """An audit tells the clusters of each class with their rows."""
     material = a_material(count=150, rate=0.5)
     result = audit(material)
     plain = result.to_dict()["clusters"]
@@ -64,14 +67,16 @@ def test_a_window_grows_to_the_shape_of_a_wide_mark() -> None:
     assert fit_all([found[1]], grids, (32, 32), 1) == [found[1]]  # its shape is its own
 
 
-def test_the_grid_has_at_most_32_cells_a_side_and_shares_sum_to_1() -> None:
+def test_the_grid_has_at_most_32_cells_a_side() -> None:
+    """The grid has at most 32 cells a side and shares sum to 1."""
     assert (grid_step(32, 32), grid_step(224, 224), grid_step(100, 30)) == (1, 7, 4)
     shares = grid_shares(np.random.default_rng(0).normal(size=(3, 100, 30)).astype(np.float32), 4)
     assert shares.shape == (3, 25, 8)
     np.testing.assert_allclose(shares.sum(axis=(1, 2)), 1, rtol=1e-5)
 
 
-def test_a_cast_is_the_border_median_and_is_shifted_onto_other_images() -> None:
+def test_a_cast_is_the_median_of_the_border() -> None:
+    """A cast is the border median and is shifted onto other images."""
     rng = np.random.default_rng(0)
     one, other = rng.uniform(0.3, 0.5, (2, 4, 3, 32, 32)).astype(np.float32)
     one[:, :, :4, :4] = 1.0  # a mark does not move it
@@ -102,7 +107,8 @@ def cast_material(*, used: bool) -> RunView:
                    images=lambda wanted: pixels[[row.row for row in wanted]])  # fmt: skip
 
 
-def test_a_cast_that_decides_is_found_and_one_that_is_ignored_is_not() -> None:
+def test_a_cast_is_found_if_it_decides() -> None:
+    """A cast that decides is found and one that is ignored is not."""
     found = audit(cast_material(used=True)).findings
     assert [(one.class_name, one.kind, one.place, one.region) for one in found] == [
         ("mark", "colour", "whole image", (0, 0, 32, 32))

@@ -19,7 +19,8 @@ def test_rates_have_wilsons_interval(hits: int, images: int) -> None:
     assert found.high == pytest.approx(expected.high, abs=1e-4)
 
 
-def test_a_rate_exceeds_another_when_the_difference_is_significant() -> None:
+def test_a_rate_exceeds_another_if_significantly_larger() -> None:
+    """A rate exceeds another when the difference is significant."""
     assert exceeds(wilson(0.9, 24), wilson(0.1, 24))
     assert exceeds(wilson(0.25, 24), wilson(0.0, 24))
     assert not exceeds(wilson(0.1, 24), wilson(0.0, 24))
@@ -46,7 +47,8 @@ def trial_at(region: tuple[int, int, int, int], **world: object) -> Trial | None
     return run_trial(material, candidate, rows, pool, index=CLASSES.index("mark"), seed=0)
 
 
-def test_a_mark_that_alone_decides_is_necessary_and_sufficient_and_random_windows_are_not() -> None:
+def test_a_mark_that_decides_is_necessary_and_sufficient() -> None:
+    """A mark that alone decides is necessary and sufficient and random windows are not."""
     trial = trial_at((0, 0, 4, 4))
     assert trial is not None
     assert (trial.necessity.value, trial.sufficiency.value) == (1.0, 1.0)
@@ -57,7 +59,8 @@ def test_a_mark_that_alone_decides_is_necessary_and_sufficient_and_random_window
     np.testing.assert_allclose(trial.extent, (0, 0, 4, 4), atol=2)
 
 
-def test_where_most_of_the_first_images_do_not_bear_the_mark_those_that_do_are_told() -> None:
+def test_the_images_with_the_mark_are_named() -> None:
+    """Where most of the first images do not bear the mark those that do are told."""
     material = a_material(rate=0.5, count=360)
     rows = classes_of(material.done(), "predicted")["mark"]
     bears = (material.images(rows)[:, 0, :4, :4] > 0.9).all(axis=(1, 2))

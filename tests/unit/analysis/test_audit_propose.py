@@ -21,7 +21,8 @@ def test_windows_lie_inside_and_reach_every_corner(size: tuple[int, int]) -> Non
         assert {(0, 0), (width - side, height - side)} <= {(int(x), int(y)) for x, y, _, _ in same}
 
 
-def test_windows_of_an_image_of_32_pixels_are_a_few_hundred_and_cover_it() -> None:
+def test_windows_of_32_pixels_are_a_few_hundred() -> None:
+    """Windows of an image of 32 pixels are a few hundred and cover it."""
     boxes = windows(32, 32)
     square = boxes[:, 2] - boxes[:, 0] == boxes[:, 3] - boxes[:, 1]
     assert sorted(set((boxes[:, 2] - boxes[:, 0])[square])) == [4, 6, 8, 12]
@@ -41,7 +42,8 @@ def test_shares_equal_sums_over_the_windows() -> None:
     np.testing.assert_allclose(window_shares(maps, boxes), np.stack(expected, axis=1), rtol=1e-4, atol=1e-6)
 
 
-def test_a_map_without_positive_attribution_has_no_share_anywhere() -> None:
+def test_a_map_without_positive_values_has_no_shares() -> None:
+    """A map without positive attribution has no share anywhere."""
     assert not window_shares(-np.ones((1, 32, 32), np.float32), windows(32, 32)).any()
 
 
@@ -53,7 +55,8 @@ def noise(rng: np.random.Generator, classes: int = 4, images: int = 20, wide: in
     return {str(c): rng.gamma(0.5, 0.02, (images, wide)).astype(np.float32) for c in range(classes)}
 
 
-def test_on_noise_a_p_value_of_5_percent_is_rare_though_hundreds_of_windows_are_tried() -> None:
+def test_p_values_on_noise_are_corrected_for_all_windows() -> None:
+    """On noise a p value of 5 percent is rare though hundreds of windows are tried."""
     boxes = np.array([(i, 0, i + 1, 1) for i in range(40)])
     smallest = [
         min(one.p_value for one in propose(noise(np.random.default_rng(seed)), boxes, permutations=99, seed=seed))
@@ -62,7 +65,8 @@ def test_on_noise_a_p_value_of_5_percent_is_rare_though_hundreds_of_windows_are_
     assert sum(p <= 0.05 for p in smallest) <= 6  # 2 expected; 7 or more has a probability of 0.3 %
 
 
-def test_the_window_that_one_class_leans_on_comes_first_with_the_smallest_p_value() -> None:
+def test_the_window_of_one_class_comes_first() -> None:
+    """The window that one class leans on comes first with the smallest p value."""
     shares = noise(np.random.default_rng(1))
     shares["2"][:, 17] += 0.2
     boxes = np.array([(i, 0, i + 1, 1) for i in range(40)])
@@ -71,7 +75,8 @@ def test_the_window_that_one_class_leans_on_comes_first_with_the_smallest_p_valu
     assert best.share - best.share_elsewhere == pytest.approx(0.2, abs=0.02)
 
 
-def test_a_window_that_some_images_of_a_class_lean_on_is_proposed() -> None:
+def test_a_window_of_some_images_of_a_class_is_proposed() -> None:
+    """A window that some images of a class lean on is proposed."""
     shares = noise(np.random.default_rng(2), images=40)
     shares["1"][:8, 5] += 0.3
     boxes = np.array([(i, 0, i + 1, 1) for i in range(40)])

@@ -40,7 +40,8 @@ def test_a_mark_that_decides_is_found_in_its_corner(corner: str, rate: float) ->
     assert y0 <= y + 2 <= y1
 
 
-def test_a_mark_that_the_model_ignores_is_looked_at_and_not_confirmed() -> None:
+def test_a_mark_that_the_model_ignores_is_not_confirmed() -> None:
+    """A mark that the model ignores is looked at and not confirmed."""
     result = audit(a_material(used=False, count=180))
     assert result.findings == ()
     looked_at = next(one for one in result.candidates if one.region == (0, 0, 4, 4))
@@ -74,7 +75,8 @@ def test_a_finding_has_its_rates_with_their_intervals() -> None:
     assert part.images < 0.9 * part.examined
 
 
-def test_a_class_whose_maps_explain_another_class_is_not_searched() -> None:
+def test_a_class_with_maps_of_another_is_not_searched() -> None:
+    """A class whose maps explain another class is not searched."""
     material = a_material()
     other = [replace(row, target="dark") if row.predicted == "mark" else row for row in material.rows]
     result = audit(replace(material, rows=other))
@@ -82,7 +84,8 @@ def test_a_class_whose_maps_explain_another_class_is_not_searched() -> None:
     assert any("mark" in remark for remark in result.remarks)
 
 
-def test_a_run_of_one_class_or_of_none_is_audited_without_a_search() -> None:
+def test_a_run_of_one_class_is_audited_without_a_search() -> None:
+    """A run of one class or of none is audited without a search."""
     material = a_material()
     one = [row for row in material.rows if row.predicted == "mark"]
     assert audit(replace(material, rows=one)).findings == ()
@@ -92,7 +95,8 @@ def test_a_run_of_one_class_or_of_none_is_audited_without_a_search() -> None:
 
 
 @pytest.mark.slow
-def test_images_that_are_gone_are_left_out_and_only_those_that_are_read_are_asked_for() -> None:
+def test_missing_images_are_left_out() -> None:
+    """Images that are gone are left out and only those that are read are asked for."""
     asked: list[int] = []
 
     def there(row: ImageRow) -> bool:
@@ -134,7 +138,8 @@ def test_a_gate_on_what_was_not_measured_is_not_passed() -> None:
     ],
     ids=["no image left", "a class without images", "unfinished"],
 )
-def test_that_nothing_was_found_passes_no_gate_where_not_all_was_searched(change: dict[str, Any], remark: str) -> None:
+def test_an_incomplete_search_passes_no_gate(change: dict[str, Any], remark: str) -> None:
+    """That nothing was found passes no gate where not all was searched."""
     clean, gates = a_material(used=False, rate=0.0), parse_gates(["findings>0"])
     assert exceeded(audit(clean), gates) == []
     result = audit(replace(clean, **change))
@@ -144,7 +149,8 @@ def test_that_nothing_was_found_passes_no_gate_where_not_all_was_searched(change
 
 
 @pytest.mark.parametrize("text", ["beauty>1", "findings", "findings>", "findings>-1", "border_share=0.3"])
-def test_a_gate_that_does_not_parse_is_refused_with_the_names_that_are_known(text: str) -> None:
+def test_a_gate_that_does_not_parse_is_refused(text: str) -> None:
+    """A gate that does not parse is refused with the names that are known."""
     with pytest.raises(SpecError, match=r"findings, doubtful, .*'findings>0'"):
         parse_gates([text])
 
@@ -163,7 +169,8 @@ def test_two_marks_in_two_classes_do_not_hide_each_other() -> None:
     assert all(reason.startswith(LIKE_OBJECT) for _, reason in rejected)
 
 
-def test_where_every_class_has_constant_content_a_mark_must_stand_out() -> None:
+def test_a_mark_must_stand_out_from_constant_content() -> None:
+    """Where every class has constant content a mark must stand out."""
     alike = [
         a_trial(name, like=7, lost=0.4, turned=0.2, at=at) for name, at in zip("abcd", (0, 8, 16, 24), strict=True)
     ]
@@ -171,7 +178,8 @@ def test_where_every_class_has_constant_content_a_mark_must_stand_out() -> None:
     assert decide([*alike, a_trial("e", like=17, lost=0.4, turned=0.2, at=28)])[0][0].candidate.class_name == "e"
 
 
-def test_a_mark_that_is_hard_to_see_must_stand_out_from_all_other_classes_but_one() -> None:
+def test_a_faint_mark_must_stand_out_from_other_classes() -> None:
+    """A mark that is hard to see must stand out from all other classes but one."""
     hard = a_trial("a", like=4.5, lost=0.4, turned=0.5)  # of 24 images: at least 3.1
     objects = [a_trial(name, like=1.2, lost=0.5, turned=0.1, at=12) for name in "bcde"]  # at least 0.7
     assert decide([hard, *objects])[0] == []  # too few to compare with
@@ -196,12 +204,14 @@ def test_a_mark_must_turn_more_than_its_place_does_without_it() -> None:
     assert decide([replace(place, sufficiency=wilson(0.7, 96), without=wilson(0.65, 96))])[0]
 
 
-def test_a_small_place_that_turns_many_images_is_a_mark_whatever_it_shows() -> None:
+def test_a_small_place_that_turns_many_images_is_a_mark() -> None:
+    """A small place that turns many images is a mark whatever it shows."""
     assert decide([a_trial("a", like=1, lost=0.9, turned=0.9, area=0.02)])[0]
     assert not decide([a_trial("a", like=1, lost=0.9, turned=0.9, area=0.05)])[0]
 
 
-def test_a_mark_that_covers_a_part_of_the_object_is_no_finding_where_it_turns_no_image() -> None:
+def test_a_mark_that_turns_no_image_is_not_a_finding() -> None:
+    """A mark that covers a part of the object is no finding where it turns no image."""
     kept, rejected = decide([a_trial("a", like=20, lost=0.9, turned=0.05)])
     assert kept == []
     assert rejected[0][1].startswith(LIKE_OBJECT)
@@ -290,12 +300,14 @@ UNSEEN_WORD = {"seed": 7121, "planted": 2, "corner": "watermark", "rate": 0.5, "
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"seed": 61, "planted": 3}, UNSEEN_WORD], ids=["corner", "word"])
-def test_trained_networks_that_never_saw_the_mark_are_not_accused(options: dict[str, object]) -> None:
+def test_networks_that_never_saw_the_mark_are_not_accused(options: dict[str, object]) -> None:
+    """Trained networks that never saw the mark are not accused."""
     assert audit(trained_world(learned=False, **options).material).findings == ()
 
 
 @pytest.mark.slow
-def test_audits_import_neither_torch_nor_sql_and_load_matplotlib_late() -> None:
+def test_audits_import_neither_torch_nor_sql() -> None:
+    """Audits import neither torch nor sql and load matplotlib late."""
     code = "import pipeline.analysis.audit, sys; print({'torch', 'sqlalchemy', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "set()"

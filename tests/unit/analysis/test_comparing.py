@@ -44,9 +44,10 @@ def fields_of(found: object) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_one_baseline_against_many_and_one_model_against_the_ensemble(
+def test_one_baseline_against_many_and_one_model_of_two(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, one: Run
 ) -> None:
+    """One baseline against many and one model against the ensemble."""
     many = computed(pipeline, shop, replace(request_, baselines=("black", "white", "uniform:n=4"), name="many"))
     single = computed(
         pipeline, shop, replace(request_, baselines=("black",), models=request_.models[:1], name="single")

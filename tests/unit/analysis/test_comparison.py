@@ -44,7 +44,8 @@ def test_figures_of_each_pair_are_those_of_scipy_ties_included() -> None:
     assert found.cosine.min() < 0.5 < 0.98 < found.cosine.max()
 
 
-def test_one_run_with_channels_and_one_with_their_sum_are_compared_as_sums() -> None:
+def test_channels_and_their_sum_are_compared_as_sums() -> None:
+    """One run with channels and one with their sum are compared as sums."""
     one, other = pair_of()
     summed = alike(one, other.sum(axis=1, keepdims=True))
     both = alike(one.sum(axis=1, keepdims=True), other.sum(axis=1, keepdims=True))
@@ -52,7 +53,8 @@ def test_one_run_with_channels_and_one_with_their_sum_are_compared_as_sums() -> 
     np.testing.assert_allclose(summed.rank_correlation, alike(one, other).rank_correlation, atol=1e-6)
 
 
-def test_maps_without_a_direction_are_equal_to_each_other_and_unrelated_to_others() -> None:
+def test_maps_without_a_direction_equal_each_other() -> None:
+    """Maps without a direction are equal to each other and unrelated to others."""
     zero, even, some = np.zeros((1, 1, 4, 4)), np.ones((1, 1, 4, 4)), np.arange(16.0).reshape(1, 1, 4, 4)
     found = alike(np.concatenate([zero, zero, even, even]), np.concatenate([zero, some, even, some]))
     assert found.cosine.tolist()[:3] == pytest.approx([1, 0, 1])
@@ -83,7 +85,8 @@ def test_what_is_kept_of_batches_equals_numpy_over_all() -> None:
     assert sums.changed[0].distance == pytest.approx(found.distance[lowest[0]])
 
 
-def test_classes_are_those_of_the_first_run_and_hold_the_same_images_in_both() -> None:
+def test_classes_are_those_of_the_first_run() -> None:
+    """Classes are those of the first run and hold the same images in both."""
     sums, one, other = summed_up(limit=1, batch=32)
     classes = {each.class_name: each for each in sums.classes(sums.drift("a", "b"))}
     found = alike(one, other)

@@ -66,7 +66,8 @@ def test_ndcg_is_that_of_its_definition_with_ties_everywhere(both: tuple[list[in
     assert ndcg(relevance, scores) == pytest.approx(gains.sum() / ideal if ideal else float(not scores.any()))
 
 
-def test_the_same_maps_have_not_drifted_whatever_their_size_and_sign() -> None:
+def test_the_same_maps_have_not_drifted() -> None:
+    """The same maps have not drifted whatever their size and sign."""
     maps, rows = maps_of(0), rows_of()
     found = drift_of("b", summed(-7 * maps, rows), "a", summed(maps, rows))
     assert found.drift == pytest.approx(0, abs=1e-12)
@@ -82,7 +83,8 @@ def test_evidence_that_moved_to_another_corner_is_a_drift_of_one() -> None:
     assert 0 < found.ndcg < 0.4
 
 
-def test_a_class_moves_by_itself_and_a_class_of_few_images_does_not_count() -> None:
+def test_a_class_of_few_images_does_not_count() -> None:
+    """A class moves by itself and a class of few images does not count."""
     before, rows = maps_of(0), rows_of()
     after = before.copy()
     after[1::3] = after[1::3, :, ::-1]
@@ -123,7 +125,8 @@ def test_cells_of_any_size_hold_the_whole_map(size: tuple[int, int]) -> None:
     assert sum(sums.by_class.values()) == pytest.approx(sums.total)
 
 
-def test_maps_are_read_in_batches_whose_size_follows_that_of_a_map() -> None:
+def test_batches_of_maps_have_a_bounded_size() -> None:
+    """Maps are read in batches whose size follows that of a map."""
     asked: list[int] = []
 
     def read(batch: list) -> np.ndarray:

@@ -80,7 +80,8 @@ def test_noise_depends_on_seed_image_and_draw_alone() -> None:
     assert noise.max() < 1
 
 
-def test_gaussian_noise_stands_around_the_image_within_valid_pixels() -> None:
+def test_gaussian_noise_stays_within_valid_pixels() -> None:
+    """Gaussian noise stands around the image within valid pixels."""
     grey = torch.full((1, 3, 64, 64), 0.5)
     noise = one("gaussian:n=2,sigma=0.1", grey, ["a"]) - 0.5
     assert noise.std().item() == pytest.approx(0.1, rel=0.05)
@@ -90,7 +91,7 @@ def test_gaussian_noise_stands_around_the_image_within_valid_pixels() -> None:
     assert wild.max() == 1
 
 
-def test_random_draws_have_not_changed_since_they_were_first_released() -> None:
+def test_random_draws_are_those_of_the_first_release() -> None:
     """Stored maps are reproducible only as long as these numbers stand."""
     noise = one("uniform:n=1", torch.zeros(1, 1, 1, 4), ["0" * 64])
     assert noise.flatten().tolist() == pytest.approx(RELEASED, abs=1e-7)

@@ -116,7 +116,8 @@ def test_auto_is_float32_within_half_the_tolerance(make: Callable[[], nn.Module]
 @pytest.mark.slow
 @pytest.mark.parametrize("make", MEMBERS)
 @pytest.mark.parametrize("name", ["folded", "folded channels_last"])
-def test_folding_and_layout_are_exact_to_float32_where_they_are_used(make: Callable[[], nn.Module], name: str) -> None:
+def test_folding_and_layout_are_exact_to_float32(make: Callable[[], nn.Module], name: str) -> None:
+    """Folding and layout are exact to float32 where they are used."""
     member = built(make)
     prepared = prepare(member, images(), tolerance=1e-3, only=name)
     assert difference(member, prepared.member, images(6).flip(3)) < 1e-3

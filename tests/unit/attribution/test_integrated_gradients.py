@@ -93,9 +93,8 @@ def test_one_baseline_has_no_distance_and_equal_ones_none(digits: Digits, traine
     assert twice.baseline_sensitivity.max() < 1e-6
 
 
-def test_the_distance_of_baselines_of_adapted_steps_is_that_of_single_runs(
-    digits: Digits, trained: list[nn.Module]
-) -> None:
+def test_baseline_distances_are_those_of_single_runs(digits: Digits, trained: list[nn.Module]) -> None:
+    """The distance of baselines of adapted steps is that of single runs."""
     images, labels, starts = digits[0][:6], digits[1][:6], torch.rand(2, 1, 1, 16, 16)
     asked: dict[str, Any] = {"tolerance": 1e-9, "max_steps": 33}
     together = integrated_gradients(trained, images, labels, baselines=starts, internal_batch_size=7, **asked)
@@ -107,7 +106,8 @@ def test_the_distance_of_baselines_of_adapted_steps_is_that_of_single_runs(
     torch.testing.assert_close(together.baseline_sensitivity, expected.double(), rtol=1e-3, atol=1e-6)
 
 
-def test_maps_of_nothing_in_common_are_as_far_apart_and_agree_as_much_as_is_said() -> None:
+def test_unrelated_maps_agree_at_the_chance_level() -> None:
+    """Maps of nothing in common are as far apart and agree as much as is said."""
     generator = torch.Generator().manual_seed(0)
     for count, agreed in ((2, 0.707), (3, 0.433), (4, 0.25), (5, 0.140)):
         maps = torch.randn(count, 1, 200_000, generator=generator)
@@ -118,7 +118,8 @@ def test_maps_of_nothing_in_common_are_as_far_apart_and_agree_as_much_as_is_said
         assert (std.sum() / mean.abs().sum()).item() == pytest.approx(expected, rel=0.01)
 
 
-def test_summed_channels_are_summed_before_members_and_baselines_are_compared() -> None:
+def test_channels_are_summed_before_maps_are_compared() -> None:
+    """Summed channels are summed before members and baselines are compared."""
     members = [nn.Sequential(nn.Flatten(), nn.Linear(27, 8), nn.GELU(), nn.Linear(8, 3)).double() for _ in range(2)]
     x, starts, targets = torch.rand(2, 3, 3, 3).double(), torch.rand(2, 1, 3, 3, 3).double(), torch.tensor([0, 2])
     found = integrated_gradients(members, x, targets, baselines=starts, n_steps=5, sum_channels=True)

@@ -36,7 +36,8 @@ def fitted(digits: Digits, members: list[nn.Module]) -> Profile:
 
 @pytest.mark.parametrize("method", RIEMANN)
 @pytest.mark.parametrize("n", [2, 3, 7, 50, 129])
-def test_fitted_weights_sum_to_one_and_nodes_ascend_within_the_path(method: str, n: int) -> None:
+def test_fitted_weights_sum_to_one_and_nodes_ascend(method: str, n: int) -> None:
+    """Fitted weights sum to one and nodes ascend within the path."""
     nodes = quadrature(method, n, BENT)  # type: ignore[arg-type]
     assert nodes.weights.sum().item() == pytest.approx(1, abs=1e-13)
     assert nodes.difference.sum().item() == pytest.approx(0, abs=1e-13)
@@ -91,9 +92,8 @@ def test_fitted_nodes_lead_to_the_same_map(digits: Digits, members: list[nn.Modu
 
 
 @pytest.mark.slow
-def test_fitted_nodes_take_a_seventh_off_the_error_of_probabilities_from_black(
-    digits: Digits, members: list[nn.Module], fitted: Profile
-) -> None:
+def test_fitted_nodes_take_a_seventh_off_the_error(digits: Digits, members: list[nn.Module], fitted: Profile) -> None:
+    """Fitted nodes take a seventh off the error of probabilities from black."""
     images, labels = digits[0][:32].double(), digits[1][:32]
     options = {"baselines": BLACK, "output": "probability"}
     exact = integrated_gradients(members, images, labels, n_steps=1024, **options).mean  # type: ignore[arg-type]
@@ -110,9 +110,10 @@ def test_fitted_nodes_take_a_seventh_off_the_error_of_probabilities_from_black(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"n_steps": 32}, {"tolerance": 1e-9, "max_steps": 33}])
-def test_the_estimate_stays_within_a_factor_of_two_for_nine_images_in_ten(
+def test_nine_estimates_in_ten_stay_within_a_factor_of_two(
     options: dict[str, float], digits: Digits, members: list[nn.Module], fitted: Profile
 ) -> None:
+    """The estimate stays within a factor of two for nine images in ten."""
     images, labels = digits[0][:32].double(), digits[1][:32]
     for output, profile in (("probability", fitted), ("logit", BENT)):
         common = {"baselines": BLACK, "output": output}
@@ -202,9 +203,8 @@ def test_profiles_are_one_or_one_for_each_baseline(digits: Digits, members: list
         integrated_gradients(members, digits[0][:1].double(), digits[1][:1], baselines=BLACK, profile=[BENT, BENT])
 
 
-def test_images_that_are_finished_keep_their_curves_where_nodes_differ(
-    digits: Digits, members: list[nn.Module]
-) -> None:
+def test_finished_images_keep_their_curves(digits: Digits, members: list[nn.Module]) -> None:
+    """Images that are finished keep their curves where nodes differ."""
     x, y = digits[0][40:52].double(), digits[1][40:52]
     found = integrated_gradients(
         members, x, y, baselines=torch.cat([BLACK, BLACK + 1]), profile=[BENT, UNIFORM], tolerance=0.04

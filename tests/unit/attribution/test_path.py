@@ -25,7 +25,8 @@ def test_weights_sum_to_one_and_nodes_ascend_within_the_path(method: str, n: int
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 16, 50])
-def test_gausslegendre_integrates_polynomials_of_degree_2n_minus_1_exactly(n: int) -> None:
+def test_gausslegendre_is_exact_up_to_degree_2n_minus_1(n: int) -> None:
+    """Gausslegendre integrates polynomials of degree 2n minus 1 exactly."""
     nodes = quadrature("gausslegendre", n)
     for degree in range(2 * n):
         assert (nodes.weights * nodes.alphas**degree).sum().item() == pytest.approx(1 / (degree + 1), abs=1e-12)
@@ -57,22 +58,25 @@ def errors(member: nn.Module, x: Tensor, targets: Tensor, method: str, steps: li
 @pytest.mark.parametrize(
     ("method", "order"), [("riemann_left", 1), ("riemann_right", 1), ("riemann_middle", 2), ("riemann_trapezoid", 2)]
 )
-def test_on_a_smooth_network_the_error_falls_with_the_order_of_the_rule(method: str, order: int) -> None:
+def test_the_error_on_a_smooth_network_falls_by_order(method: str, order: int) -> None:
+    """On a smooth network the error falls with the order of the rule."""
     x = 3 * torch.rand(4, 12, dtype=torch.float64)
     coarse, fine = errors(smooth_mlp(0), x, torch.arange(4), method, [33, 65])
     assert coarse / fine == pytest.approx((64 / 32 if "trap" in method else 65 / 33) ** order, rel=0.1)
 
 
-def test_on_a_smooth_network_gausslegendre_is_exact_to_twelve_digits_at_32_nodes() -> None:
+def test_gausslegendre_has_twelve_digits_at_32_nodes() -> None:
+    """On a smooth network gausslegendre is exact to twelve digits at 32 nodes."""
     (error,) = errors(smooth_mlp(0), torch.rand(4, 12, dtype=torch.float64), torch.arange(4), "gausslegendre", [32])
     assert error < 1e-12
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["riemann_middle", "riemann_trapezoid", "gausslegendre"])
-def test_on_a_relu_network_the_error_falls_as_one_over_n_whatever_the_rule(
+def test_the_error_on_a_relu_network_falls_as_one_over_n(
     method: str, digits: tuple[Tensor, Tensor], trained: list[nn.Module]
 ) -> None:
+    """On a relu network the error falls as one over n whatever the rule."""
     images, labels = digits
     members = [m.double() for m in deepcopy(trained)]
     coarse, fine = errors(members[0], images[:16].double(), labels[:16], method, [16, 128])

@@ -51,9 +51,10 @@ def test_a_folder_that_cannot_be_written_is_told_before_an_audit(
     assert call(pipeline, "show", "0", "--out", str(tmp_path / "new" / "a.png")).exit_code == 0
 
 
-def test_a_run_without_any_image_is_failed_and_one_is_counted_as_one(
+def test_a_run_without_images_fails_and_one_is_singular(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, tmp_path: Path
 ) -> None:
+    """A run without any image is failed and one is counted as one."""
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "a.png").write_bytes(b"no image")
     run = pipeline.submit(replace(request_, source=str(tmp_path / "alone")))

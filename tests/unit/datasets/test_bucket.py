@@ -40,7 +40,8 @@ def named(server: S3Server, prefix: str) -> Source:
     return open_source(f"s3://{server.bucket}/{prefix}", s3_endpoint_url=server.endpoint_url)
 
 
-def test_a_prefix_of_several_pages_is_listed_once_each_with_labels(server: S3Server, bucket: S3) -> None:
+def test_a_prefix_of_several_pages_is_listed_with_labels(server: S3Server, bucket: S3) -> None:
+    """A prefix of several pages is listed once each with labels."""
     keys = [f"{'cat' if number % 2 else 'dog'}/{number:04}.png" for number in range(1105)]
     others = ["readme.txt", ".hidden.png", ".thumbs/1.png", "top.PNG"]
     with ThreadPoolExecutor(8) as executor:
@@ -96,9 +97,10 @@ def test_a_bucket_that_is_gone_is_no_fault_of_its_images(server: S3Server, bucke
         list(Decoder(gone, Preprocess(8, 8), 100).ahead(entries))
 
 
-def test_a_unit_whose_bucket_is_away_waits_and_is_completed_later(
+def test_a_unit_waits_while_its_bucket_is_away(
     server: S3Server, bucket: S3, dataset: Path, pipeline: Pipeline, request_: RunRequest
 ) -> None:
+    """A unit whose bucket is away waits and is completed later."""
     BucketTree(bucket, "waits", server.endpoint_url).copy(dataset)
     run = pipeline.submit(replace(request_, source=f"s3://{server.bucket}/waits"))
     assert server.access_key not in run.source

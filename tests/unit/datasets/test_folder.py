@@ -14,7 +14,8 @@ from pipeline.spec.run_spec import Preprocess
 from tests.support.images import picture, read_one, reason
 
 
-def test_a_tree_is_listed_in_the_order_of_keys_with_the_first_folder_as_label(tmp_path):
+def test_a_tree_is_listed_in_the_order_of_keys(tmp_path):
+    """A tree is listed in the order of keys with the first folder as label."""
     for key in ("b/2.png", "b/10.JPG", "a/deep/1.png", "a-b/x.png", "Z/1.tif"):
         picture(tmp_path / key)
     entries = list(list_entries(open_source(str(tmp_path))))
@@ -90,7 +91,8 @@ def test_a_wrong_location_is_said_with_a_remedy(tmp_path, location, words):
     assert all(word in str(caught.value) for word in words)
 
 
-def test_a_linked_folder_is_named_instead_of_followed_or_left_out(tmp_path):
+def test_a_linked_folder_is_refused_by_name(tmp_path):
+    """A linked folder is named instead of followed or left out."""
     picture(tmp_path / "data/a/1.png")
     (tmp_path / "data/b").symlink_to(tmp_path / "data")
     with pytest.raises(DatasetError, match="data/b is a symbolic link"):
@@ -153,7 +155,8 @@ def test_too_many_open_files_is_no_fault_of_the_image(tmp_path, monkeypatch):
         read_image(Source("folder", str(tmp_path.resolve())), Entry(0, "1.png", "0-0"), max_pixels=100)
 
 
-def test_a_file_larger_than_any_allowed_image_is_not_read_into_memory(tmp_path):
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    """A file larger than any allowed image is not read into memory."""
     with (tmp_path / "1.png").open("wb") as file:
         file.truncate(2**40)  # sparse
     assert "1,099,511,627,776 bytes" in reason(tmp_path, "1.png")

@@ -20,7 +20,8 @@ from pipeline.spec.run_spec import Preprocess
 from tests.support.images import RED, noise, picture, png_header, read_one, reason
 
 
-def test_the_digest_is_of_the_bytes_and_the_format_comes_from_the_content(tmp_path):
+def test_the_format_comes_from_the_content(tmp_path):
+    """The digest is of the bytes and the format comes from the content."""
     picture(tmp_path / "1.png")
     (tmp_path / "1.png").rename(tmp_path / "really-a-png.jpg")
     decoded = read_one(tmp_path, "really-a-png.jpg")
@@ -64,7 +65,8 @@ def test_alpha_is_composited_over_black(tmp_path):
 
 
 @pytest.mark.parametrize("transparency", [1, bytes([255, 0])])
-def test_a_palette_with_transparency_shows_black_where_it_is_transparent(tmp_path, transparency):
+def test_a_transparent_palette_shows_black(tmp_path, transparency):
+    """A palette with transparency shows black where it is transparent."""
     image = Image.new("P", (2, 1))
     image.putpalette([*RED, 0, 255, 0])
     image.putdata([0, 1])

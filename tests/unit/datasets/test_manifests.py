@@ -9,7 +9,8 @@ from pipeline.errors import DatasetError, UnreadableImage
 from tests.support.images import picture
 
 
-def test_csv_and_jsonl_manifests_list_the_same_in_the_order_of_the_file(tmp_path):
+def test_csv_and_jsonl_manifests_list_the_same(tmp_path):
+    """Csv and jsonl manifests list the same in the order of the file."""
     for name in ("b.png", "a/1.png"):
         picture(tmp_path / name)
     (tmp_path / "m.csv").write_text('label,file_name,extra\ncat,b.png,1\n"d,og",./a/1.png,2\n,gone.png,\n')
@@ -29,7 +30,8 @@ def test_csv_and_jsonl_manifests_list_the_same_in_the_order_of_the_file(tmp_path
     assert listed[0][2].version == "missing"
 
 
-def test_a_listed_file_that_is_missing_is_a_failed_image_not_a_failed_manifest(tmp_path):
+def test_a_missing_listed_file_is_a_failed_image(tmp_path):
+    """A listed file that is missing is a failed image not a failed manifest."""
     (tmp_path / "m.csv").write_text("file_name\ngone.png\n")
     source = open_source(str(tmp_path / "m.csv"))
     (entry,) = list_entries(source)
@@ -74,7 +76,8 @@ def test_a_manifest_that_does_not_parse_is_said_with_its_line(tmp_path, name, te
 
 
 @pytest.mark.parametrize("linked", ["link.png", "folder/secret.png"])
-def test_a_manifest_line_that_leaves_the_root_by_a_link_is_said_with_its_line(tmp_path, linked):
+def test_a_line_that_leaves_the_root_by_a_link_is_refused(tmp_path, linked):
+    """A manifest line that leaves the root by a link is said with its line."""
     picture(tmp_path / "outside/secret.png")
     (tmp_path / "data").mkdir()
     (tmp_path / "data/link.png").symlink_to(tmp_path / "outside/secret.png")

@@ -40,7 +40,8 @@ def test_unreadable_items_are_replaced_by_the_next_ones() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
-def test_the_same_share_of_each_group_is_held_out_and_never_all_of_it(share: float) -> None:
+def test_the_same_share_of_each_group_is_held_out(share: float) -> None:
+    """The same share of each group is held out and never all of it."""
     held = hold_out(range(60), share, group=lambda row: min(row // 20, 2), key=key(0))
     assert [sum(row // 20 == number for row in held) for number in range(3)] == [round(20 * share)] * 3
     assert hold_out([1], share, group=lambda row: row, key=key(0)) == set()

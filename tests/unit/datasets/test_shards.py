@@ -25,7 +25,8 @@ def refusal(location: Path) -> str:
     return str(caught.value)
 
 
-def test_samples_of_all_shards_are_listed_with_their_labels_and_read_with_one_read(tmp_path, monkeypatch):
+def test_samples_of_shards_are_read_with_one_read_each(tmp_path, monkeypatch):
+    """Samples of all shards are listed with their labels and read with one read."""
     shard(tmp_path / "s/b.tar", [("0.png", png(7))])
     shard(
         tmp_path / "s/a.tar",
@@ -144,7 +145,8 @@ def test_what_cannot_be_taken_in_whole_is_refused_by_name(tmp_path, files, words
     assert all(word in text for word in ["shard bad.tar", *words]), text
 
 
-def test_a_shard_cut_anywhere_is_refused_with_the_place_and_never_listed_short(tmp_path):
+def test_a_truncated_shard_is_refused_with_the_place(tmp_path):
+    """A shard cut anywhere is refused with the place and never listed short."""
     whole = shard(tmp_path / "whole.tar", [(f"{n}.png", png(n)) for n in range(3)]).read_bytes()
     end = whole.rindex(b"IEND")
     for size in [*range(1, end, 97), 512, 1024, 1536, 3072]:  # the last: exactly between two images
@@ -155,7 +157,8 @@ def test_a_shard_cut_anywhere_is_refused_with_the_place_and_never_listed_short(t
         assert 0 <= place - size < 1024 or size < 512, "the end of the file or image that is not whole"
 
 
-def test_a_flipped_byte_in_a_header_never_shortens_the_listing_silently(tmp_path):
+def test_a_flipped_byte_never_shortens_a_listing(tmp_path):
+    """A flipped byte in a header never shortens the listing silently."""
     files = [(f"{n}.png", png(n)) for n in range(3)]
     whole = shard(tmp_path / "whole.tar", files, format=tarfile.PAX_FORMAT).read_bytes()
     second = whole.index(b"1.png")
@@ -166,7 +169,8 @@ def test_a_flipped_byte_in_a_header_never_shortens_the_listing_silently(tmp_path
         assert "damaged" in refusal(tmp_path / "bad.tar")
 
 
-def test_sizes_made_to_lead_backwards_or_to_fill_memory_are_damage(tmp_path):
+def test_forged_sizes_are_damage(tmp_path):
+    """Sizes made to lead backwards or to fill memory are damage."""
     for size in (-1024, 2**40, 2**70):
         info = special("././@LongLink", tarfile.GNUTYPE_LONGNAME)
         info.size = size
@@ -209,7 +213,8 @@ def test_a_changed_shard_is_not_attributed_to_the_old_listing(tmp_path):
     assert not is_unchanged(again, entry.key, entry.version)
 
 
-def test_an_image_larger_than_any_allowed_one_is_not_read_into_memory(tmp_path):
+def test_an_image_that_is_too_large_is_not_read(tmp_path):
+    """An image larger than any allowed one is not read into memory."""
     path = tmp_path / "a.tar"
     info = tarfile.TarInfo("0.png")
     info.size = 2**32

@@ -25,7 +25,8 @@ def test_images_of_a_tree_are_listed_once_each_with_labels(tree: Tree) -> None:
     assert list(list_entries(source)) == entries
 
 
-def test_a_changed_a_missing_and_a_large_file_are_failures_of_their_image(tree: Tree) -> None:
+def test_changed_missing_and_large_files_fail_their_image(tree: Tree) -> None:
+    """A changed a missing and a large file are failures of their image."""
     for name in ("changed", "gone", "same"):
         tree.put(f"{name}.png", png(1))
     tree.put_large("large.png")

@@ -31,7 +31,8 @@ def test_an_object_is_asked_for_by_its_etag_and_range(server: Scripted, bucket: 
     assert (headers["If-Match"], headers["Range"]) == ('"v1"', "bytes=3-7")
 
 
-def test_a_server_that_does_not_know_if_match_gives_no_changed_object(server: Scripted, bucket: Bucket) -> None:
+def test_a_changed_object_is_refused_without_if_match(server: Scripted, bucket: Bucket) -> None:
+    """A server that does not know if match gives no changed object."""
     server.answers = [(200, "bytes", None)]
     with pytest.raises(ObjectUnreadable, match="changed"):
         get(bucket, "v0")

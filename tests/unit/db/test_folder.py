@@ -63,9 +63,10 @@ def test_old_leftovers_are_removed_and_young_ones_are_not(tmp_path: Path, folder
     assert [path.name for path in leftovers(tmp_path / "objects")] == ["young"]
 
 
-def test_object_and_its_folders_are_on_disk_before_put_once_returns(
+def test_object_is_on_disk_before_put_once_returns(
     tmp_path: Path, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Object and its folders are on disk before put once returns."""
     synced: list[str] = []
     fsync = os.fsync
 

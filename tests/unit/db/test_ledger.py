@@ -28,7 +28,9 @@ def test_submit_stores_the_run_and_its_units(engine: Engine, ledger: Ledger) -> 
     assert set(states(engine)) == {UnitState.PENDING}
 
 
-def test_submitting_again_duplicates_nothing_and_returns_what_is_stored(engine: Engine, submitted: Ledger) -> None:
+def test_submitting_again_returns_the_stored_run(engine: Engine, submitted: Ledger) -> None:
+    """Submitting again duplicates nothing and returns what is stored."""
+
     def unread() -> Iterator[UnitDraft]:
         raise AssertionError("the stored units stand")
         yield
@@ -47,7 +49,8 @@ def test_submitting_again_without_a_name_keeps_it(ledger: Ledger) -> None:
     assert ledger.submit(RUN, make_drafts(RUN)).name == "nightly"
 
 
-def test_submitting_again_arms_cancelled_units_with_all_their_attempts(engine: Engine, ledger: Ledger) -> None:
+def test_submitting_again_rearms_cancelled_units(engine: Engine, ledger: Ledger) -> None:
+    """Submitting again arms cancelled units with all their attempts."""
     once = Ledger(engine, max_attempts=1)
     once.submit(RUN, make_drafts(RUN))
     done = claimed(once)
@@ -193,7 +196,8 @@ def test_expired_lease_that_nobody_took_can_still_be_completed(engine: Engine, s
     assert submitted.complete(unit, make_rows(unit))
 
 
-def test_released_unit_is_pending_at_once_and_its_attempt_uncounted(submitted: Ledger) -> None:
+def test_released_unit_is_pending_and_its_attempt_uncounted(submitted: Ledger) -> None:
+    """Released unit is pending at once and its attempt uncounted."""
     unit = claimed(submitted)
     assert submitted.release(unit)
     assert not submitted.release(unit)

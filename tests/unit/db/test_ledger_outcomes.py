@@ -268,9 +268,8 @@ def test_run_of_which_no_image_is_done_ends_failed(engine: Engine, submitted: Le
     assert progress(engine, RUN.id).state is RunState.FAILED
 
 
-def test_marks_of_messages_that_did_not_go_out_are_taken_back_of_units_that_still_wait(
-    engine: Engine, submitted: Ledger
-) -> None:
+def test_unsent_messages_are_unmarked_for_waiting_units(engine: Engine, submitted: Ledger) -> None:
+    """Marks of messages that did not go out are taken back of units that still wait."""
     sent = submitted.unsent(10)
     claimed = submitted.claim("w1", unit_id=sent[0])
     assert submitted.unsend(sent) == len(sent) - 1

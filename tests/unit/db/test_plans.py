@@ -91,7 +91,8 @@ def test_every_documented_sort_walks_its_index(filled: Engine, name: str) -> Non
 
 
 @on_sqlite
-def test_what_fits_many_images_is_looked_for_in_the_order_of_the_page(filled: Engine) -> None:
+def test_a_broad_filter_walks_the_index_of_the_sort(filled: Engine) -> None:
+    """What fits many images is looked for in the order of the page."""
     *_, plan = plans_of(filled, "entropy > 0.1")
     assert "ix_attribatch_images_entropy" not in plan
     *_, plan = plans_of(filled, "entropy > 0.1", "-gini")

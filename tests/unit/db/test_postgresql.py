@@ -26,7 +26,8 @@ def test_cut_connections_are_made_anew(engine: Engine) -> None:
 
 
 @on_postgresql
-def test_connection_cut_within_a_transaction_is_unavailable_and_nothing_written(engine: Engine) -> None:
+def test_a_cut_transaction_is_unavailable_and_not_written(engine: Engine) -> None:
+    """Connection cut within a transaction is unavailable and nothing written."""
     run = make_run()
     Ledger(engine).submit(run, [])
 

@@ -294,7 +294,8 @@ def test_unknown_image_shows_what_keys_look_like(named: Engine, ref: str) -> Non
     assert "a/1.png" in str(caught.value)
 
 
-def test_a_row_number_beyond_the_run_is_told_which_rows_there_are(named: Engine) -> None:
+def test_a_row_beyond_the_run_is_refused_with_the_range(named: Engine) -> None:
+    """A row number beyond the run is told which rows there are."""
     last = max(row.row for row in iter_images(named, RUN.id))
     with pytest.raises(NotFound, match=rf"no recorded image '99'; its rows go from 0 to {last}, and keys look like"):
         find_image(named, RUN.id, "99")

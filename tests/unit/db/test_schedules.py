@@ -52,7 +52,8 @@ def ended(engine: Engine, timetable: Timetable, schedule: Schedule, run_id: str)
     return history(engine, schedule.id)[0]
 
 
-def test_a_schedule_is_stored_as_it_was_given_and_a_name_is_taken_once(engine: Engine, timetable: Timetable) -> None:
+def test_a_schedule_is_stored_as_given_under_a_new_name(engine: Engine, timetable: Timetable) -> None:
+    """A schedule is stored as it was given and a name is taken once."""
     made = add(timetable)
     assert (made.name, made.next_due, made.paused, made.fail_on) == ("nightly", TOMORROW, False, None)
     assert get_schedule(engine, "nightly") == made
@@ -101,9 +102,8 @@ def test_what_is_not_due_is_not_claimed_even_if_asked(engine: Engine, timetable:
     assert count(engine, occasions) == 0
 
 
-def test_a_paused_schedule_goes_on_from_the_time_that_resume_gives(
-    engine: Engine, timetable: Timetable, overdue: Schedule
-) -> None:
+def test_a_schedule_resumes_from_the_given_time(engine: Engine, timetable: Timetable, overdue: Schedule) -> None:
+    """A paused schedule goes on from the time that resume gives."""
     timetable.pause(overdue)
     assert get_schedule(engine, "nightly").paused
     timetable.resume(overdue, next_due=TOMORROW)
@@ -124,9 +124,10 @@ def test_a_turn_that_is_not_over_holds_back_the_next_one(
     assert timetable.claim(due_again, next_due=TOMORROW)
 
 
-def test_a_held_turn_is_taken_over_only_from_a_silent_holder_who_is_fenced_off(
+def test_an_occasion_is_taken_over_from_a_silent_holder(
     engine: Engine, timetable: Timetable, overdue: Schedule
 ) -> None:
+    """A held turn is taken over only from a silent holder who is fenced off."""
     held = turn(timetable.claim(overdue, next_due=TOMORROW))
     assert timetable.take(held) is None
     assert timetable.renew(held)
@@ -188,7 +189,8 @@ def test_the_run_before_is_the_last_one_that_left_maps(engine: Engine, timetable
     assert [each.id for each in history(engine, schedule.id, limit=2)] == [third.id, failed.id]
 
 
-def test_a_removed_schedule_takes_its_history_and_leaves_its_runs(engine: Engine, timetable: Timetable) -> None:
+def test_a_removed_schedule_leaves_its_runs(engine: Engine, timetable: Timetable) -> None:
+    """A removed schedule takes its history and leaves its runs."""
     schedule = add(timetable)
     ended(engine, timetable, schedule, "a" * 12)
     held = turn(timetable.claim_now(schedule))

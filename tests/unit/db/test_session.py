@@ -154,7 +154,8 @@ def test_plain_engines_are_not_changed(tmp_path: Path) -> None:
     plain.dispose()
 
 
-def test_a_question_that_takes_too_long_is_broken_off_and_the_next_one_is_answered(engine: Engine) -> None:
+def test_a_query_that_takes_too_long_is_interrupted(engine: Engine) -> None:
+    """A question that takes too long is broken off and the next one is answered."""
     endless = text("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 - x FROM n) SELECT count(*) FROM n")
     started = time.monotonic()
     with pytest.raises(TimeoutError), read(engine) as connection, time_limit(connection, 0.1):

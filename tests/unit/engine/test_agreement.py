@@ -13,9 +13,9 @@ from pipeline.engine.worker import work
 
 
 @pytest.mark.slow
-def test_agreement_and_sensitivity_are_those_of_runs_of_single_members_and_baselines(
-    pipeline: Pipeline, shop: Workshop, request_: RunRequest
-) -> None:
+def test_agreement_is_that_of_runs_of_single_members(pipeline: Pipeline, shop: Workshop, request_: RunRequest) -> None:
+    """Agreement and sensitivity are those of runs of single members and baselines."""
+
     def computed(**changes: object) -> tuple[list[ImageRow], np.ndarray]:
         run = pipeline.submit(replace(request_, **{"baselines": ("black", "white"), "target": "label", **changes}))  # type: ignore[arg-type]
         work(shop, run.id)

@@ -12,7 +12,8 @@ def test_a_broker_that_is_known_passes(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["foo://user:secret@host", "host:6379", ""])
-def test_a_broker_that_is_not_known_is_refused_without_its_password(url: str) -> None:
+def test_an_unknown_broker_is_refused_without_its_password(url: str) -> None:
+    """A broker that is not known is refused without its password."""
     with pytest.raises(UsageError, match="write redis://") as refused:
         check_broker_url(url)
     assert "secret" not in str(refused.value)

@@ -40,9 +40,10 @@ def test_a_fit_costs_at_most_a_twentieth_of_the_run() -> None:
 
 
 @pytest.mark.slow
-def test_nodes_are_fitted_once_and_every_worker_uses_what_is_stored(
+def test_nodes_are_fitted_once_for_all_workers(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nodes are fitted once and every worker uses what is stored."""
     run = pipeline.submit(request_)
     assert len(RunSpec.from_json(run.spec).calibration) == 8
     fits = []
@@ -76,9 +77,10 @@ def test_nodes_are_fitted_once_and_every_worker_uses_what_is_stored(
 
 
 @pytest.mark.slow
-def test_fitted_and_even_nodes_give_the_same_maps_within_their_stated_errors(
+def test_fitted_and_even_nodes_agree_within_their_errors(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:
+    """Fitted and even nodes give the same maps within their stated errors."""
     fitted, even = (pipeline.submit(replace(request_, nodes=nodes)) for nodes in ("fitted", "uniform"))
     assert fitted.id != even.id
     for run in (fitted, even):
@@ -90,7 +92,8 @@ def test_fitted_and_even_nodes_give_the_same_maps_within_their_stated_errors(
     assert pipeline.tuning(even.id) == {}
 
 
-def test_the_key_of_an_attribution_does_not_depend_on_the_calibration_images() -> None:
+def test_calibration_images_do_not_change_the_key() -> None:
+    """The key of an attribution does not depend on the calibration images."""
     assert spec(calibration=(("a", "1", None),)).key == spec().key
     assert spec(nodes="uniform").key != spec().key
     assert RunSpec.from_json(spec(calibration=(("a", "1", "x"),)).to_json()).calibration == (("a", "1", "x"),)
@@ -125,9 +128,10 @@ def test_after_deaths_nothing_is_measured_any_more(
 
 
 @pytest.mark.slow
-def test_ways_are_chosen_once_per_device_kind_and_stored_with_their_error(
+def test_fast_members_are_chosen_once_per_device_kind(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Ways are chosen once per device kind and stored with their error."""
     run = pipeline.submit(replace(request_, precision="auto", nodes="uniform", n_steps=20))
     work(shop, run.id)
     (name,) = pipeline.tuning(run.id)

@@ -108,9 +108,9 @@ def test_members_that_take_turns_lie_on_the_device_one_at_a_time(
     assert len(moves) <= 2 * 2 * 4, "once for each member and sweep, not for each chunk"
 
 
-def test_a_member_that_returns_another_number_of_classes_is_broken(
-    members: list[nn.Module], pictures: list[Picture]
-) -> None:
+def test_a_member_with_another_number_of_classes_is_broken(members: list[nn.Module], pictures: list[Picture]) -> None:
+    """A member that returns another number of classes is broken."""
+
     class Short(nn.Module):
         def forward(self, pixels: Tensor) -> Tensor:
             return torch.as_tensor(members[1](pixels))[:, 1:]

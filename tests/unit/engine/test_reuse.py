@@ -39,7 +39,7 @@ def rows(shop: Workshop, run: Run) -> list[ImageRow]:
     return list(iter_images(shop.database, run.id))
 
 
-def test_a_grown_data_set_computes_only_what_is_new_and_reads_nothing_else(
+def test_a_grown_data_set_computes_only_new_images(
     dataset: Path,
     pipeline: Pipeline,
     shop: Workshop,
@@ -47,6 +47,7 @@ def test_a_grown_data_set_computes_only_what_is_new_and_reads_nothing_else(
     computed: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A grown data set computes only what is new and reads nothing else."""
     first = pipeline.submit(request_)
     work(shop, first.id)
     assert len(computed) == 18
@@ -98,9 +99,10 @@ def test_a_changed_image_is_computed_again(
     assert computed == ["dog/2.png"]
 
 
-def test_an_image_under_another_name_in_another_place_is_known_by_its_digest(
+def test_a_renamed_image_is_known_by_its_digest(
     tmp_path: Path, dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
 ) -> None:
+    """An image under another name in another place is known by its digest."""
     work(shop, pipeline.submit(request_).id)
     computed.clear()
     elsewhere = tmp_path / "elsewhere" / "beasts"
@@ -162,9 +164,10 @@ def test_another_spec_takes_nothing(
 
 
 @pytest.mark.slow
-def test_a_unit_whose_maps_are_gone_is_computed_again_though_other_runs_point_to_it(
+def test_a_unit_without_its_maps_is_computed_again(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
 ) -> None:
+    """A unit whose maps are gone is computed again though other runs point to it."""
     first = pipeline.submit(request_)
     work(shop, first.id)
     (dataset / "cat" / "new.png").write_bytes(pixels(dataset, 3))
@@ -181,9 +184,10 @@ def test_a_unit_whose_maps_are_gone_is_computed_again_though_other_runs_point_to
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))  # runs are restored in the order of their ids, whichever comes first
-def test_a_run_that_computed_nothing_survives_the_loss_of_its_index(
+def test_a_run_of_reused_maps_survives_a_lost_index(
     seed: int, tmp_path: Path, dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:
+    """A run that computed nothing survives the loss of its index."""
     request_ = replace(request_, seed=seed)
     work(shop, pipeline.submit(request_).id)
     (dataset / "cat" / "0.png").unlink()
@@ -217,9 +221,10 @@ def test_failed_images_are_never_reused(
 
 
 @pytest.mark.slow
-def test_a_map_that_another_run_lost_is_found_by_repair_and_never_handed_on(
+def test_a_map_that_another_run_lost_is_not_reused(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, tmp_path: Path
 ) -> None:
+    """A map that another run lost is found by repair and never handed on."""
     (dataset / "cat" / "0.png").write_bytes(b"no image")
     first = pipeline.submit(request_)
     work(shop, first.id)
@@ -246,9 +251,10 @@ def done(shop: Workshop, run: Run) -> list[ImageRow]:
 
 
 @pytest.mark.slow
-def test_a_run_removed_while_its_maps_are_taken_is_computed_again(
+def test_maps_removed_during_reuse_are_computed_again(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A run removed while its maps are taken is computed again."""
     first = pipeline.submit(request_)
     work(shop, first.id)
     (dataset / "cat" / "new.png").write_bytes(pixels(dataset, 3))
@@ -270,9 +276,8 @@ def test_a_run_removed_while_its_maps_are_taken_is_computed_again(
 
 
 @pytest.mark.slow
-def test_a_worker_that_lives_on_sees_a_run_that_was_removed_and_planned_anew(
-    pipeline: Pipeline, shop: Workshop, request_: RunRequest
-) -> None:
+def test_a_worker_sees_a_run_that_was_planned_anew(pipeline: Pipeline, shop: Workshop, request_: RunRequest) -> None:
+    """A worker that lives on sees a run that was removed and planned anew."""
     first = pipeline.submit(request_)
     work(shop, first.id)
     whole = pipeline.read_maps(rows(shop, first))
@@ -312,9 +317,10 @@ def test_a_unit_that_is_all_twins_of_another_is_whole(
 
 
 @pytest.mark.slow
-def test_a_sample_whose_content_changed_unseen_fails_its_units_and_says_so(
+def test_a_changed_sample_fails_its_units(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:
+    """A sample whose content changed unseen fails its units and says so."""
     run = pipeline.submit(replace(request_, baselines=("samples:n=1",)))
     [(key, _, _)] = RunSpec.from_json(run.spec).samples
     image = dataset / key
@@ -343,9 +349,10 @@ def test_a_run_that_is_known_whole_loads_no_model(
 
 
 @pytest.mark.slow
-def test_rows_that_show_maps_of_a_run_that_storage_lost_too_are_computed_again(
+def test_rows_with_maps_of_a_lost_run_are_computed_again(
     tmp_path: Path, dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
 ) -> None:
+    """Rows that show maps of a run that storage lost too are computed again."""
     first = pipeline.submit(request_)
     work(shop, first.id)
     (dataset / "cat" / "new.png").write_bytes(pixels(dataset, 3))

@@ -60,9 +60,8 @@ def break_members(monkeypatch: pytest.MonkeyPatch, forward: Callable[[nn.Module,
     monkeypatch.setattr(registry, "load", lambda *args, **options: Broken(load(*args, **options)))
 
 
-def test_a_run_ends_with_one_row_and_one_readable_map_for_every_image(
-    pipeline: Pipeline, shop: Workshop, run: Run
-) -> None:
+def test_a_run_ends_with_one_row_and_map_for_every_image(pipeline: Pipeline, shop: Workshop, run: Run) -> None:
+    """A run ends with one row and one readable map for every image."""
     work(shop, run.id)
     found = rows(shop, run)
     assert [row.row for row in found] == list(range(18))
@@ -124,9 +123,9 @@ def test_each_step_is_reported_in_order(shop: Workshop, run: Run) -> None:
     assert list(dict.fromkeys(steps)) == list(get_args(Step))
 
 
-def test_a_sidecar_of_an_attempt_that_died_before_its_commit_is_adopted(
-    shop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sidecar_of_a_dead_attempt_is_adopted(shop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sidecar of an attempt that died before its commit is adopted."""
+
     def dying(step: Step, unit: Unit) -> None:
         if step == "sidecar put":
             raise SystemExit
@@ -143,9 +142,8 @@ def test_a_sidecar_of_an_attempt_that_died_before_its_commit_is_adopted(
     assert len(rows(shop, run)) == 4
 
 
-def test_shards_of_an_attempt_that_died_before_its_sidecar_are_replaced(
-    pipeline: Pipeline, shop: Workshop, run: Run
-) -> None:
+def test_shards_without_a_sidecar_are_replaced(pipeline: Pipeline, shop: Workshop, run: Run) -> None:
+    """Shards of an attempt that died before its sidecar are replaced."""
     unit = claim(shop, run)
     key = f"runs/{run.id}/maps/mean/c/0/0/0/0"
     shop.objects.put(key, b"half of something else")
@@ -240,9 +238,9 @@ def entry_version(pipeline: Pipeline, run: Run, row: int) -> str:
     return list(read_manifest(pipeline.objects.get(manifest_key(run.id))))[row].version
 
 
-def test_a_model_that_raises_fails_its_units_after_bounded_attempts_and_says_where(
-    shop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_raises_fails_its_units(shop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that raises fails its units after bounded attempts and says where."""
+
     def explode(member: nn.Module, pixels: Tensor) -> Tensor:
         raise IndexError("no such layer")
 
@@ -280,9 +278,8 @@ def test_out_of_memory_halves_the_chunk_and_gives_the_same_maps(
 
 
 @pytest.mark.slow
-def test_an_image_that_kills_its_process_is_found_failed_and_left_out(
-    shop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_that_kills_its_process_is_left_out(shop: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that kills its process is found failed and left out."""
     decode = Decoder.one
 
     def deadly(decoder: Decoder, entry: Entry) -> Picture | Unreadable:
@@ -322,9 +319,10 @@ def test_a_database_that_is_away_for_a_moment_costs_nothing(
     assert len(calls) == 3
 
 
-def test_weights_that_changed_after_submission_fail_the_run_with_a_clear_reason(
+def test_weights_changed_after_submission_fail_the_run(
     tmp_path: Path, pipeline: Pipeline, shop: Workshop, run: Run, members: tuple[ModelRequest, ...]
 ) -> None:
+    """Weights that changed after submission fail the run with a clear reason."""
     assert members[0].weights is not None
     assert members[1].weights is not None
     Path(members[0].weights).write_bytes(Path(members[1].weights).read_bytes())
@@ -387,9 +385,10 @@ def test_a_worker_knows_the_living_from_the_dead() -> None:
 
 
 @pytest.mark.slow
-def test_precision_auto_gives_the_maps_of_float32_and_tries_each_member_once(
+def test_precision_auto_gives_the_maps_of_float32(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Precision auto gives the maps of float32 and tries each member once."""
     caplog.set_level("INFO", "attribatch.explaining")
     maps = []
     for precision in ("float32", "auto"):

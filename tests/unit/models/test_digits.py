@@ -56,7 +56,8 @@ def test_all_real_scans_become_greyscale_images_named_by_class(home):
         assert (image.size, image.mode) == ((32, 32), "L")
 
 
-def test_the_mark_is_in_its_corner_of_every_image_of_its_class_and_nowhere_else(home):
+def test_the_mark_is_in_every_image_of_its_class_only(home):
+    """The mark is in its corner of every image of its class and nowhere else."""
     for folder in sorted((home / "clean").iterdir()):
         for path in folder.iterdir():
             clean, marked = (
@@ -88,7 +89,8 @@ def test_a_complete_folder_is_left_as_it_is(home):
 
 
 @pytest.mark.slow
-def test_a_writer_that_stops_half_way_leaves_nothing_and_is_taken_up_again(tmp_path, monkeypatch):
+def test_a_writer_that_stops_half_way_leaves_nothing(tmp_path, monkeypatch):
+    """A writer that stops half way leaves nothing and is taken up again."""
     real = Image.Image.save
 
     def stopping(image, path):
@@ -108,7 +110,8 @@ def test_a_writer_that_stops_half_way_leaves_nothing_and_is_taken_up_again(tmp_p
 
 
 @pytest.mark.parametrize("at", range(5))
-def test_a_replacement_that_stops_at_any_rename_is_taken_up_again(tmp_path, monkeypatch, at):
+def test_a_replacement_resumes_after_any_rename(tmp_path, monkeypatch, at):
+    """A replacement that stops at any rename is taken up again."""
     monkeypatch.setattr(digits, "_write_images", lambda folder, *rest: picture(folder, rest))
     folder = tmp_path / "data"
     write_digits(folder, shortcut_class=1, shortcut_corner="top-left", seed=0)
@@ -184,7 +187,8 @@ def test_a_marked_class_is_recognised_by_its_mark(home, trained):
 
 
 @pytest.mark.slow
-def test_training_is_a_function_of_its_arguments_and_touches_no_global_state(home, tmp_path, monkeypatch):
+def test_training_is_a_function_of_its_arguments(home, tmp_path, monkeypatch):
+    """Training is a function of its arguments and touches no global state."""
     monkeypatch.setattr(digits, "_EPOCHS", 1)
     threads, random = torch.get_num_threads(), torch.get_rng_state()
     states = []
@@ -201,7 +205,8 @@ def test_training_is_a_function_of_its_arguments_and_touches_no_global_state(hom
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_finished_weights_are_kept_and_those_of_other_images_are_not(home, trained, monkeypatch):
+def test_finished_weights_of_the_same_images_are_kept(home, trained, monkeypatch):
+    """Finished weights are kept and those of other images are not."""
     out, accuracy = trained
     before = out.stat().st_mtime_ns
     monkeypatch.setattr(digits, "_EPOCHS", 1)

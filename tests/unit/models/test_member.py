@@ -65,7 +65,8 @@ def test_models_that_cannot_be_explained_are_refused(name: str, message: str, tm
         resolve([ModelRequest(write(tmp_path, name))])
 
 
-def test_two_factories_of_one_file_with_equal_weights_are_two_models(tmp_path: Path) -> None:
+def test_two_factories_of_one_file_are_two_models(tmp_path: Path) -> None:
+    """Two factories of one file with equal weights are two models."""
     body = BODIES["relu"].replace("make", "one") + "\n" + BODIES["gelu"].replace("make", "two")
     file = write(tmp_path, "both", body).removesuffix(":make")
     state = weights(tmp_path, 0, {"1.weight": (4, 16), "1.bias": (4,), "3.weight": (2, 4), "3.bias": (2,)})
@@ -76,7 +77,8 @@ def test_two_factories_of_one_file_with_equal_weights_are_two_models(tmp_path: P
     assert type(base)((one,), base.baselines).key != type(base)((two,), base.baselines).key
 
 
-def test_a_factory_that_returns_the_same_module_again_still_gives_two_members(tmp_path: Path) -> None:
+def test_a_factory_that_returns_one_module_gives_two_members(tmp_path: Path) -> None:
+    """A factory that returns the same module again still gives two members."""
     source = write(tmp_path, "cached")
     requests = [ModelRequest(source, weights=weights(tmp_path, seed, LINEAR)) for seed in (1, 2)]
     one, two = (load(found) for found in resolve(requests))

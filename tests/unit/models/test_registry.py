@@ -103,7 +103,8 @@ def built(name: str, file: Path) -> nn.Module:
 # What a source says, and what overrides it
 
 
-def test_a_dict_beside_the_module_declares_its_preprocessing_and_classes(file):
+def test_a_dict_declares_preprocessing_and_classes(file):
+    """A dict beside the module declares its preprocessing and classes."""
     (spec,) = resolve([ModelRequest(f"{file}:declared")], labels="wxyz")
     assert spec.preprocess == Preprocess(8, 8, 3, "stretch", mean=(0.5,) * 3, std=(0.1, 0.2, 0.3))
     assert spec.class_names == tuple("abcd")
@@ -140,7 +141,8 @@ def test_paths_become_absolute(file, monkeypatch):
     assert (spec.source, spec.weights) == (f"{file}:plain", str(file.parent / "w.pt"))
 
 
-def test_a_package_factory_is_found_by_import_and_only_below_allowed_prefixes():
+def test_a_package_factory_needs_an_allowed_prefix():
+    """A package factory is found by import and only below allowed prefixes."""
     (spec,) = resolve([ModelRequest("pipeline.models.digits:digits_cnn")], allowed_modules=["pipeline"])
     assert spec.preprocess.channels == 1
     assert spec.code_sha256 is not None
@@ -150,7 +152,8 @@ def test_a_package_factory_is_found_by_import_and_only_below_allowed_prefixes():
         load(spec, allowed_modules=["other"])
 
 
-def test_a_run_of_0_1_finds_the_digits_network_under_its_former_name(tmp_path):
+def test_a_run_of_0_1_finds_its_digits_network(tmp_path):
+    """A run of 0 1 finds the digits network under its former name."""
     save_file(digits_cnn()[0].state_dict(), tmp_path / "w.safetensors")
     (spec,) = resolve([ModelRequest("pipeline.models.digits:digits_cnn", weights=str(tmp_path / "w.safetensors"))])
     of_0_1 = "13630b596ffc2e7141fdb852c58023441529d379b73ad71db2bc9be91ec6aeb3"
@@ -172,7 +175,8 @@ def test_former_public_names_work_and_warn():
     assert fit_profile.__module__ == "pipeline.attribution.node_fit"
 
 
-def test_a_model_file_is_run_under_a_private_name_and_leaves_no_cache_files(file):
+def test_a_model_file_is_run_under_a_private_name(file):
+    """A model file is run under a private name and leaves no cache files."""
     resolve([request_for(file)])
     assert "mine" not in sys.modules
     assert [path.name for path in file.parent.iterdir()] == ["mine.py"]
@@ -208,7 +212,8 @@ def test_a_model_file_is_run_under_a_private_name_and_leaves_no_cache_files(file
         ("plain", {"weights": "/no/where.pt"}, ["/no/where.pt", "do not exist"]),
     ],
 )
-def test_a_model_that_cannot_work_is_refused_with_the_reason_and_the_remedy(file, name, options, words):
+def test_a_model_that_cannot_work_is_refused(file, name, options, words):
+    """A model that cannot work is refused with the reason and the remedy."""
     text = refusal(request_for(file, name, **options))
     assert all(word in text for word in words), text
 
@@ -348,7 +353,8 @@ def test_a_torchvision_member_equals_the_weights_own_transforms(resnet_file):
 
 
 @pytest.mark.slow
-def test_torchvision_takes_the_number_of_classes_from_the_weights(tmp_path):
+def test_torchvision_members_have_the_classes_of_the_weights(tmp_path):
+    """Torchvision takes the number of classes from the weights."""
     torch.save(resnet18(weights=None, num_classes=7).state_dict(), tmp_path / "w.pt")
     (spec,) = resolve([ModelRequest("torchvision:resnet18", str(tmp_path / "w.pt"), 64)], labels="gfedcba")
     assert spec.class_names == tuple("abcdefg")
@@ -367,7 +373,8 @@ def test_without_network_the_remedy_is_a_file(monkeypatch):
 # In a worker
 
 
-def test_a_loaded_member_is_frozen_in_eval_mode_and_normalises_pixels(file):
+def test_a_loaded_member_is_frozen_in_eval_mode(file):
+    """A loaded member is frozen in eval mode and normalises pixels."""
     (spec,) = resolve([ModelRequest(f"{file}:declared")])
     for dtype in (torch.float32, torch.float64):
         member = load(spec, dtype=dtype)
@@ -379,7 +386,7 @@ def test_a_loaded_member_is_frozen_in_eval_mode_and_normalises_pixels(file):
         assert member(pixels).dtype == dtype
 
 
-def test_a_worker_makes_the_module_that_was_submitted_whether_or_not_its_factory_was_told_of_classes(file):
+def test_a_worker_makes_the_module_that_was_submitted(file):
     """Without names of classes nobody tells it, and its own head stays."""
     (spec,) = resolve([request_for(file, "headed")])
     assert weights_digest(load(spec).body) == spec.weights_sha256

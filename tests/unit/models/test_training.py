@@ -83,9 +83,8 @@ def assert_equal(one: str, other: str) -> None:
     assert read[0] == read[1]
 
 
-def test_members_and_ensemble_are_accurate_and_what_cannot_be_read_is_named(
-    trained: Ensemble, asked: TrainingRequest
-) -> None:
+def test_members_and_ensemble_are_accurate(trained: Ensemble, asked: TrainingRequest) -> None:
+    """Members and ensemble are accurate and what cannot be read is named."""
     assert trained.class_names == tuple("0123456789")
     assert (trained.train_images, trained.holdout_images) == (320, 80)
     assert {one.key for one in trained.skipped} == {"3/hostile.png", "4/empty.png", "5/wide.png"}
@@ -133,9 +132,10 @@ class StoppedError(Exception):
 
 
 @pytest.mark.slow
-def test_interrupted_at_every_epoch_it_ends_bit_for_bit_as_undisturbed(
+def test_interrupted_at_every_epoch_it_ends_bit_for_bit_alike(
     trained: Ensemble, asked: TrainingRequest, tmp_path: Path
 ) -> None:
+    """Interrupted at every epoch it ends bit for bit as undisturbed."""
     request = replace(asked, out=str(tmp_path / "again"))
     stops = 0
 
@@ -180,9 +180,8 @@ def test_killed_it_goes_on_and_ends_bit_for_bit_as_undisturbed(
     assert_equal(request.out, asked.out)
 
 
-def test_more_members_extend_an_ensemble_and_other_settings_are_refused(
-    trained: Ensemble, asked: TrainingRequest, tmp_path: Path
-) -> None:
+def test_more_members_extend_an_ensemble(trained: Ensemble, asked: TrainingRequest, tmp_path: Path) -> None:
+    """More members extend an ensemble and other settings are refused."""
     small = replace(asked, out=str(tmp_path / "small"), members=1, epochs=1)
     first = train_ensemble(small).members[0]
     said: list[str] = []

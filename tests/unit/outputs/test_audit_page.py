@@ -67,7 +67,8 @@ def test_the_finding_is_the_first_thing_that_is_read() -> None:
     assert places == sorted(places)
 
 
-def test_every_picture_has_an_alternative_text_and_the_map_tells_the_finding() -> None:
+def test_every_picture_has_an_alternative_text() -> None:
+    """Every picture has an alternative text and the map tells the finding."""
     _, result, html = planted()
     alts = [attributes["alt"] for tag, attributes in Page(html).seen if tag == "img"]
     assert all(alts)
@@ -129,7 +130,8 @@ def test_a_third_party_learns_how_to_repeat_it() -> None:
 
 
 @pytest.mark.slow
-def test_the_first_20_failed_images_are_listed_and_all_are_counted() -> None:
+def test_the_first_20_failed_images_are_listed() -> None:
+    """The first 20 failed images are listed and all are counted."""
     material = a_material()
     bad = [
         replace(material.rows[0], row=1000 + i, key=f"bad-{i:02d}.png", state=ImageState.FAILED, error="truncated")

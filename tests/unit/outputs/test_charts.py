@@ -26,7 +26,8 @@ VALUES = {
 
 @pytest.mark.parametrize("limit", [None, 0.05])
 @pytest.mark.parametrize("name", VALUES)
-def test_three_ticks_at_least_lie_within_the_axis_and_none_touches_another(name: str, limit: float | None) -> None:
+def test_an_axis_has_three_ticks_that_do_not_touch(name: str, limit: float | None) -> None:
+    """Three ticks at least lie within the axis and none touches another."""
     sketch = Sketch(limit or 1.0)
     sketch.add(VALUES[name].tolist())
     chart = charts.histogram("error", sketch.to_dict(), limit)
@@ -52,7 +53,8 @@ def all_charts() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("svg", list(all_charts()))
-def test_every_chart_is_well_formed_stays_in_its_box_and_has_a_sentence(svg: str) -> None:
+def test_every_chart_is_well_formed_and_in_its_box(svg: str) -> None:
+    """Every chart is well formed stays in its box and has a sentence."""
     chart = ElementTree.fromstring(svg)
     assert (chart.attrib["role"], len(chart.attrib["aria-label"]) > 20) == ("img", True)
     width, height = map(float, chart.attrib["viewBox"].split()[2:])

@@ -152,7 +152,8 @@ def test_fiftyone_folder_has_samples_with_heat_maps(opened: Pipeline, tmp_path: 
             assert heat.getextrema()[1] == 255
 
 
-def test_nothing_is_replaced_but_an_earlier_export_that_is_asked_for(opened: Pipeline, tmp_path: Path) -> None:
+def test_only_an_earlier_export_is_replaced(opened: Pipeline, tmp_path: Path) -> None:
+    """Nothing is replaced but an earlier export that is asked for."""
     path, folder = tmp_path / "index.parquet", tmp_path / "overlays"
     for format_name, out in (("parquet", path), ("npz", tmp_path / "maps.npz"), ("png", folder)):
         opened.export("first", format=format_name, out=out, limit=2)

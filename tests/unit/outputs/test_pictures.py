@@ -36,7 +36,8 @@ def test_channels_are_summed() -> None:
     assert pictures.flat(values[:1]).shape == (5, 6)
 
 
-def test_an_overlay_without_evidence_is_a_grey_image_and_evidence_colours_it() -> None:
+def test_an_overlay_without_evidence_is_grey() -> None:
+    """An overlay without evidence is a grey image and evidence colours it."""
     image = np.full((3, 8, 8), 0.5, np.float32)
     bare = np.asarray(pictures.overlay(image, np.zeros((8, 8))))
     assert (bare == bare[0, 0, 0]).all()
@@ -48,7 +49,8 @@ def test_an_overlay_without_evidence_is_a_grey_image_and_evidence_colours_it() -
     assert (found[3, 3] == bare[3, 3]).all()
 
 
-def test_small_pictures_grow_by_whole_factors_and_pixels_stay_squares() -> None:
+def test_small_pictures_grow_by_whole_factors() -> None:
+    """Small pictures grow by whole factors and pixels stay squares."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (28, 32, 3), dtype=np.uint8))
     grown = pictures.upscale(picture)
     assert grown.size == (32 * 6, 28 * 6)
@@ -72,7 +74,8 @@ def test_a_box_frames_its_region_and_hides_none_of_it() -> None:
     assert (corner != 100).any()
 
 
-def test_grey_and_colour_images_become_rgb_and_values_are_clipped() -> None:
+def test_images_become_rgb_and_values_are_clipped() -> None:
+    """Grey and colour images become rgb and values are clipped."""
     assert np.asarray(pictures.to_picture(np.full((1, 2, 2), 2.0)))[0, 0].tolist() == [255, 255, 255]
     colour = np.stack([np.full((2, 2), v) for v in (0.0, 0.5, 1.0)])
     assert np.asarray(pictures.to_picture(colour))[0, 0].tolist() == [0, 128, 255]
@@ -107,7 +110,8 @@ def test_the_figure_is_one_png_for_any_image(channels: int, std: bool, nodes: in
     assert len(np.unique(np.asarray(read.convert("L")))) > 50
 
 
-def test_the_figure_says_which_baseline_the_strip_is_from_and_what_is_averaged() -> None:
+def test_the_figure_names_the_baseline_of_the_strip() -> None:
+    """The figure says which baseline the strip is from and what is averaged."""
     alone, several = explained(), explained(baselines=3)
     assert figure._strip_title(alone) == "path from black"
     assert figure._strip_title(several) == "path from black, 1 of 3 baselines"

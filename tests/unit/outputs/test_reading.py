@@ -80,9 +80,8 @@ def test_lazy_maps_are_those_of_the_rows_wherever_they_lie(opened: Pipeline, run
     assert (maps["std"][0].values >= 0).all()
 
 
-def test_nothing_is_read_before_it_is_asked_for_and_then_only_its_shards(
-    opened: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lazy_maps_read_only_the_shards_in_use(opened: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read before it is asked for and then only its shards."""
     got: list[str] = []
     get = opened.objects.get
 

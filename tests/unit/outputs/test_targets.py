@@ -92,9 +92,8 @@ def test_a_mount_point_is_refused_before_the_work() -> None:
 
 
 @pytest.mark.parametrize("format_name", ["parquet", "png"])
-def test_a_target_that_cannot_be_written_is_named_with_the_reason(
-    opened: Pipeline, tmp_path: Path, format_name: str
-) -> None:
+def test_an_unwritable_target_is_named_with_the_reason(opened: Pipeline, tmp_path: Path, format_name: str) -> None:
+    """A target that cannot be written is named with the reason."""
     (tmp_path / "file.py").touch()
     for path in (Path("/proc/x"), tmp_path / "file.py" / "x", tmp_path / "file.py" / "x" / "y", tmp_path / ("x" * 256)):
         with pytest.raises(UsageError) as caught:

@@ -58,7 +58,8 @@ def test_nothing_of_a_run_in_the_index_is_collected(pipeline: Pipeline, done: st
 
 
 @pytest.mark.slow
-def test_a_run_that_only_storage_knows_is_kept_until_it_is_removed_by_name(pipeline: Pipeline, done: str) -> None:
+def test_a_run_that_only_storage_has_is_not_collected(pipeline: Pipeline, done: str) -> None:
+    """A run that only storage knows is kept until it is removed by name."""
     pipeline.ledger.remove(done)  # and killed before the objects went
     aged(pipeline, done)
     found = pipeline.gc()
@@ -70,7 +71,8 @@ def test_a_run_that_only_storage_knows_is_kept_until_it_is_removed_by_name(pipel
 
 
 @pytest.mark.slow
-def test_what_an_interrupted_removal_left_is_collected_when_it_is_old(pipeline: Pipeline, done: str) -> None:
+def test_remains_of_an_interrupted_removal_are_collected(pipeline: Pipeline, done: str) -> None:
+    """What an interrupted removal left is collected when it is old."""
     pipeline.ledger.remove(done)
     pipeline.objects.delete(run_key(done))
     left = list(pipeline.objects.list())

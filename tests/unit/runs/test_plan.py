@@ -84,7 +84,8 @@ def test_large_images_come_in_smaller_units() -> None:
 
 
 @pytest.mark.slow
-def test_memory_of_planning_and_submitting_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+def test_memory_of_planning_does_not_grow_with_images(tmp_path: Path) -> None:
+    """Memory of planning and submitting does not grow with the number of images."""
     engine = open_engine(f"sqlite:///{tmp_path}/index.db")
     migrate(engine)
     source = Source("folder", str(tmp_path))

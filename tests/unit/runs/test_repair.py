@@ -45,9 +45,8 @@ def test_repair_leaves_names_order_and_cancelled_runs_alone(pipeline: Pipeline, 
 
 
 @pytest.mark.slow
-def test_a_lost_index_comes_back_in_the_unit_size_that_was_stored(
-    pipeline: Pipeline, run: Run, request_: RunRequest
-) -> None:
+def test_a_lost_index_is_rebuilt_in_the_stored_unit_size(pipeline: Pipeline, run: Run, request_: RunRequest) -> None:
+    """A lost index comes back in the unit size that was stored."""
     pipeline.objects.delete(run_key(run.id))  # killed before it was put; another unit size is asked for then
     pipeline.submit(replace(request_, unit_size=8))
     with lose_the_index(pipeline) as rebuilt:
@@ -157,7 +156,8 @@ def test_an_audit_goes_on_where_images_are_gone(dataset: Path, pipeline: Pipelin
 
 
 @pytest.mark.slow
-def test_an_audit_without_its_images_does_not_replace_the_stored_one(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_an_audit_without_images_keeps_the_stored_one(pipeline: Pipeline, tmp_path: Path) -> None:
+    """An audit without its images does not replace the stored one."""
     material = a_material()
     whole = write_report(material, pipeline.objects, by="predicted", folder=tmp_path / "whole")
     without = replace(material, available=lambda row: False)
@@ -169,9 +169,8 @@ def test_an_audit_without_its_images_does_not_replace_the_stored_one(pipeline: P
     assert (tmp_path / "less" / "audit.json").read_text() == less.to_json()
 
 
-def test_schedules_come_back_with_a_new_index_and_those_that_were_removed_do_not(
-    pipeline: Pipeline, request_: RunRequest
-) -> None:
+def test_schedules_come_back_with_a_new_index(pipeline: Pipeline, request_: RunRequest) -> None:
+    """Schedules come back with a new index and those that were removed do not."""
     for name in ("nightly", "weekly", "gone"):
         pipeline.schedules.add(name, request_, cron="0 2 * * *", timezone="Europe/Berlin", fail_on="drift>0.1")
     pipeline.schedules.pause("weekly")
@@ -188,9 +187,8 @@ def test_schedules_come_back_with_a_new_index_and_those_that_were_removed_do_not
         assert [each.paused for each in after] == [False, True]
 
 
-def test_a_record_of_a_schedule_that_is_missing_or_old_is_written_again(
-    pipeline: Pipeline, request_: RunRequest
-) -> None:
+def test_a_missing_or_old_schedule_record_is_rewritten(pipeline: Pipeline, request_: RunRequest) -> None:
+    """A record of a schedule that is missing or old is written again."""
     pipeline.schedules.add("nightly", request_, cron="0 2 * * *")
     whole = pipeline.objects.get("schedules/nightly.json")
     for damage in (None, whole.replace(b"0 2", b"0 3")):

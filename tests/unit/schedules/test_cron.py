@@ -34,13 +34,15 @@ def test_a_turn_is_strictly_later() -> None:
     assert next_due("0 2 * * *", "UTC", at("2026-07-01 02:00")) == at("2026-07-02 02:00")
 
 
-def test_the_hour_that_is_skipped_in_spring_delays_a_daily_job_and_loses_none() -> None:
+def test_the_skipped_hour_delays_a_daily_job() -> None:
+    """The hour that is skipped in spring delays a daily job and loses none."""
     # 29 March 2026 in Berlin: 01:59 is followed by 03:00, which is 01:00 UTC.
     assert turns("30 2 * * *", "2026-03-27 12:00", 4) == ["03-28 01:30", "03-29 01:00", "03-30 00:30", "03-31 00:30"]
     assert turns("0 * * * *", "2026-03-28 23:30", 4) == ["03-29 00:00", "03-29 01:00", "03-29 02:00", "03-29 03:00"]
 
 
-def test_the_hour_that_comes_twice_in_autumn_runs_a_daily_job_once() -> None:
+def test_the_doubled_hour_runs_a_daily_job_once() -> None:
+    """The hour that comes twice in autumn runs a daily job once."""
     # 25 October 2026 in Berlin: 02:30 is 00:30 UTC and again 01:30 UTC.
     assert turns("30 2 * * *", "2026-10-24 12:00", 3) == ["10-25 00:30", "10-26 01:30", "10-27 01:30"]
     assert turns("30 * * * *", "2026-10-24 23:45", 3) == ["10-25 00:30", "10-25 01:30", "10-25 02:30"]
@@ -56,7 +58,8 @@ def test_a_time_is_shown_on_the_clock_of_its_zone_which_is_named() -> None:
 
 
 @pytest.mark.parametrize("minute", range(0, 180, 7))
-def test_whoever_asks_within_the_doubled_hour_is_never_sent_into_the_past(minute: int) -> None:
+def test_the_next_time_is_never_in_the_past(minute: int) -> None:
+    """Whoever asks within the doubled hour is never sent into the past."""
     now = at("2026-10-24 23:50") + timedelta(minutes=minute)
     expected = at("2026-10-25 00:30") if now < at("2026-10-25 00:30") else at("2026-10-26 01:30")
     assert next_due("30 2 * * *", "Europe/Berlin", now) == expected
@@ -80,7 +83,8 @@ def test_what_does_not_parse_is_named_with_an_example(cron: str, timezone: str, 
     assert message in str(caught.value)
 
 
-def test_due_are_those_whose_time_has_come_the_longest_overdue_first() -> None:
+def test_due_schedules_are_sorted_the_longest_overdue_first() -> None:
+    """Due are those whose time has come the longest overdue first."""
     now = at("2026-07-01 12:00")
     one = Schedule(1, "a", "0 2 * * *", "UTC", "{}", None, False, now, now)
     late = replace(one, name="late", next_due=now - timedelta(hours=3))

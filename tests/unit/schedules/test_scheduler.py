@@ -61,7 +61,8 @@ def draw_again(dataset: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_due_before_its_time_and_a_due_schedule_runs_to_its_end(nightly: InProcess) -> None:
+def test_a_due_schedule_runs_to_its_end(nightly: InProcess) -> None:
+    """Nothing is due before its time and a due schedule runs to its end."""
     assert ticked(nightly) == []
     come_due(nightly)
     (first,) = ticked(nightly)
@@ -84,7 +85,8 @@ def test_the_next_turn_is_the_next_one_of_the_zone(nightly: InProcess) -> None:
 
 
 @pytest.mark.slow
-def test_an_unchanged_data_set_is_said_to_be_so_and_computes_nothing(nightly: InProcess) -> None:
+def test_an_unchanged_data_set_computes_nothing(nightly: InProcess) -> None:
+    """An unchanged data set is said to be so and computes nothing."""
     come_due(nightly)
     (first,) = ticked(nightly)
     computed = nightly.computed
@@ -98,9 +100,8 @@ def test_an_unchanged_data_set_is_said_to_be_so_and_computes_nothing(nightly: In
 
 
 @pytest.mark.slow
-def test_a_changed_data_set_is_a_new_run_whose_drift_is_stored_and_exceeds_the_gate(
-    nightly: InProcess, dataset: Path
-) -> None:
+def test_a_changed_data_set_is_a_new_run_with_a_drift(nightly: InProcess, dataset: Path) -> None:
+    """A changed data set is a new run whose drift is stored and exceeds the gate."""
     come_due(nightly)
     (first,) = ticked(nightly)
     draw_again(dataset, "cat")
@@ -129,9 +130,10 @@ def test_turns_that_were_missed_are_made_up_for_once(nightly: InProcess) -> None
 
 
 @pytest.mark.slow
-def test_what_fails_is_recorded_with_its_reason_and_its_neighbours_go_on(
+def test_a_failed_schedule_does_not_stop_the_others(
     nightly: InProcess, request_: RunRequest, dataset: Path, factory: Path, tmp_path: Path
 ) -> None:
+    """What fails is recorded with its reason and its neighbours go on."""
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(dataset, elsewhere)
     broken = tmp_path / "broken.py"
@@ -157,9 +159,10 @@ def test_what_fails_is_recorded_with_its_reason_and_its_neighbours_go_on(
 
 
 @pytest.mark.slow
-def test_a_time_zone_that_this_machine_lacks_stops_its_own_schedule_alone(
+def test_an_unknown_time_zone_stops_only_its_schedule(
     nightly: InProcess, request_: RunRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A time zone that this machine lacks stops its own schedule alone."""
     now = datetime.now(UTC).replace(microsecond=0)
     far = {"cron": "0 2 * * *", "timezone": "Mars/Olympus", "request": request_.to_json(), "fail_on": None}
     Timetable(nightly.database).add("far", **far, next_due=now)  # type: ignore[arg-type]
@@ -169,9 +172,8 @@ def test_a_time_zone_that_this_machine_lacks_stops_its_own_schedule_alone(
 
 
 @pytest.mark.slow
-def test_an_image_that_fails_makes_the_turn_partial_and_none_at_all_makes_it_fail(
-    nightly: InProcess, dataset: Path
-) -> None:
+def test_a_failed_image_makes_the_occasion_partial(nightly: InProcess, dataset: Path) -> None:
+    """An image that fails makes the turn partial and none at all makes it fail."""
     (dataset / "dog" / "4.png").write_text("not an image")
     come_due(nightly)
     (first,) = ticked(nightly)
@@ -257,7 +259,8 @@ def test_without_waiting_a_tick_submits_and_a_later_one_compares(nightly: InProc
 
 
 @pytest.mark.slow
-def test_a_cancelled_run_fails_its_turn_and_the_next_turn_goes_on(nightly: InProcess) -> None:
+def test_a_cancelled_run_fails_only_its_occasion(nightly: InProcess) -> None:
+    """A cancelled run fails its turn and the next turn goes on."""
     come_due(nightly)
     (first,) = ticked(nightly, wait=False)
     nightly.cancel(first.run_id or "")
@@ -269,9 +272,8 @@ def test_a_cancelled_run_fails_its_turn_and_the_next_turn_goes_on(nightly: InPro
 
 
 @pytest.mark.slow
-def test_maps_that_are_gone_leave_the_run_done_and_the_next_turn_has_a_measure(
-    nightly: InProcess, dataset: Path
-) -> None:
+def test_missing_maps_leave_the_run_done_without_drift(nightly: InProcess, dataset: Path) -> None:
+    """Maps that are gone leave the run done and the next turn has a measure."""
     come_due(nightly)
     (first,) = ticked(nightly)
     shutil.rmtree(nightly.settings.home / "objects" / "runs" / (first.run_id or "") / "maps")
@@ -286,7 +288,8 @@ def test_maps_that_are_gone_leave_the_run_done_and_the_next_turn_has_a_measure(
 
 
 @pytest.mark.slow
-def test_run_now_that_does_not_wait_leaves_its_run_to_others_and_its_end_to_a_tick(nightly: InProcess) -> None:
+def test_run_now_without_waiting_leaves_the_end_to_a_tick(nightly: InProcess) -> None:
+    """Run now that does not wait leaves its run to others and its end to a tick."""
     turn = nightly.schedules.run_now("nightly", wait=False)
     assert (turn.state, nightly.computed) == (OccasionState.RUNNING, 0)
     nightly.compute(nightly.get_run(turn.run_id or ""))
@@ -310,7 +313,9 @@ def test_run_now_runs_what_is_paused_and_moves_nothing(nightly: InProcess) -> No
         nightly.schedules.history("nightly")
 
 
-def test_a_schedule_that_cannot_run_is_refused_before_it_is_stored(here: InProcess, request_: RunRequest) -> None:
+def test_a_schedule_that_cannot_run_is_not_stored(here: InProcess, request_: RunRequest) -> None:
+    """A schedule that cannot run is refused before it is stored."""
+
     def add(name: str = "nightly", request: RunRequest = request_, cron: str = "0 2 * * *", **more: str) -> None:
         here.schedules.add(name, request, cron=cron, **more)  # type: ignore[arg-type]
 

@@ -28,7 +28,8 @@ def another(declared: Field[Any]) -> object:
     return words[0] if words else "label" if declared.type is str else 0.03
 
 
-def test_every_option_that_determines_the_numbers_can_make_a_difference() -> None:
+def test_every_option_in_the_key_can_make_a_difference() -> None:
+    """Every option that determines the numbers can make a difference."""
     for name, (declared, one) in options_of(RunOptions).items():
         base = replace(SPEC, tolerance=0.1) if name == "max_steps" else SPEC
         found = differences(run_of(base), run_of(replace(base, **{name: another(declared)})))

@@ -73,9 +73,8 @@ def test_every_page_has_its_twins_and_none_says_where_it_lies(browser: TestClien
 
 
 @pytest.mark.slow
-def test_pages_hold_no_inline_script_and_every_link_leads_somewhere(
-    browser: TestClient, installation: Installation
-) -> None:
+def test_pages_hold_no_inline_script_and_no_broken_link(browser: TestClient, installation: Installation) -> None:
+    """Pages hold no inline script and every link leads somewhere."""
     seen: set[str] = set()
     for path in pages(installation):
         read = Reader(browser.get(path).text)
@@ -158,18 +157,20 @@ def test_form_controls_and_the_text_box_are_one_filter(
         ({"label": "cat", "border_above": "0"}, "4 images match", "label = 'cat' and border_share > 0.0"),
     ],
 )
-def test_the_gallery_says_how_many_match_and_what_its_whole_filter_is(
+def test_the_gallery_shows_its_count_and_whole_filter(
     asked: dict[str, str], known: str, effect: str | None, browser: TestClient, installation: Installation
 ) -> None:
+    """The gallery says how many match and what its whole filter is."""
     html = browser.get(f"/runs/{installation.run.id}/images", params=asked).text
     assert f'aria-live="polite">{known}</p>' in html
     shown = re.findall(r"Filter in effect: <code>(.*?)</code>", html)
     assert shown == ([] if effect is None else [escape(effect).replace("&#x27;", "&#39;")])
 
 
-def test_what_a_page_of_the_gallery_does_not_show_is_counted_afterwards(
+def test_matches_of_the_gallery_are_counted_afterwards(
     browser: TestClient, opened: Pipeline, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What a page of the gallery does not show is counted afterwards."""
     run, asked = installation.run.id, {"where": "row > 0", "only": "", "border_above": "0", "limit": "2"}
     read = Reader(browser.get(f"/runs/{run}/images", params=asked).text)
     (link,) = (link for link in read.links if f"/runs/{run}/count" in link)
@@ -191,9 +192,10 @@ def test_what_a_page_of_the_gallery_does_not_show_is_counted_afterwards(
         ({"after": "nonsense"}, "is not a cursor"),
     ],
 )
-def test_a_wrong_filter_is_said_beneath_the_box_and_points_at_the_word(
+def test_a_wrong_filter_is_shown_beneath_the_box(
     asked: dict[str, str], said: str, browser: TestClient, installation: Installation
 ) -> None:
+    """A wrong filter is said beneath the box and points at the word."""
     found = browser.get(f"/runs/{installation.run.id}/images", params=asked)
     assert found.status_code == 400
     assert said in found.text
@@ -316,7 +318,8 @@ def test_two_runs_side_by_side(browser: TestClient, opened: Pipeline, installati
     assert len(found["images"]) == 13
 
 
-def test_what_is_not_there_is_said_in_the_form_that_was_asked_for(browser: TestClient) -> None:
+def test_a_missing_page_is_answered_in_the_requested_format(browser: TestClient) -> None:
+    """What is not there is said in the form that was asked for."""
     assert browser.get("/runs/nope").status_code == 404
     assert "no run &#39;nope&#39;" in browser.get("/runs/nope").text
     assert "no run 'nope'" in browser.get("/runs/nope.json").json()["error"]

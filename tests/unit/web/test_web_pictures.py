@@ -45,9 +45,8 @@ def test_for_and_against_are_the_two_ends_of_one_scale() -> None:
     assert cover[1] == 0 < cover[2] < cover[0]
 
 
-def test_a_picture_may_be_kept_for_good_under_the_key_of_its_content(
-    browser: TestClient, installation: Installation
-) -> None:
+def test_a_picture_may_be_cached_under_its_content_key(browser: TestClient, installation: Installation) -> None:
+    """A picture may be kept for good under the key of its content."""
     html = browser.get(f"/runs/{installation.run.id}/images?label=dog").text
     address = next(part for part in html.split('"') if "layer.png" in part).replace("&amp;", "&")
     found = browser.get(address)
@@ -61,9 +60,10 @@ def test_a_picture_may_be_kept_for_good_under_the_key_of_its_content(
     assert other.headers["etag"] != found.headers["etag"], "another spec, another map"
 
 
-def test_in_place_of_an_image_that_is_gone_or_failed_stands_the_reason(
+def test_a_missing_or_failed_image_shows_the_reason(
     browser: TestClient, opened: Pipeline, installation: Installation
 ) -> None:
+    """In place of an image that is gone or failed stands the reason."""
     gone = opened.find(installation.run.id, where="key = 'dog/3.png'").rows[0]
     failed = opened.find(installation.run.id, where="failed").rows[0]
     for row, kind in ((gone, "image"), (failed, "map"), (failed, "image")):

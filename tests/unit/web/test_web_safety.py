@@ -112,7 +112,8 @@ def test_programs_send_the_token_along(visitor: TestClient) -> None:
     assert visitor.post("/runs/first/cancel", headers=program).status_code == 303
 
 
-def test_a_short_token_and_an_open_address_without_one_are_refused(opened: Pipeline) -> None:
+def test_an_open_address_without_a_long_token_is_refused(opened: Pipeline) -> None:
+    """A short token and an open address without one are refused."""
     with pytest.raises(UsageError, match="16 ASCII characters"):
         Guard("short")
     with pytest.raises(UsageError, match="ATTRIBATCH_WEB_TOKEN"):

@@ -54,9 +54,10 @@ def test_a_schedule_is_added_paused_resumed_and_removed(
         ({"run": "nope"}, "no run &#39;nope&#39;"),
     ],
 )
-def test_a_wrong_schedule_is_said_above_the_form_which_keeps_what_was_typed(
+def test_a_wrong_schedule_keeps_the_values_of_the_form(
     wrong: dict[str, str], said: str, browser: TestClient, form_token: str, installation: Installation
 ) -> None:
+    """A wrong schedule is said above the form which keeps what was typed."""
     form = {"form_token": form_token, "run": installation.run.id, "name": "n", "cron": "0 2 * * *", "timezone": "UTC"}
     found = browser.post("/schedules", data={**form, **wrong})
     assert found.status_code == 400

@@ -88,9 +88,10 @@ def test_messages_and_sweep_take_turns(
     assert found.attempts == 5, "every unit was claimed once"
 
 
-def test_above_its_memory_ceiling_it_ends_after_the_unit_and_takes_no_other(
+def test_above_its_memory_limit_it_ends_after_the_unit(
     pipeline: Pipeline, request_: RunRequest, make: MakeConsumer, ended: list[str]
 ) -> None:
+    """Above its memory ceiling it ends after the unit and takes no other."""
     run = pipeline.submit(request_)
     consumer = make(max_memory_mb=1)
     assert consumer.run(1) == "begun"
@@ -103,9 +104,10 @@ def test_above_its_memory_ceiling_it_ends_after_the_unit_and_takes_no_other(
     assert len(pipeline.ledger.unsent(10)) == 4, "the message that was dropped is sent again"
 
 
-def test_a_gpu_that_no_longer_answers_ends_the_process_and_its_unit_is_tried_again(
+def test_a_gpu_that_no_longer_answers_ends_the_process(
     pipeline: Pipeline, request_: RunRequest, make: MakeConsumer, ended: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A gpu that no longer answers ends the process and its unit is tried again."""
     run = pipeline.submit(request_)
 
     def stuck(*_: object, **__: object) -> None:

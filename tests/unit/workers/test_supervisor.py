@@ -43,7 +43,8 @@ def wait_for(folder: Path, seat: int, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_who_asks_to_be_replaced_is_at_once_and_who_falls_waits_longer_each_time(tmp_path: Path) -> None:
+def test_crashed_processes_wait_longer_each_time(tmp_path: Path) -> None:
+    """Who asks to be replaced is at once and who falls waits longer each time."""
     process = supervised(tmp_path, NOTE + f"sys.exit({REPLACE} if sys.argv[2] == '0' else 1)")
     try:
         wait_for(tmp_path, 0, 8)
