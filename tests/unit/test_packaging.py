@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -31,3 +33,12 @@ def test_constraints_name_exact_versions_and_no_addresses() -> None:
     wanted = [*PROJECT["project"]["dependencies"], *(name for extra in extras.values() for name in extra)]
     names = {re.split(r"[\[<>=]", name)[0].lower() for name in wanted} - {"attribatch"}
     assert names <= pinned
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks"])
+def test_no_module_imports_a_test(folder: str) -> None:
+    """What tests share is in tests/support; benchmarks import nothing else of tests."""
+    allowed = r"tests\.support\b" if folder == "benchmarks" else r"(?!.*\btest_)"
+    for path in (ROOT / folder).rglob("*.py"):
+        for name in re.findall(r"^\s*(?:from|import) (tests\b.*)", path.read_text(), re.MULTILINE):
+            assert re.match(allowed, name), f"{path}: {name}"
