@@ -127,10 +127,10 @@ def tick(workers: Workers = 1, as_json: Json = False) -> None:
 @schedule_app.command(epilog="Example: attribatch schedule history nightly --json")
 def history(
     name: Name,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of occurrences.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of occasions.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Show the past occurrences of a schedule, the latest first.
+    """Show the past occasions of a schedule, the latest first.
 
     Each with its run, its drift and remarks; --json adds the classes.
     """
@@ -147,7 +147,7 @@ def history(
 
 
 def print_occasion(occasion: Occasion) -> None:
-    """Print the new state of an occurrence, in one line."""
+    """Print the new state of an occasion, in one line."""
     run = f", run {occasion.run_id}" if occasion.run_id else ""
     drift = "" if occasion.drift is None else f", drift {occasion.drift:.4f}"
     text = _remark(occasion, ())
