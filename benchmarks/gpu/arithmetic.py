@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu.bench import Bench, percent
+from benchmarks.gpu.bench import CHUNK, Bench, percent
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.device import ARITHMETIC, DEFAULT, FLOAT32, TF32, arithmetic
 from benchmarks.gpu.subjects import Subject
@@ -40,8 +40,9 @@ def section(bench: Bench, clock: Clock) -> str:
 
 
 def _rows(bench: Bench, subject: Subject, clock: Clock) -> Iterator[list[str]]:
+    count, reference = len(subject.images) * bench.sizes.arithmetic_steps, 0.0
+    clock.need(count / bench.rate(subject, torch.float64))
     exact = _maps(bench, subject, deepcopy(subject.member).double(), torch.float64)
-    count, reference = exact.shape[0] * bench.sizes.arithmetic_steps, 0.0
     for name, kind, member in _members(subject):
         with arithmetic(kind):
             timing = bench.timed(partial(_maps, bench, subject, member, torch.float32), clock)
@@ -59,11 +60,8 @@ def _members(subject: Subject) -> Iterator[tuple[str, str, nn.Module]]:
     for dtype in (torch.float16, torch.bfloat16):
         for whole in (False, True):
             name = f"{str(dtype).removeprefix('torch.')}, {'whole' if whole else 'autocast'}"
-            yield (
-                name,
-                DEFAULT,
-                Variant(deepcopy(subject.member), dtype=dtype, whole=whole).eval().requires_grad_(False),
-            )
+            variant = Variant(deepcopy(subject.member), dtype=dtype, whole=whole)
+            yield name, DEFAULT, variant.eval().requires_grad_(False)
 
 
 def _maps(bench: Bench, subject: Subject, member: nn.Module, dtype: torch.dtype) -> Tensor:
@@ -73,5 +71,5 @@ def _maps(bench: Bench, subject: Subject, member: nn.Module, dtype: torch.dtype)
         subject.targets,
         baselines=subject.black,
         n_steps=bench.sizes.arithmetic_steps,
-        internal_batch_size=min(bench.chunk(subject), 64),  # small enough for float64
+        internal_batch_size=CHUNK if dtype == torch.float64 else bench.chunk(subject),
     ).mean

@@ -3,15 +3,19 @@
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from benchmarks.gpu.clock import Clock, OutOfTime
 from benchmarks.gpu.device import DEFAULT, Device, Found, Timing, arithmetic
 from benchmarks.gpu.subjects import Sizes, Subject
 from benchmarks.machine import log
-from pipeline.attribution import measured_batch_size
+from pipeline.attribution import integrated_gradients, measured_batch_size
+
+CHUNK = 64  # rows of a pass in float64, which fit into the memory of any GPU
 
 
 @dataclass
@@ -65,6 +69,17 @@ class Bench:
             self._chunks[subject.name] = min(found, self.sizes.chunks[-1])
             self.device.release()
         return self._chunks[subject.name]
+
+    def rate(self, subject: Subject, dtype: torch.dtype) -> float:
+        """Gradient rows per second in this dtype, with chunks of `CHUNK` rows, after a warm-up call."""
+        member, count = deepcopy(subject.member).to(dtype), min(CHUNK // 8, len(subject.images))
+        images, targets = subject.images[:count].to(dtype), subject.targets[:count]
+        seconds = 0.0
+        for _ in range(2):
+            started = self.device.now()
+            integrated_gradients(member, images, targets, baselines=subject.black, n_steps=8, internal_batch_size=CHUNK)
+            seconds = self.device.now() - started
+        return 8 * count / seconds
 
 
 def percent(value: float | Tensor) -> str:

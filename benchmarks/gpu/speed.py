@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.bench import Bench, percent
+from benchmarks.gpu.bench import CHUNK, Bench, percent
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.device import DEFAULT, FLOAT32, Timing, arithmetic
 from benchmarks.gpu.subjects import Subject
@@ -24,7 +24,6 @@ from pipeline.attribution import Prepared, fit_profile, integrated_gradients, pr
 from pipeline.attribution.path import UNIFORM
 
 REFERENCE_SHARE = 0.35  # of the time of a network, for its reference maps
-REFERENCE_CHUNK = 64  # rows
 AGREE = 1e-4  # largest relative L1 distance from captum's maps, same nodes in float64; captum's weights are float32
 COMPARED, COMPARED_STEPS = 4, 8  # images and nodes of these maps
 TRIED_ON = 4  # images for `prepare`, as in runs
@@ -118,7 +117,7 @@ def _reference(bench: Bench, subject: Subject, clock: Clock) -> tuple[Tensor, st
     """
     log(f"{subject.name}: reference maps")
     member, rows = deepcopy(subject.member).double(), len(subject.images)
-    rate, needed = _rate(bench, subject, torch.float64), 0.0
+    rate, needed = bench.rate(subject, torch.float64), 0.0
 
     def maps(own: torch.nn.Module, dtype: torch.dtype, steps: int) -> tuple[Tensor, str]:
         found = integrated_gradients(
@@ -127,7 +126,7 @@ def _reference(bench: Bench, subject: Subject, clock: Clock) -> tuple[Tensor, st
             subject.targets,
             baselines=subject.black,
             n_steps=steps,
-            internal_batch_size=REFERENCE_CHUNK,
+            internal_batch_size=CHUNK,
         )
         return found.mean.double(), f"its estimated error {percent(found.error_estimate.quantile(0.9))} (p90)"
 
@@ -138,25 +137,12 @@ def _reference(bench: Bench, subject: Subject, clock: Clock) -> tuple[Tensor, st
             return exact, f"float64, {steps} midpoints, {estimate}"
     steps = bench.sizes.reference_steps[0]
     with arithmetic(FLOAT32):
-        clock.need(rows * steps / _rate(bench, subject, torch.float32))
+        clock.need(rows * steps / bench.rate(subject, torch.float32))
         exact, estimate = maps(subject.member, torch.float32, steps)
     return exact, (
         f"float32 with TF32 off, {steps} midpoints, {estimate}; float64 at {rate:.0f} rows/s would have taken "
         f"{needed:.0f} s for its fewest nodes, {bench.sizes.reference_steps[-1]}"
     )
-
-
-def _rate(bench: Bench, subject: Subject, dtype: torch.dtype) -> float:
-    """Gradient rows per second in this dtype, after a warm-up call."""
-    member, rows = deepcopy(subject.member).to(dtype), min(REFERENCE_CHUNK, 8 * len(subject.images))
-    images, targets = subject.images[: rows // 8].to(dtype), subject.targets[: rows // 8]
-    for _ in range(2):
-        started = bench.device.now()
-        integrated_gradients(
-            member, images, targets, baselines=subject.black, n_steps=8, internal_batch_size=REFERENCE_CHUNK
-        )
-        seconds = bench.device.now() - started
-    return rows / seconds
 
 
 def _rows(bench: Bench, subject: Subject, t: Trial, ways: Prepared, kind: str, clock: Clock) -> list[list[str]]:

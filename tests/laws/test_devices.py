@@ -16,6 +16,7 @@ from pipeline.spec.run_spec import RunSpec
 from pipeline.storage.sidecar import ImageResult
 from tests.support.specs import MODEL
 
+pytestmark = pytest.mark.slow
 DEVICES = ["cpu", *(["cuda:0"] if torch.cuda.is_available() else [])]
 
 
