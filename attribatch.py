@@ -60,6 +60,8 @@ __all__ = [  # noqa: PLE0604 - the names of the table above
 
 def __getattr__(name: str) -> Any:
     """The public name, from the module that defines it."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("attribatch")
     if name not in _HOME:
         raise AttributeError(f"module 'attribatch' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}")
     return getattr(import_module(_HOME[name]), name)
@@ -93,3 +95,6 @@ def _check_packages() -> None:
 
 
 _check_packages()
+
+if __name__ == "__main__":
+    main()

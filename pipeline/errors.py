@@ -6,6 +6,7 @@ Retryable
 Permanent
 ├── UnreadableImage      one image cannot be decoded: its row fails, the other rows continue
 ├── ModelBroken          the model raised, or returned the wrong shape: the unit is retried, then fails
+├── RecordDamaged        a stored record does not parse, or its fields have wrong types
 ├── RecordTooNew         a newer version wrote a stored record: the unit is retried, perhaps by a newer worker
 └── WorkersBroken        worker processes that fail to start
 UsageError
@@ -40,6 +41,7 @@ __all__ = [
     "ObjectMissing",
     "Permanent",
     "PortTaken",
+    "RecordDamaged",
     "RecordTooNew",
     "Retryable",
     "SourceRefused",
@@ -68,6 +70,10 @@ class UnreadableImage(Permanent):
 
 class ModelBroken(Permanent):
     """A model that loaded, but raised, or did not return a finite (N, classes) tensor."""
+
+
+class RecordDamaged(Permanent, ValueError):
+    """A stored record that does not parse, or whose fields are missing or of the wrong type."""
 
 
 class RecordTooNew(Permanent):

@@ -69,7 +69,8 @@ def list_schedules(as_json: Json = False) -> None:
     table = console.table(("schedule", "cron", "time zone", "next due", "fail on", "source"))
     for each in found:
         due = "paused" if each.paused else on_clock(each.next_due, each.timezone)
-        cells = (each.name, each.cron, each.timezone, due, each.fail_on or "", json.loads(each.request)["source"])
+        source = json.loads(each.request).get("source", "not readable by this version")
+        cells = (each.name, each.cron, each.timezone, due, each.fail_on or "", source)
         table.add_row(*(escape(visible(cell)) for cell in cells))
     console.print_table(table)
 

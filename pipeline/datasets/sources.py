@@ -15,6 +15,7 @@ from pipeline.datasets.folder import Folder
 from pipeline.datasets.manifest import MANIFEST_SUFFIXES, Listed
 from pipeline.datasets.shards import COMPRESSED, Shards, expand
 from pipeline.errors import DatasetError, SourceRefused
+from pipeline.record_format import build, read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ class Source:
 
     @classmethod
     def from_json(cls, text: str, s3_endpoint_url: str | None = None) -> Self:
-        """The inverse of `to_json`, with the S3 server of this process."""
-        return cls(**json.loads(text), s3_endpoint_url=s3_endpoint_url)
+        """The inverse of `to_json`, with the S3 server of this process. Raises RecordTooNew, RecordDamaged."""
+        return build(cls, read_record(text, "the source of the run") | {"s3_endpoint_url": s3_endpoint_url})
 
 
 def open_source(location: str, *, s3_endpoint_url: str | None = None) -> Source:

@@ -21,13 +21,10 @@ from torch import Tensor, nn
 from pipeline.errors import ModelError
 from pipeline.models.member import error_text
 
-# Modules of ours that moved: the new place, and digests of earlier files whose networks are the same.
-_MOVED = {
-    "pipeline.digits": (
-        "pipeline.models.digits",
-        ("13630b596ffc2e7141fdb852c58023441529d379b73ad71db2bc9be91ec6aeb3",),  # 0.1
-    )
-}
+_MOVED = {"pipeline.digits": "pipeline.models.digits"}
+# Digest of the file that first defined a network of this package, for as long as the network is the same: runs of
+# earlier versions load, and their attributions are reused.
+_FIRST_DIGESTS = {"pipeline.models.digits": "13630b596ffc2e7141fdb852c58023441529d379b73ad71db2bc9be91ec6aeb3"}
 _FORMS = "torchvision:resnet50@DEFAULT, path/to/file.py:factory or package.module:factory"
 
 
@@ -138,7 +135,7 @@ def _downloading(known: Any) -> Iterator[None]:
 def _factory(source: str, expected: str | None) -> tuple[Callable[..., object], str | None]:
     """The factory that a source names, and the sha256 of the file that defines it."""
     location, _, name = source.rpartition(":")
-    location, earlier = _MOVED.get(location, (location, ()))
+    location = _MOVED.get(location, location)
     if not location or not name.isidentifier():
         raise ModelError(f"a model is one of {_FORMS}")
     if location.endswith(".py") and not Path(location).is_file():
@@ -148,8 +145,8 @@ def _factory(source: str, expected: str | None) -> tuple[Callable[..., object], 
         code = Path((module and inspect.getsourcefile(module)) or location).read_bytes()
     except Exception as error:  # raised by the user's code
         raise ModelError(f"importing it raised {error_text(error)}; name a file, or a module on PYTHONPATH") from error
-    sha256 = hashlib.sha256(code).hexdigest()
-    if expected not in (None, sha256, *earlier):  # before a file is run
+    sha256 = _FIRST_DIGESTS.get(location) or hashlib.sha256(code).hexdigest()
+    if expected not in (None, sha256):  # before a file is run
         raise ModelError("its code changed since the run was submitted; submit the run again")
     module = module or _run_file(location, code)
     factory = getattr(module, name, None)

@@ -13,7 +13,7 @@ from db.queries import UnitRow, dangling, iter_images, iter_units, list_runs
 from db.records import ImageRow, ImageState, Run, UnitState
 from db.session import Engine
 from pipeline.errors import MapsGone, ObjectMissing, RecordTooNew
-from pipeline.record_format import build, read_record
+from pipeline.record_format import build, is_newer, read_record
 from pipeline.runs.plan import drafts, read_manifest
 from pipeline.spec.run_spec import RunSpec
 from pipeline.storage import arrays
@@ -100,12 +100,17 @@ def _without_maps(database: Engine, ledger: Ledger, objects: Objects, newer: Col
 
 
 def forget_failed(database: Engine, ledger: Ledger, objects: Objects, run: Run) -> int:
-    """Queue done units with a failed image again and delete their sidecars. Returns the number of units."""
+    """Queue done units with a failed image again and delete their sidecars, but not those of a newer version.
+
+    Returns:
+        Number of units queued.
+    """
     failed = {row.row // run.unit_size for row in iter_images(database, run.id, ImageState.FAILED)}
     queued = 0
     for unit in list(iter_units(database, run.id, UnitState.DONE)):
-        if unit.number in failed:
-            objects.delete(sidecar_key(run.id, unit.number))  # first: without it no worker adopts the rest
+        key = sidecar_key(run.id, unit.number)
+        if unit.number in failed and not (objects.exists(key) and is_newer(objects.get(key))):
+            objects.delete(key)  # first: without it no worker adopts the rest
             queued += ledger.requeue(run.id, unit.number)
     return queued
 

@@ -51,9 +51,16 @@ def record_key(name: str) -> str:
 
 
 def put_record(objects: Objects, schedule: Schedule) -> None:
-    """Store the record of a schedule. If the store is away this is logged, and `repair` stores it later."""
+    """Store the record of a schedule, unless a newer version wrote the stored one.
+
+    If the store is away this is logged, and `repair` stores the record later.
+    """
+    key = record_key(schedule.name)
     try:
-        objects.put(record_key(schedule.name), _encoded(schedule))
+        if objects.exists(key) and is_newer(objects.get(key)):
+            log.warning("schedule %s: %s is of a newer version and is kept; upgrade attribatch", schedule.name, key)
+            return
+        objects.put(key, _encoded(schedule))
     except Retryable as error:
         log.warning(
             "schedule %s: no record of it in object storage (%s); try `attribatch repair`", schedule.name, error

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from pipeline.errors import AttribatchError, NotFound, Permanent, Retryable, UsageError
+from pipeline.errors import AttribatchError, NotFound, Permanent, RecordDamaged, RecordTooNew, Retryable, UsageError
 from pipeline.web.background import BackgroundOccasions
 from pipeline.web.pages import audit, compare, gallery, image, runs, schedules, thumbnails
 from pipeline.web.responses import CurrentRequest, PageRequest, Site, View, make_templates
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CODES: tuple[tuple[type[AttribatchError], int], ...] = (
     (NotFound, 404),
+    (RecordTooNew, 409),
+    (RecordDamaged, 409),
     (UsageError, 400),
     (Retryable, 503),
     (Permanent, 404),

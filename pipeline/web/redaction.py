@@ -58,7 +58,7 @@ def record_paths(record: Run | Schedule) -> list[str]:
         source, models = json.loads(record.source)["location"], json.loads(record.spec)["models"]
     else:
         request = json.loads(record.request)
-        source, models = request["source"], request["models"]
+        source, models = request.get("source", ""), request.get("models", ())  # a newer version may have others
     found = [source, *(model["source"] for model in models), *(model.get("weights") for model in models)]
     return [path for path in found if path]
 

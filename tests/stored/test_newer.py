@@ -11,17 +11,18 @@ import pytest
 from db.queries import iter_images
 from db.records import UnitState
 from pipeline.api import Pipeline
+from pipeline.datasets import Source
 from pipeline.engine.calibration import _read
 from pipeline.engine.unit import Outcome, run_unit
 from pipeline.engine.worker import open_workshop, work
-from pipeline.errors import RecordTooNew
+from pipeline.errors import RecordDamaged, RecordTooNew
 from pipeline.models.training.bagging import _claim
 from pipeline.models.training.ensemble_manifest import Ensemble
-from pipeline.record_format import FORMAT
+from pipeline.record_format import FORMAT, build, read_record
 from pipeline.schedules.records import restore_schedules
 from pipeline.spec.request import RunRequest, repeat
 from pipeline.spec.run_spec import RunSpec
-from pipeline.storage.sidecar import read_sidecar
+from pipeline.storage.sidecar import Sidecar, read_sidecar
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -179,6 +180,41 @@ def test_repair_keeps_newer_records_of_runs_and_schedules(home: Pipeline, root: 
         assert (set(found.newer), found.damaged, found.runs) == (set(keys), (), 2)
         assert [each.name for each in rebuilt.schedules.listed()] == ["paused"]
     assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_retry_and_schedules_keep_newer_records(home: Pipeline, root: Path) -> None:
+    run = next(run for run in home.runs() if home.status(run.id).images_failed)
+    failed = next(row.row for row in iter_images(home.database, run.id) if row.error) // run.unit_size
+    sidecar = root / RUNS / run.id / "units" / f"{failed:06}.json"
+    kept = change(sidecar, newer)
+    home.retry(run.id)
+    assert sidecar.read_bytes() == kept
+    name = home.schedules.listed()[0].name
+    record = root / "home/objects/schedules" / f"{name}.json"
+    kept = change(record, newer)
+    home.schedules.resume(name)
+    assert record.read_bytes() == kept
+
+
+@pytest.mark.parametrize("number", ["x", None, True, 2.0, 0, -1, 10**9])
+def test_repair_keeps_records_with_an_unknown_number(home: Pipeline, root: Path, number: object) -> None:
+    path = next(root.glob(KINDS["sidecar"].files))
+    kept = change(path, lambda record: record.update(format=number))
+    assert key_of(root, path) in home.repair().newer
+    assert path.read_bytes() == kept
+
+
+@pytest.mark.parametrize("data", [b"", b"[", b"[" * 5000, b"null", b"[]", b'"x"', b"\xff", b'{"rows": 3}'])
+def test_a_damaged_record_is_one_sentence_with_a_remedy(data: bytes) -> None:
+    with pytest.raises(RecordDamaged, match=r"damaged.*attribatch repair"):
+        build(Sidecar, read_record(data, "a sidecar"))
+
+
+def test_the_source_of_a_run_drops_unknown_fields(home: Pipeline) -> None:
+    source = json.loads(home.runs()[0].source)
+    assert Source.from_json(json.dumps(source | {"from_the_future": 1})) == Source.from_json(json.dumps(source))
+    with pytest.raises(RecordTooNew, match="upgrade attribatch"):
+        Source.from_json(json.dumps(source | {"format": FORMAT + 1}))
 
 
 def test_a_record_of_a_schedule_may_have_unknown_fields(home: Pipeline, root: Path) -> None:

@@ -153,12 +153,14 @@ def test_a_package_factory_needs_an_allowed_prefix():
 
 
 def test_a_run_of_0_1_finds_its_digits_network(tmp_path):
-    """A run of 0 1 finds the digits network under its former name."""
+    """Under its former name and with the digest of its file in 0.1, so that the key of the spec is the same."""
     save_file(digits_cnn()[0].state_dict(), tmp_path / "w.safetensors")
-    (spec,) = resolve([ModelRequest("pipeline.models.digits:digits_cnn", weights=str(tmp_path / "w.safetensors"))])
-    of_0_1 = "13630b596ffc2e7141fdb852c58023441529d379b73ad71db2bc9be91ec6aeb3"
-    assert spec.code_sha256 != of_0_1
-    load(replace(spec, source="pipeline.digits:digits_cnn", code_sha256=of_0_1))
+    names = ("pipeline.digits:digits_cnn", "pipeline.models.digits:digits_cnn")
+    specs = [resolve([ModelRequest(name, weights=str(tmp_path / "w.safetensors"))])[0] for name in names]
+    for name, spec in zip(names, specs, strict=True):
+        assert spec.source == name
+        assert spec.code_sha256 == "13630b596ffc2e7141fdb852c58023441529d379b73ad71db2bc9be91ec6aeb3"
+        load(spec)
     with pytest.raises(ModelError, match="its code changed"):
         load(replace(spec, source="pipeline.digits:digits_cnn", code_sha256="0" * 64))
 
