@@ -318,9 +318,10 @@ def test_a_unit_that_is_all_twins_of_another_is_whole(
 
 @pytest.mark.slow
 def test_a_changed_sample_fails_its_units(
-    dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest
+    dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sample whose content changed unseen fails its units and says so."""
+    monkeypatch.setattr("pipeline.engine.unit.RETRY_SECONDS", 0.0)
     run = pipeline.submit(replace(request_, baselines=("samples:n=1",)))
     [(key, _, _)] = RunSpec.from_json(run.spec).samples
     image = dataset / key
