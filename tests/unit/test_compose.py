@@ -20,6 +20,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if str(service["image"]).startswith("attribatch:")]
 
 
+@pytest.mark.slow
 def test_it_is_valid_by_the_compose_specification() -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     done = subprocess.run([*check, str(DOCKER / "compose.yaml")], capture_output=True, text=True)

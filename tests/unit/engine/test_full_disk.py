@@ -53,6 +53,7 @@ def test_of_the_maps_units_fail_and_say_what_to_do(
     assert pipeline.status(run.id).images_done == 18
 
 
+@pytest.mark.slow
 def test_of_the_index_units_fail_and_say_what_to_do(
     pipeline: Pipeline, shop: Workshop, request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,7 @@ def test_an_image_that_stands_twice_is_computed_once(
         assert found[one].label == one.partition("/")[0]
 
 
+@pytest.mark.slow
 def test_explained_labels_are_part_of_an_attribution(
     dataset: Path, pipeline: Pipeline, shop: Workshop, request_: RunRequest, computed: list[str]
 ) -> None:

@@ -10,6 +10,7 @@ from pipeline.engine.broker import reach_broker
 from pipeline.schedules.beat import beat
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_away_is_said_once_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
