@@ -1,7 +1,6 @@
 """One unit: what is stored, what each crash point leaves behind, what an image or a model may break."""
 
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from db.records import DEATHS, Entry, ImageRow, ImageState, Run, RunState, Unit,
 from pipeline.api import Pipeline, RunRequest
 from pipeline.datasets.decoder import Decoder, Picture, Unreadable
 from pipeline.engine import unit as engine
-from pipeline.engine.identity import is_dead, worker_name
 from pipeline.engine.unit import Outcome, Step, Workshop, run_unit
 from pipeline.engine.worker import open_workshop, work
 from pipeline.errors import StoreUnavailable
@@ -363,25 +361,6 @@ def test_the_target_is_what_was_asked_for(
     for row in rows(shop, run):
         expected = {"predicted": row.predicted, "label": row.label, "class:eel": "eel"}.get(target)
         assert row.target == expected if expected else row.target != row.predicted
-
-
-def test_a_worker_knows_the_living_from_the_dead() -> None:
-    host, machine, pid, started = worker_name().split(":")
-    assert not is_dead(worker_name())
-    assert is_dead(f"{host}:{machine}:{pid}:1"), "another process that had this pid before"
-    assert is_dead(f"{host}:{machine}:{2**22 - 1}:{started}")
-    assert is_dead(f"renamed:{machine}:{2**22 - 1}:{started}"), "the machine is the same whatever it is called"
-    boot, namespace = machine.split("/")
-    assert not is_dead(f"{host}:{boot}/{int(namespace) + 1}:{2**22 - 1}:{started}"), "a container may share the name"
-    assert not is_dead(f"{host}:{boot[:-1]}x/{namespace}:{2**22 - 1}:{started}"), "so may another machine"
-    assert not is_dead("celery@host")
-    with subprocess.Popen(["sleep", "60"]) as child:
-        name = f"{host}:{machine}:{child.pid}:{Path(f'/proc/{child.pid}/stat').read_text().split()[21]}"
-        assert not is_dead(name)
-        child.kill()
-        while Path(f"/proc/{child.pid}/stat").read_text().split()[2] != "Z":
-            time.sleep(0.01)
-        assert is_dead(name), "a zombie computes nothing"
 
 
 @pytest.mark.slow

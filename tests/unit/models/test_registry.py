@@ -2,7 +2,6 @@
 
 import sys
 import textwrap
-import urllib.error
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import get_model, resnet18
 from torchvision.transforms import functional as F
-from torchvision.transforms._presets import ImageClassification
 
 from pipeline.errors import ModelError
 from pipeline.models import registry
@@ -326,50 +323,6 @@ def test_the_digest_follows_names_dtypes_shapes_and_bytes():
     assert len({digest(**each) for each in tensors}) == len(tensors)
     assert digest(a=a, b=a[0]) == digest(b=a[0], a=a.clone())
     assert digest(a=a.reshape(2, 3)) == digest(a=a.reshape(3, 2).T.contiguous().reshape(2, 3).copy_(a.reshape(2, 3)))
-
-
-# torchvision, without its downloads
-
-
-@pytest.fixture(scope="module")
-def resnet_file(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("resnet") / "resnet18.pt"
-    torch.save(resnet18(weights=None).state_dict(), path)
-    return path
-
-
-@pytest.mark.slow
-def test_a_torchvision_member_equals_the_weights_own_transforms(resnet_file):
-    (spec,) = resolve([ModelRequest("torchvision:resnet18@IMAGENET1K_V1", str(resnet_file))])
-    assert spec.preprocess.geometry == (224, 224, 3, "crop", 256, "bilinear")
-    assert len(spec.class_names) == 1000
-    assert spec.class_names[0] == "tench"
-    assert spec.code_sha256 is None
-    pixels = torch.rand(2, 3, 224, 224)
-    reference = get_model("resnet18", weights=None).eval()
-    reference.load_state_dict(torch.load(resnet_file, weights_only=True))
-    preset = ImageClassification(crop_size=224)
-    with torch.no_grad():
-        torch.testing.assert_close(load(spec)(pixels), reference(F.normalize(pixels, preset.mean, preset.std)))
-
-
-@pytest.mark.slow
-def test_torchvision_members_have_the_classes_of_the_weights(tmp_path):
-    """Torchvision takes the number of classes from the weights."""
-    torch.save(resnet18(weights=None, num_classes=7).state_dict(), tmp_path / "w.pt")
-    (spec,) = resolve([ModelRequest("torchvision:resnet18", str(tmp_path / "w.pt"), 64)], labels="gfedcba")
-    assert spec.class_names == tuple("abcdefg")
-
-
-def test_without_network_the_remedy_is_a_file(monkeypatch):
-    def offline(*arguments, **options):
-        raise urllib.error.URLError("Name or service not known")
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    text = refusal(ModelRequest("torchvision:resnet18@DEFAULT"))
-    assert "`ModelRequest.weights`" in text
-    assert "https://" in text
 
 
 # In a worker
