@@ -142,7 +142,9 @@ def test_fast_members_are_chosen_once_per_device_kind(
     plain = pipeline.submit(replace(request_, nodes="uniform", n_steps=20))
     work(shop, plain.id)
     one, two = (pipeline.read_maps(rows(shop, each)) for each in (run, plain))
-    np.testing.assert_allclose(one, two, rtol=0.02, atol=2e-3 * np.abs(two).max())
+    # The fastest variant depends on the machine. Its promise is a relative L1 error; maps are stored as float16.
+    distance = np.abs(one - two).sum() / np.abs(two).sum()
+    assert distance <= 1e-3 + 2 * max(way["error"] for way in members)
     monkeypatch.setattr(Explainer, "choose_variants", lambda *_: pytest.fail("it is stored"))
     shop.objects.delete(f"runs/{run.id}/units/000000.json")
     shop.ledger.requeue(run.id, 0)
